@@ -1,0 +1,394 @@
+"""Find the ME Layer: the decoder layer whose FFN gives birth to massive activations.
+
+One forward pass over a few short texts. Each layer leaves only reductions behind (largest value,
+median, the columns of its largest dims), never its hidden states. From them:
+
+    massive (sun2024)   |h[l,t,d]| > 100  and  >= 1000 * median |h[l]|      (arXiv 2402.17762)
+    massive (relative)  |h[l,t,d]| >= min_ratio * median |h[l]|             (small models)
+    ME Layer            first layer whose output has massive activations that persist, while its
+                        input has none, and whose FFN wrote them
+
+N is the number of real tokens of the calibration texts, D the hidden size.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wemask.architectures import Decoder, effective_scale, find_decoder, unwrap
+from wemask.errors import DetectionError, nearest
+from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
+from wemask.tracing import Trace, trace_layers
+
+CALIBRATION_TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "Tom has 5 apples. He buys 3 more. How many apples does Tom have now?",
+    "def add(a, b):\n    return a + b\n\nprint(add(2, 3))\n",
+    "In 1969, two people walked on the Moon; 600 million watched on television.",
+    "Question: What is 12 * 7?\nAnswer: 84.\n",
+    "<html><body><p>Hello, world!</p></body></html>",
+    "Paris is the capital of France.\nBerlin is the capital of Germany.\n",
+    "Once upon a time there was a little girl named Lily. She liked to play outside.",
+    '{"name": "Ada", "born": 1815, "fields": ["mathematics", "computing"]}',
+    "E = mc^2, where c is the speed of light: 299792458 m/s.",
+    "Dear Sir or Madam,\n\nthank you for your letter of 3 May.\n\nYours faithfully",
+    "SELECT id, price FROM orders WHERE price > 100 ORDER BY id;",
+    "Summary of the results",
+    "- milk\n- eggs\n- 2 loaves of bread\n- 1 kg of sugar\n",
+    "Bonjour, je voudrais un cafe, s'il vous plait.",
+    "A B C D E F G 1 2 3 4 5 6 7",
+)
+MAX_MASSIVE_DIMS = 8
+ALIVE_SHARE = 0.25  # erased: below this share of the magnitude at the ME Layer
+MIN_SEPARATION = 2.0  # smallest massive over largest ordinary, in units of the ordinary maximum
+
+
+def detect(
+    model: nn.Module,
+    tokenizer: Any = None,
+    *,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    texts: tuple[str, ...] | list[str] | None = None,
+    criterion: Criterion | str = "sun2024",
+    **thresholds: float,
+) -> MELayerReport:
+    """Find where massive activations are born in `model`.
+
+    Args:
+        model: a transformers causal language model, unsoftened, in any dtype, also sharded by
+            `device_map`.
+        tokenizer: for `texts`; not needed with `input_ids`.
+        input_ids: calibration token ids [B, T] instead of texts.
+        attention_mask: 1 for real tokens [B, T]; default all.
+        texts: calibration texts; default 16 short diverse ones.
+        criterion: `sun2024`, `relative`, or a `Criterion`.
+        **thresholds: fields of `Criterion`, e.g. `min_ratio=50` for `relative`.
+
+    Returns:
+        The report; `report.found` is False, with the nearest miss, where there is no ME Layer.
+
+    Raises:
+        DetectionError: no input, wrong shapes, or a softened model.
+        ModelError: a part of the architecture was not found.
+    """
+    base = unwrap(model)
+    if getattr(base, "wemask_handle", None) is not None:
+        raise DetectionError(
+            "The model is softened: detection would see the softened activations. Call "
+            "`model.wemask_handle.remove()`, detect, soften again."
+        )
+    criterion = _criterion(criterion, thresholds)
+    input_ids, attention_mask = _inputs(tokenizer, input_ids, attention_mask, texts)
+    decoder = find_decoder(base)
+    device = base.get_input_embeddings().weight.device  # pyright: ignore
+    input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
+    traces = trace_layers(base, decoder, input_ids, attention_mask)
+    return _Analysis(base, decoder, tokenizer, input_ids, attention_mask, traces, criterion).report()
+
+
+def _criterion(criterion: Criterion | str, thresholds: dict[str, float]) -> Criterion:
+    if isinstance(criterion, Criterion):
+        if thresholds:
+            raise DetectionError(f"Give thresholds inside Criterion(...), not beside: {thresholds}")
+        return criterion
+    known = Criterion.__dataclass_fields__
+    for key in thresholds:
+        if key not in known:
+            raise DetectionError(
+                f"detect has no argument {key!r}; thresholds are {', '.join(known)}."
+                + nearest(key, known)
+            )
+    return Criterion(name=criterion, **thresholds)
+
+
+def _inputs(
+    tokenizer: Any,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    texts: tuple[str, ...] | list[str] | None,
+) -> tuple[Tensor, Tensor]:
+    if input_ids is not None:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if input_ids.ndim != 2 or mask.shape != input_ids.shape or not mask.any():
+            raise DetectionError(
+                "input_ids and attention_mask must be [batch, tokens] with at least one real "
+                f"token; got {tuple(input_ids.shape)} and {tuple(mask.shape)}."
+            )
+        return input_ids, mask
+    if tokenizer is None:
+        raise DetectionError(
+            "Detection needs something to read: detect(model, tokenizer) or "
+            "detect(model, input_ids=ids, attention_mask=mask)."
+        )
+    rows = [tokenizer(text)["input_ids"] for text in (texts or CALIBRATION_TEXTS)]
+    rows = [row for row in rows if row]
+    if not rows:
+        raise DetectionError("The calibration texts are empty. Give texts=['...'].")
+    # Right padding by hand: no pad token is needed, and what is there is masked out.
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return ids, mask
+
+
+# --- from reductions to a report -----------------------------------------------------------------
+
+
+@dataclass
+class _Analysis:
+    model: nn.Module
+    decoder: Decoder
+    tokenizer: Any
+    input_ids: Tensor
+    attention_mask: Tensor
+    traces: list[Trace]  # traces[l + 1] is layer l
+    criterion: Criterion
+    _positions: Tensor = field(init=False)  # [N, 2]: text and position of each real token
+
+    def __post_init__(self) -> None:
+        self._positions = self.attention_mask.bool().nonzero().cpu()
+
+    def report(self) -> MELayerReport:
+        rows = self._rows()
+        emergences = [i for i in range(len(self.decoder.blocks)) if self._emerges(i)]
+        report = MELayerReport(
+            model=_identity(self.model),
+            num_layers=len(self.decoder.blocks),
+            hidden_size=self.decoder.hidden_size,
+            criterion=self.criterion,
+            layers=rows,
+            relief=torch.stack([t.strongest for t in self.traces]),
+        )
+        report.emergences = [i for i in emergences if self._persists(i) and self._by_ffn(i)]
+        report.other_criterion = self._other()
+        if report.emergences:
+            self._fill(report, report.emergences[0])
+        else:
+            report.nearest_miss = self._nearest_miss(emergences)
+            report.probe_ids = self._probe_ids(int(self.traces[-1].token_max.argmax()))
+        return report
+
+    def _rows(self) -> list[LayerRow]:
+        rows = []
+        for i, trace in enumerate(self.traces):
+            token = int(trace.token_max.argmax())
+            text, position = self._positions[token].tolist()
+            largest = float(trace.token_max[token])
+            before = float(self.traces[i - 1].token_max.max()) if i else 0.0
+            rows.append(
+                LayerRow(
+                    layer=trace.layer,
+                    max=largest,
+                    median=trace.median,
+                    ratio=_ratio(largest, trace.median),
+                    jump=largest / before if before else None,
+                    text=text,
+                    position=position,
+                    token=self._string(token),
+                    dim=int(trace.strongest.argmax()),
+                    top_dims=trace.strongest.topk(min(4, len(trace.strongest))).indices.tolist(),
+                    cosine_next=trace.cosine,
+                )
+            )
+        return rows
+
+    def _string(self, token: int) -> str:
+        token_id = int(self.input_ids[tuple(self._positions[token])])
+        if self.tokenizer is None:
+            return str(token_id)
+        return str(self.tokenizer.convert_ids_to_tokens(token_id))
+
+    def _emerges(self, layer: int, criterion: Criterion | None = None) -> bool:
+        """Massive at the output of `layer` in a token that was not massive at its input."""
+        criterion = criterion or self.criterion
+        before, after = self.traces[layer], self.traces[layer + 1]
+        now = criterion.is_massive(after.token_max, after.median)
+        was = criterion.is_massive(before.token_max, before.median)
+        jumped = after.token_max >= criterion.min_jump * before.token_max
+        return bool((now & ~was & jumped).any())
+
+    def _born(self, layer: int) -> Tensor:
+        """Indices of the tokens that became massive at `layer`, strongest first."""
+        after = self.traces[layer + 1]
+        massive = self.criterion.is_massive(after.token_max, after.median)
+        order = after.token_max.argsort(descending=True)
+        return order[massive[order]]
+
+    def _dims(self, layer: int) -> list[int]:
+        """Massive dims at `layer`: those that pass the criterion in a massive token, strongest first."""
+        trace, born = self.traces[layer + 1], self._born(layer)
+        columns = trace.columns[born]
+        massive = self.criterion.is_massive(columns, trace.median).any(0)
+        strength = columns.amax(0)
+        order = strength.argsort(descending=True)
+        return [int(trace.dims[k]) for k in order if massive[k]][:MAX_MASSIVE_DIMS]
+
+    def _column(self, layer: int, dim: int) -> Tensor:
+        """|h[layer, :, dim]| [N]; zeros where it is not among the layer's largest dims."""
+        trace = self.traces[layer + 1]
+        where = (trace.dims == dim).nonzero()
+        if not len(where):
+            return torch.zeros(len(trace.token_max))
+        return trace.columns[:, int(where[0])]
+
+    def _alive(self, layer: int, born: Tensor, dims: list[int], later: int) -> bool:
+        now = max(float(self._column(later, d)[born].max()) for d in dims)
+        birth = max(float(self._column(layer, d)[born].max()) for d in dims)
+        return now >= ALIVE_SHARE * birth
+
+    def _persists(self, layer: int) -> bool:
+        """Alive at the output of the next layer; there must be one that it can act on."""
+        if layer + 1 >= len(self.decoder.blocks):
+            return False
+        return self._alive(layer, self._born(layer), self._dims(layer), layer + 1)
+
+    def _by_ffn(self, layer: int) -> bool:
+        return self._written_by_ffn(layer) >= 0.5
+
+    def _written_by_ffn(self, layer: int) -> float:
+        trace = self.traces[layer + 1]
+        if trace.ffn_share is None:
+            return math.nan
+        dim = int(trace.strongest.argmax())
+        return float(trace.ffn_share[(trace.dims == dim).nonzero()[0, 0]])
+
+    def _fill(self, report: MELayerReport, layer: int) -> None:
+        born, dims = self._born(layer), self._dims(layer)
+        report.found, report.layer, report.dims = True, layer, dims
+        report.magnitudes = [float(self._column(layer, d)[born].max()) for d in dims]
+        later = range(layer + 1, len(self.decoder.blocks))
+        dead = [i for i in later if not self._alive(layer, born, dims, i)]
+        report.erased_at = dead[0] if dead else None
+        ffn = self._written_by_ffn(layer)
+        report.written_by = {"attention": 1 - ffn, "ffn": ffn}
+        tokens = self._separate(report, layer, born, dims, dead[0] if dead else len(self.traces) - 1)
+        report.tokens = [self._massive_token(int(t), layer) for t in tokens]
+        report.norm = self._norm(layer, dims)
+        report.probe_ids = self._probe_ids(int(born[0]))
+
+    def _separate(
+        self, report: MELayerReport, layer: int, born: Tensor, dims: list[int], end: int
+    ) -> Tensor:
+        """Thresholds tau_d that tell massive from ordinary tokens in every layer where it matters.
+
+        In units of the largest ordinary value o_d of each dim, ordinary tokens are <= 1 and a
+        massive one is S or more, in all layers from the ME Layer until the erasure. tau_d sits in
+        the geometric middle, o_d * sqrt(S).
+        """
+        # The last layer's output enters no layer, so no gate looks at it.
+        alive = range(layer, max(layer + 1, min(end, len(self.decoder.blocks) - 1)))
+        tokens = self._split(layer, born, dims)
+        massive = torch.zeros(len(self._positions), dtype=torch.bool)
+        massive[tokens] = True
+        values = torch.stack([torch.stack([self._column(i, d) for d in dims]) for i in alive])
+        if massive.all():
+            report.separation_note = "every calibration token is massive, none is ordinary."
+            return tokens
+        floor = max(self.traces[i + 1].median for i in alive)
+        ordinary = values[:, :, ~massive].amax((0, 2)).clamp(min=floor)  # o_d, [dims]
+        score = (values[:, :, massive] / ordinary[None, :, None]).amax(1)  # [alive, massive]
+        report.separation = float(score.min())
+        if report.separation < MIN_SEPARATION:
+            report.separation_note = (
+                f"the smallest massive value is only {report.separation:.2f} times the largest "
+                f"ordinary one; {MIN_SEPARATION:g} is needed."
+            )
+            return tokens
+        taus = ordinary * math.sqrt(report.separation)
+        report.thresholds = dict(zip(dims, taus.tolist(), strict=True))
+        return tokens
+
+    def _split(self, layer: int, born: Tensor, dims: list[int]) -> Tensor:
+        """Massive tokens: those that pass the criterion, and those above the widest gap below them.
+
+        Real models have weaker relatives of the first token (a second BOS, a delimiter) that miss
+        the criterion narrowly; counting them as ordinary would leave no threshold between.
+        """
+        scale = torch.tensor([float(self._column(layer, d)[born].max()) for d in dims])
+        score = (torch.stack([self._column(layer, d) for d in dims]) / scale[:, None]).amax(0)
+        order = score.argsort(descending=True)
+        values = score[order].clamp(min=1e-6)
+        last = int((values >= score[born].min()).sum()) - 1  # weakest that passes the criterion
+        gaps = values[last:-1] / values[last + 1 :]
+        if not len(gaps):
+            return order
+        return order[: last + 1 + int(gaps.argmax())]
+
+    def _massive_token(self, token: int, layer: int) -> MassiveToken:
+        text, position = self._positions[token].tolist()
+        return MassiveToken(
+            text=text,
+            position=position,
+            token_id=int(self.input_ids[text, position]),
+            string=self._string(token),
+            magnitude=float(self.traces[layer + 1].token_max[token]),
+        )
+
+    def _norm(self, layer: int, dims: list[int]) -> dict[str, Any] | None:
+        """How the pre-FFN norm of the ME Layer weighs the massive dims: rank 0 is the heaviest."""
+        norm = self.decoder.blocks[layer].ffn_norm
+        if norm is None or getattr(norm, "weight", None) is None:
+            return None
+        scale = effective_scale(norm, f"Layer {layer}")
+        ranks = {d: int((scale > scale[d]).sum()) for d in dims}
+        energy = self.traces[layer + 1].strongest.double() ** 2
+        share = energy / energy.sum()
+        weighted = energy * scale.double() ** 2
+        return {
+            "ranks_of_massive_dims": ranks,
+            "kl_from_uniform_before_norm": _kl_from_uniform(share),
+            "kl_from_uniform_after_norm": _kl_from_uniform(weighted / weighted.sum()),
+        }
+
+    def _probe_ids(self, token: int) -> list[int]:
+        """The calibration text of that token without its pads."""
+        text = int(self._positions[token, 0])
+        return self.input_ids[text][self.attention_mask[text].bool()].tolist()
+
+    def _nearest_miss(self, emergences: list[int]) -> str:
+        """Why there is no ME Layer, from the layer that came closest."""
+        if emergences:
+            layer = emergences[0]
+            if not self._persists(layer):
+                return f"Layer {layer} has massive activations that do not persist."
+            share = self._written_by_ffn(layer)
+            return f"Layer {layer} has massive activations, but its FFN wrote only {share:.0%}."
+        if self.criterion.is_massive(self.traces[0].token_max, self.traces[0].median).any():
+            return "The embedding output is massive already; no decoder layer creates it."
+        best = max(self.traces, key=lambda t: _ratio(float(t.token_max.max()), t.median))
+        largest = float(best.token_max.max())
+        where = "the embedding output" if best.layer < 0 else f"layer {best.layer}"
+        return (
+            f"The nearest miss is {where}: largest {largest:.4g}, {_ratio(largest, best.median):.4g} "
+            f"times the median {best.median:.3g}; needed: {self.criterion.describe()}."
+        )
+
+    def _other(self) -> str:
+        """What the criterion that was not used would have said."""
+        other = Criterion(name="relative" if self.criterion.name == "sun2024" else "sun2024")
+        layers = [i for i in range(len(self.decoder.blocks)) if self._emerges(i, other)]
+        said = f"massive activations first at layer {layers[0]}" if layers else "none"
+        return f"{other.name} ({other.describe()}): {said}"
+
+
+def _ratio(largest: float, median: float) -> float:
+    return largest / median if median > 0 else math.inf
+
+
+def _kl_from_uniform(p: Tensor) -> float:
+    """KL(p || uniform) in nats; log D when all is in one dim."""
+    return float((torch.special.xlogy(p, p)).sum() + math.log(len(p)))
+
+
+def _identity(model: nn.Module) -> dict[str, Any]:
+    config: Any = model.config
+    return {
+        "name": getattr(config, "_name_or_path", "") or type(model).__name__,
+        "revision": getattr(config, "_commit_hash", None),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "architecture": type(model).__name__,
+    }

@@ -1,0 +1,43 @@
+"""Errors a user can act on: what was sought, what was found, what to type next.
+
+Every one of them ends a command with exit code 2 and one message, never with a traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class WemaskError(Exception):
+    """Base of all errors that are the input's fault, not ours."""
+
+    exit_code = 2
+
+
+class ConfigError(WemaskError, ValueError):
+    """A setting that does not exist or has a value that makes no sense."""
+
+
+class DataError(WemaskError, ValueError):
+    """A dataset that is missing, empty or malformed."""
+
+
+class ModelError(WemaskError, ValueError):
+    """A model that cannot be loaded, or in which a needed part was not found."""
+
+
+class DetectionError(WemaskError, ValueError):
+    """Detection could not be run, or its result does not allow what was asked."""
+
+
+class PatchError(WemaskError, RuntimeError):
+    """A softening that cannot be applied, or that would touch nothing."""
+
+
+class RunFolderError(WemaskError, RuntimeError):
+    """A run folder that is locked, unwritable, or belongs to another configuration."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the option closest to `name`, or "" when none is close."""
+    match = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=0.5)
+    return f" Did you mean {match[0]!r}?" if match else ""

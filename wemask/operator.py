@@ -1,0 +1,300 @@
+"""The idea, in one equation (WeMask, arXiv 2605.08504).
+
+At a softened layer `l`, for a massive token `t`, the input of attention becomes
+
+    x'[l,t,:] = x[l,t,:] * (1 - s * m)        m in {0,1}^D,  |m| = k,  0 <= s <= 1
+
+and nothing else changes: not the residual stream, not other tokens, not other layers, not the FFN.
+With s = 0 it is the identity, bit for bit.
+
+Shapes: B batch, T tokens, D hidden size, K dims of interest. This file holds the settings
+(`WeMaskConfig`) and pure tensor functions; `patch.py` puts them into a model.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wemask.errors import ConfigError, nearest
+
+LAYERS = ("after_me", "from_me", "next", "before_me")
+TOKENS = ("massive", "first", "position0")
+DIMS = ("me_norm", "batch_activation", "attn_norm", "activation", "massive", "random", "lowest")
+SITES = ("attention_input", "residual_copy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrengthSchedule:
+    """Strength that moves linearly during training from `start` to `end` within `steps` steps."""
+
+    start: float = 0.0
+    end: float = 1.0
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        _check_strength("strength.start", self.start)
+        _check_strength("strength.end", self.end)
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ConfigError(f"strength.steps must be a whole number >= 1, got {self.steps!r}.")
+
+    def at(self, step: int) -> float:
+        """Strength after `step` optimizer steps; `end` from `steps` on."""
+        return self.start + (self.end - self.start) * min(1.0, max(0.0, step / self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeMaskConfig:
+    """What is softened, where, and how much. Five choices and a budget; none is implied.
+
+    Raises:
+        ConfigError: every problem of the given values, together.
+    """
+
+    rate: float = 0.001
+    """Share of the D dims that are softened: k = max(1, round(rate * D)); 0 < rate <= 1."""
+    layers: str | tuple[int, ...] = "after_me"
+    """after_me (every l > L) | from_me (l >= L) | next (L + 1) | before_me (control) | [7, 8]."""
+    tokens: str = "massive"
+    """massive (by content) | first (first real token of each document) | position0 (index 0)."""
+    dims: str = "me_norm"
+    """me_norm | batch_activation | attn_norm | activation | massive | random | lowest."""
+    site: str = "attention_input"
+    """attention_input (after the norm) | residual_copy (before it; the residual stays whole)."""
+    strength: float | StrengthSchedule = 1.0
+    """s in the equation: 1.0 removes the dims, 0.0 is the identity; or {start, end, steps}."""
+    seed: int = 0
+    """Seed of `dims=random`."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, list):  # lists come from YAML and JSON; stored as a tuple
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if isinstance(self.strength, Mapping):
+            object.__setattr__(self, "strength", _schedule(self.strength))
+        problems = [p for p in (self._rate(), self._layers(), *self._choices(), self._rest()) if p]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def _rate(self) -> str | None:
+        if _is_number(self.rate) and 0 < self.rate <= 1:
+            return None
+        return f"rate is the share of dims to soften, 0 < rate <= 1, got {self.rate!r}."
+
+    def _layers(self) -> str | None:
+        if isinstance(self.layers, str):
+            return _unknown("layers", self.layers, LAYERS, " or a list of layers such as [7, 8]")
+        if isinstance(self.layers, tuple) and self.layers:
+            if all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in self.layers):
+                if len(set(self.layers)) == len(self.layers):
+                    return None
+        return (
+            "layers is one of " + ", ".join(LAYERS) + " or a list of different layer numbers, "
+            f"0-based, such as [7, 8]; got {self.layers!r}."
+        )
+
+    def _choices(self) -> list[str | None]:
+        problems = [
+            _unknown("tokens", self.tokens, TOKENS),
+            _unknown("dims", self.dims, DIMS),
+            _unknown("site", self.site, SITES),
+        ]
+        if self.tokens == "massive" and self.layers in ("from_me", "before_me"):
+            # A token is massive at layer l when the residual that ENTERS l is: at and before the
+            # ME Layer that is never so, and the softening would silently touch nothing.
+            problems.append(
+                f"layers={self.layers} with tokens=massive would touch nothing: no token is massive "
+                "yet where it enters the ME Layer. Type tokens=first."
+            )
+        return problems
+
+    def _rest(self) -> str | None:
+        if not isinstance(self.strength, StrengthSchedule):
+            _check_strength("strength", self.strength)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            return f"seed must be a whole number, got {self.seed!r}."
+        return None
+
+    @property
+    def explicit_layers(self) -> tuple[int, ...] | None:
+        """The layers when they are given by number, else None."""
+        return self.layers if isinstance(self.layers, tuple) else None
+
+    @property
+    def needs_report(self) -> bool:
+        """True when some choice can only be resolved with a detected ME Layer."""
+        by_report = self.dims in ("me_norm", "activation", "massive", "lowest")
+        return self.explicit_layers is None or self.tokens == "massive" or by_report
+
+    @property
+    def final_strength(self) -> float:
+        """The strength of evaluation: that of the end of a schedule."""
+        if isinstance(self.strength, StrengthSchedule):
+            return self.strength.end
+        return float(self.strength)
+
+    def budget(self, hidden_size: int) -> int:
+        """Number k of dims that are softened in a model of width `hidden_size`.
+
+        `batch_activation` counts as the authors' file does, int(rate * D).
+
+        Raises:
+            ConfigError: that count is 0, so nothing would be softened.
+        """
+        if self.dims != "batch_activation":
+            return max(1, round(self.rate * hidden_size))
+        k = int(self.rate * hidden_size)
+        if k == 0:
+            raise ConfigError(
+                f"dims=batch_activation softens int(rate * D) = int({self.rate} * {hidden_size}) = 0 "
+                f"dims: nothing. Type rate={1 / hidden_size:.4g} or more."
+            )
+        return k
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON; `from_dict` reads them back."""
+        values = asdict(self)
+        if isinstance(self.layers, tuple):
+            values["layers"] = list(self.layers)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "WeMaskConfig":
+        """Build from plain values.
+
+        Raises:
+            ConfigError: an unknown key (the nearest is named) or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := [key for key in values if key not in known]:
+            raise ConfigError(
+                "\n".join(
+                    f"operator.{key} does not exist; there are {', '.join(known)}."
+                    + nearest(key, known)
+                    for key in unknown
+                )
+            )
+        return cls(**values)
+
+
+def _is_number(value: object) -> bool:
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _check_strength(name: str, value: object) -> None:
+    if not _is_number(value) or not 0 <= value <= 1:  # pyright: ignore[reportOperatorIssue]
+        raise ConfigError(f"{name} must be a number from 0 to 1, got {value!r}.")
+
+
+def _schedule(values: Mapping[str, Any]) -> StrengthSchedule:
+    known = [f.name for f in fields(StrengthSchedule)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"strength.{key} does not exist; there are {known}." + nearest(key, known)
+            )
+    return StrengthSchedule(**values)
+
+
+def _unknown(name: str, value: object, options: tuple[str, ...], more: str = "") -> str | None:
+    if value in options:
+        return None
+    return f"{name} is one of {', '.join(options)}{more}; got {value!r}." + nearest(
+        str(value), options
+    )
+
+
+# --- the equation -------------------------------------------------------------------------------
+
+
+def soften_dims(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor) -> Tensor:
+    """Return x' of the equation above; `x` itself is never written to.
+
+    Only the K chosen columns are computed: the rest is one copy. A token whose gate is False, and
+    every token at strength 0, is multiplied by exactly 1.
+
+    Args:
+        x: attention input, [B, T, D], any float dtype.
+        gate: massive tokens, bool [B, T] or broadcastable, e.g. [1, T].
+        dims: the dims where m = 1, int64 [K].
+        strength: s, a number or a 0-dim tensor.
+    """
+    keep = (1 - strength * gate.unsqueeze(-1).float()).to(x.dtype)
+    return x.index_copy(-1, dims, x.index_select(-1, dims) * keep)
+
+
+def massive_tokens(residual: Tensor, dims: Tensor, thresholds: Tensor) -> Tensor:
+    """Tokens that are massive by content: any |h[t, d]| > tau_d over the massive dims.
+
+    Position, padding, packing and cache play no part, so the answer cannot depend on them.
+
+    Args:
+        residual: h[l-1], the residual stream that enters layer l, [B, T, D].
+        dims: massive dims, int64 [K].
+        thresholds: tau, float [K].
+
+    Returns:
+        bool [B, T].
+    """
+    return (residual.index_select(-1, dims).abs() > thresholds).any(-1)
+
+
+def top_dims(scores: Tensor, k: int) -> Tensor:
+    """Indices of the k largest scores [D], ties to the lower index (topk leaves them open)."""
+    return torch.sort(scores, descending=True, stable=True).indices[:k]
+
+
+def batch_activation_dims(x: Tensor, gate: Tensor, k: int) -> Tensor:
+    """Top-k dims of mean |x| over the gated tokens of this forward, the authors' selection.
+
+    It depends on batch mates; that is what it is, and why it is not the default.
+
+    Args:
+        x: attention input [B, T, D].
+        gate: bool [B, T].
+        k: how many.
+    """
+    weight = gate.to(x.dtype).unsqueeze(-1)
+    scores = (x.abs() * weight).sum((0, 1)) / weight.sum().clamp(min=1)
+    return scores.topk(k).indices
+
+
+def first_tokens(
+    residual: Tensor, mask: object, position_ids: Tensor | None, past_length: int
+) -> Tensor:
+    """First real token of every sequence and of every packed document: it sees only itself.
+
+    Read from what the layer itself was given, so pads, packing, chunks and cache are all in it:
+    a 4-D attention mask row with one visible key; else (no padding) position 0.
+
+    Args:
+        residual: [B, T, D], for shape and device.
+        mask: the layer's attention mask: bool or additive [B or 1, heads or 1, T, keys], the 2-D
+            padding mask of flash attention [B, keys], or None.
+        position_ids: [B or 1, T] or None. Trap: `generate` fills left pads with 0, so they are
+            used only where there is no mask.
+        past_length: number of cached tokens before this forward.
+
+    Returns:
+        bool [B, T] or [1, T].
+
+    Raises:
+        ConfigError: a mask that cannot be read (flex attention's BlockMask).
+    """
+    length = residual.shape[1]
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        return (visible.sum(-1) == 1)[:, 0]
+    index = torch.arange(length, device=residual.device).unsqueeze(0)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        start = mask.to(torch.int64).argmax(-1, keepdim=True)
+        return index + (mask.shape[-1] - length) == start
+    if mask is not None:
+        raise ConfigError(
+            f"tokens=first cannot read a {type(mask).__name__} attention mask. Type "
+            "operator.tokens=massive, or load the model with attn_implementation=sdpa."
+        )
+    return position_ids == 0 if position_ids is not None else index + past_length == 0

@@ -1,0 +1,515 @@
+"""Put the operator into a model and take it out again.
+
+One mechanism for all architectures: the class of each softened decoder layer, and of its attention
+module, becomes a subclass of itself. The layer looks at the residual that it is given and finds
+the tokens; its attention softens its own input; both call `super().forward`. Nothing is wrapped
+or renamed, nothing is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT,
+torch.compile and FSDP (which wraps by class name) see the module that they know.
+"""
+
+import inspect
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from wemask import operator
+from wemask.architectures import Block, Decoder, effective_scale, find_decoder, unwrap
+from wemask.architectures import layer_index_error
+from wemask.errors import DetectionError, PatchError
+from wemask.operator import WeMaskConfig
+
+if TYPE_CHECKING:
+    from wemask.me_layer import MELayerReport
+
+
+class WeMaskWarning(UserWarning):
+    """A legal choice whose result depends on padding, batch mates or the cache."""
+
+
+class Softening(nn.Module):
+    """What one softened layer needs: which tokens, which dims, how much. No parameters.
+
+    Its buffers are not persistent: the model's state_dict keeps its keys.
+    """
+
+    dims: Tensor | None
+    massive_dims: Tensor | None
+    thresholds: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        config: WeMaskConfig,
+        budget: int,
+        thresholds: dict[int, float],
+        norm: nn.Module | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.index = index
+        self.tokens = config.tokens
+        self.budget = budget
+        self.strength = config.final_strength
+        self.before_norm = config.site == "residual_copy" and norm is not None
+        self._norm = (norm,)  # in a tuple: a second registration would rename parameters
+        self.register_buffer("dims", None, persistent=False)
+        massive = torch.tensor(list(thresholds), dtype=torch.int64, device=device)
+        self.register_buffer("massive_dims", massive, persistent=False)
+        values = torch.tensor(list(thresholds.values()), dtype=torch.float32, device=device)
+        self.register_buffer("thresholds", values, persistent=False)
+        self.observed: Observation | None = None
+        self._gate: Tensor | None = None
+        self._residual: Tensor | None = None
+
+    def open(self, residual: Tensor, argument: Callable[[str], Any]) -> None:
+        """Find this forward's tokens in the residual [B, T, D] that enters the layer."""
+        self._gate = self._find(residual, argument)
+        self._residual = residual if self.before_norm else None
+
+    def _find(self, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
+        if self.tokens == "massive":
+            assert self.massive_dims is not None and self.thresholds is not None
+            return operator.massive_tokens(residual, self.massive_dims, self.thresholds)
+        if self.tokens == "position0":
+            return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
+        past = argument("past_key_values")
+        past = argument("layer_past") if past is None else past
+        length = 0 if past is None else past.get_seq_length(self.index)
+        mask, positions = argument("attention_mask"), argument("position_ids")
+        return operator.first_tokens(residual, mask, positions, length)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the softened attention input [B, T, D] for the tokens that `open` found."""
+        gate, residual, norm = self._gate, self._residual, self._norm[0]
+        if gate is None:
+            raise PatchError(
+                f"The attention of softened layer {self.index} was called without its layer. Call "
+                "the layer or the model, or remove the softening first."
+            )
+        self._gate = self._residual = None
+        if residual is not None and norm is not None:
+            return norm(self._soften(residual, gate))
+        return self._soften(x, gate)
+
+    def _soften(self, x: Tensor, gate: Tensor) -> Tensor:
+        if self.observed is not None:
+            self.observed.add(x, gate)
+        dims = self.dims
+        if dims is None:
+            dims = operator.batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
+        return operator.soften_dims(x, gate, dims, self.strength)
+
+
+class Observation:
+    """What the probe prompt showed in one layer: tokens touched and mean |x| over them."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.scores: Tensor | None = None  # sum of |x| over touched tokens, float32 [D]
+
+    def add(self, x: Tensor, gate: Tensor) -> None:
+        gate = gate.expand(x.shape[:2])
+        self.tokens += int(gate.sum())
+        self.scores = (x.detach().float().abs() * gate.unsqueeze(-1)).sum((0, 1))
+
+
+class SoftenedLayer:
+    """Mixed in before the class of a decoder layer: finds the tokens in its residual input."""
+
+    _attention_name: str
+    _argument_names: tuple[str, ...]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        def argument(name: str) -> Any:
+            if name in kwargs:
+                return kwargs[name]
+            names = self._argument_names
+            position = names.index(name) if name in names else len(args)
+            return args[position] if position < len(args) else None
+
+        softening = getattr(self, self._attention_name).softening
+        softening.open(args[0] if args else kwargs[self._argument_names[0]], argument)
+        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class SoftenedAttention:
+    """Mixed in before the class of an attention module: softens its input."""
+
+    softening: Softening
+    _argument_names: tuple[str, ...]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            args = (self.softening(args[0]), *args[1:])
+        else:
+            name = self._argument_names[0]
+            kwargs[name] = self.softening(kwargs[name])
+        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@cache
+def _softened_class(mixin: type, original: type, attention_name: str) -> type:
+    """Subclass of `original` that keeps its name: FSDP, PEFT and transformers look it up by name."""
+    names = tuple(inspect.signature(original.forward).parameters)[1:]  # pyright: ignore
+    body = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "_attention_name": attention_name,
+        "_argument_names": names,
+    }
+    return type(original.__name__, (mixin, original), body)
+
+
+def _swap_class(module: nn.Module, new: type) -> None:
+    module.__class__ = new
+    if "forward" not in vars(module):
+        return
+    # accelerate (device_map) replaces `forward` on the instance and keeps the original beside it.
+    if "_old_forward" not in vars(module):
+        raise PatchError(
+            f"The forward of {new.__name__} was replaced on the instance (unsloth and some kernel "
+            "libraries do that), so the softening would never run. Load the plain model."
+        )
+    module._old_forward = types.MethodType(new.forward, module)  # pyright: ignore
+
+
+class SoftenHandle:
+    """A softened model: what was touched, and the way back.
+
+    Use it as a context manager, or call `remove()`.
+
+    Attributes:
+        config: the settings.
+        report: the detected ME Layer, or None when everything was given by number.
+        layers: the softened layers.
+        dims: per layer the softened dims; None where they are chosen anew in each forward.
+        tokens_touched: per layer, how many tokens of the probe prompt were softened.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: WeMaskConfig, report: "MELayerReport | None"
+    ) -> None:
+        self.config = config
+        self.report = report
+        self.layers: list[int] = []
+        self.dims: dict[int, list[int] | None] = {}
+        self.tokens_touched: dict[int, int] = {}
+        self._model = model
+        self._blocks: list[Block] = []
+
+    @property
+    def strength(self) -> float:
+        """The strength in force."""
+        return self._softenings()[0].strength
+
+    def set_strength(self, strength: float) -> None:
+        """Change s in all softened layers, between forwards."""
+        for softening in self._softenings():
+            softening.strength = strength
+
+    def _softenings(self) -> list[Softening]:
+        return [b.attention.softening for b in self._blocks]  # pyright: ignore[reportReturnType]
+
+    def remove(self) -> None:
+        """Take the softening out; the model is then what it was, bit for bit.
+
+        Raises:
+            PatchError: it was removed before.
+        """
+        if getattr(self._model, "wemask_handle", None) is not self:
+            raise PatchError("This softening was removed before. Call wemask.soften again.")
+        self._unpatch()
+
+    def _patch(self, block: Block, softening: Softening) -> None:
+        name = next(n for n, m in block.layer.named_children() if m is block.attention)
+        block.attention.softening = softening
+        self._blocks.append(block)
+        for module, mixin in ((block.layer, SoftenedLayer), (block.attention, SoftenedAttention)):
+            _swap_class(module, _softened_class(mixin, type(module), name))
+
+    def _unpatch(self) -> None:
+        for block in self._blocks:
+            for module in (block.layer, block.attention):
+                if isinstance(module, (SoftenedLayer, SoftenedAttention)):
+                    original = type(module).__mro__[2]
+                    module.__class__ = original
+                    if "_old_forward" in vars(module):
+                        module._old_forward = types.MethodType(original.forward, module)
+            del block.attention.softening
+        self._blocks = []
+        if getattr(self._model, "wemask_handle", None) is self:
+            del self._model.wemask_handle
+
+    def __enter__(self) -> "SoftenHandle":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"SoftenHandle(layers={self.layers}, tokens_touched={self.tokens_touched})"
+
+
+def soften(
+    model: nn.Module,
+    report: "MELayerReport | None" = None,
+    config: WeMaskConfig | None = None,
+    *,
+    dims: Mapping[int, Sequence[int]] | None = None,
+) -> SoftenHandle:
+    """Soften the attention input of massive tokens in `model`, in place, until removed.
+
+    Args:
+        model: a transformers causal language model, also inside PEFT or torch.compile.
+        report: from `wemask.detect`; may be None when layers, tokens and dims need no detection.
+        config: default `WeMaskConfig()`.
+        dims: per layer the dims of a saved softening, instead of choosing them anew.
+
+    Returns:
+        The handle: `with soften(...) as handle:` or `handle.remove()`.
+
+    Raises:
+        PatchError: the model is softened already, or the softening would touch no token.
+        DetectionError: the choices need an ME Layer and none was found, or tokens do not separate.
+        ModelError: a part of the architecture was not found, or a layer does not exist.
+    """
+    config = config or WeMaskConfig()
+    base = unwrap(model)
+    _check_patchable(base)
+    decoder = find_decoder(base)
+    report = _check_report(report, config, decoder)
+    layers = resolve_layers(config, report, len(decoder.blocks))
+    _warn(config, report)
+    handle = SoftenHandle(base, config, report)
+    try:
+        _install(handle, decoder, layers)
+        _set_dims(handle, _choose_dims(handle, base, decoder) if dims is None else dims)
+        handle.tokens_touched = _probe(handle, base)
+        _check_fires(handle)
+    except BaseException:
+        handle._unpatch()
+        raise
+    return handle
+
+
+def _check_patchable(model: nn.Module) -> None:
+    if getattr(model, "wemask_handle", None) is not None:
+        raise PatchError(
+            "This model is softened already. Call `model.wemask_handle.remove()` first, or work on "
+            "a copy.deepcopy of the unsoftened model."
+        )
+    if any(p.is_meta for p in model.parameters()) and not hasattr(model, "hf_device_map"):
+        raise PatchError(
+            "The model is on the meta device: it has shapes but no weights, so norm weights and "
+            "massive tokens cannot be read. Load the weights first."
+        )
+    if (quantiser := getattr(model, "hf_quantizer", None)) is not None:
+        # Norms stay unquantised under bitsandbytes and GPTQ, and only norms and hidden states are
+        # read; the probe prompt then shows whether the softening fires.
+        warnings.warn(
+            f"The model is quantised ({type(quantiser).__name__}): detection and softening act on "
+            "its dequantised hidden states. Detect on this very model.",
+            WeMaskWarning,
+            stacklevel=3,
+        )
+
+
+def _check_report(
+    report: "MELayerReport | None", config: WeMaskConfig, decoder: Decoder
+) -> "MELayerReport | None":
+    if report is None or not report.found:
+        if config.needs_report:
+            found = "no report was given" if report is None else report.verdict
+            raise DetectionError(
+                f"layers={config.layers}, tokens={config.tokens}, dims={config.dims} need a "
+                f"detected ME Layer: {found}. Call report = wemask.detect(model, tokenizer), or "
+                "give layers by number: layers=[2, 3] tokens=first dims=attn_norm."
+            )
+        return report
+    if report.hidden_size != decoder.hidden_size or report.num_layers != len(decoder.blocks):
+        raise DetectionError(
+            f"The report is of another model: {report.num_layers} layers of width "
+            f"{report.hidden_size}, this one has {len(decoder.blocks)} of {decoder.hidden_size}. "
+            "Run wemask.detect on this model."
+        )
+    if config.tokens == "massive" and not report.thresholds:
+        raise DetectionError(
+            f"Massive tokens cannot be told by content: {report.separation_note} Type "
+            "tokens=first."
+        )
+    return report
+
+
+def resolve_layers(
+    config: WeMaskConfig, report: "MELayerReport | None", count: int
+) -> tuple[int, ...]:
+    """The layer numbers that `config.layers` means in a model of `count` layers.
+
+    Raises:
+        ModelError: a given number does not exist.
+        PatchError: the choice is empty, e.g. `after_me` where the ME Layer is the last.
+    """
+    if config.explicit_layers is not None:
+        for index in config.explicit_layers:
+            if index >= count:
+                raise layer_index_error(index, count)
+        return tuple(sorted(config.explicit_layers))
+    assert report is not None and report.layer is not None
+    me = report.layer
+    choice = {
+        "after_me": range(me + 1, count),
+        "from_me": range(me, count),
+        "next": range(me + 1, min(me + 2, count)),
+        "before_me": range(0, me),
+    }[str(config.layers)]
+    if not choice:
+        raise PatchError(
+            f"layers={config.layers} is empty: the ME Layer is {me} of layers 0 to {count - 1}."
+        )
+    return tuple(choice)
+
+
+def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
+    reasons = []
+    if config.tokens == "position0":
+        reasons.append(
+            "tokens=position0 is index 0 of the tensor as given: under a KV cache every generated "
+            "token, under left padding a pad (tokens=massive is neither)"
+        )
+    if config.dims == "batch_activation":
+        reasons.append("dims=batch_activation makes a row's result depend on its batch mates")
+    if report is None:
+        reasons.append("no ME Layer was detected: nothing says that these layers matter")
+    if reasons:
+        warnings.warn("WeMask: " + "; ".join(reasons) + ".", WeMaskWarning, stacklevel=3)
+
+
+def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
+    config, report = handle.config, handle.report
+    thresholds = report.thresholds if report is not None and config.tokens == "massive" else {}
+    handle._model.wemask_handle = handle  # pyright: ignore[reportAttributeAccessIssue]
+    for index in layers:
+        block = decoder.blocks[index]
+        softening = Softening(
+            index=index,
+            config=config,
+            budget=config.budget(decoder.hidden_size),
+            thresholds=thresholds,
+            norm=block.attention_norm,
+            device=_device(block.layer),
+        )
+        handle._patch(block, softening)
+        handle.layers.append(index)
+
+
+def _device(layer: nn.Module) -> torch.device:
+    devices = {p.device for p in layer.parameters() if not p.is_meta}
+    return next(iter(devices), torch.device("cpu"))
+
+
+def _choose_dims(
+    handle: SoftenHandle, model: nn.Module, decoder: Decoder
+) -> Mapping[int, Sequence[int] | None]:
+    """The dims of every softened layer; None where `batch_activation` leaves them to the forward."""
+    config, k = handle.config, handle.config.budget(decoder.hidden_size)
+    if config.dims == "batch_activation":
+        return dict.fromkeys(handle.layers)
+    if config.dims == "activation":
+        scores = _calibrate(handle, model)
+        return {i: operator.top_dims(s, k).tolist() if s.any() else [] for i, s in scores.items()}
+    if config.dims == "attn_norm":
+        norms = {i: decoder.blocks[i].attention_norm for i in handle.layers}
+        scales = {i: effective_scale(norm, f"Layer {i}") for i, norm in norms.items()}
+        return {i: operator.top_dims(scale, k).tolist() for i, scale in scales.items()}
+    return dict.fromkeys(handle.layers, _common_dims(handle, decoder, k))
+
+
+def _common_dims(handle: SoftenHandle, decoder: Decoder, k: int) -> list[int]:
+    """The dims of the choices that are the same in every layer."""
+    config, report = handle.config, handle.report
+    if config.dims == "random":
+        generator = torch.Generator().manual_seed(config.seed)
+        return torch.randperm(decoder.hidden_size, generator=generator)[:k].tolist()
+    assert report is not None and report.layer is not None
+    if config.dims == "massive":
+        return report.dims
+    norm = decoder.blocks[report.layer].ffn_norm
+    scale = effective_scale(norm, f"The ME Layer {report.layer}")
+    return operator.top_dims(scale if config.dims == "me_norm" else -scale, k).tolist()
+
+
+def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) -> None:
+    for softening in handle._softenings():
+        chosen = dims[softening.index]
+        if chosen is not None:
+            assert softening.massive_dims is not None
+            device = softening.massive_dims.device
+            softening.dims = torch.tensor(chosen, dtype=torch.int64, device=device)
+        handle.dims[softening.index] = None if chosen is None else list(chosen)
+
+
+def _calibrate(handle: SoftenHandle, model: nn.Module) -> dict[int, Tensor]:
+    """Sum of |x| [D] over the massive tokens of the probe prompt, per layer, without softening.
+
+    All zero in a layer after the massive activation was erased: there the gate never fires.
+    """
+    for softening in handle._softenings():
+        softening.dims, softening.strength = softening.massive_dims, 0.0
+    observed = observe(handle, model)
+    handle.set_strength(handle.config.final_strength)
+    return {index: o.scores.cpu() for index, o in observed.items() if o.scores is not None}
+
+
+def _probe(handle: SoftenHandle, model: nn.Module) -> dict[int, int]:
+    return {index: o.tokens for index, o in observe(handle, model).items()}
+
+
+@torch.no_grad()
+def observe(
+    handle: SoftenHandle, model: nn.Module, input_ids: Tensor | None = None, **inputs: Any
+) -> dict[int, Observation]:
+    """Run a prompt (default: the report's) and say what each softened layer touched."""
+    if input_ids is None:
+        input_ids = probe_ids(model, handle.report)
+    observed = {s.index: Observation() for s in handle._softenings()}
+    was_training = model.training
+    model.eval()
+    try:
+        for softening in handle._softenings():
+            softening.observed = observed[softening.index]
+        model(input_ids=input_ids, use_cache=False, **inputs)
+    finally:
+        for softening in handle._softenings():
+            softening.observed = None
+        model.train(was_training)
+    return observed
+
+
+def probe_ids(model: nn.Module, report: "MELayerReport | None") -> Tensor:
+    """Token ids [1, T] that show a massive token: the report's, else the first ids of the model."""
+    embeddings = model.get_input_embeddings().weight  # pyright: ignore
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+    if report is not None and report.probe_ids:
+        return torch.tensor([report.probe_ids], device=device)
+    return torch.arange(min(8, embeddings.shape[0]), device=device).unsqueeze(0)
+
+
+def _check_fires(handle: SoftenHandle) -> None:
+    if sum(handle.tokens_touched.values()) == 0:
+        raise PatchError(
+            f"The softening touches nothing: none of the layers {handle.layers} saw a token of "
+            f"tokens={handle.config.tokens} on the probe prompt. Massive tokens exist only after "
+            "the ME Layer and before they are erased; run `wemask detect` to see where."
+        )

@@ -1,0 +1,158 @@
+"""One forward pass over a model in which every layer leaves only reductions of its output behind.
+
+N is the number of real tokens of the batch, D the hidden size, K the number of tracked dims.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wemask.architectures import Block, Decoder
+from wemask.errors import ModelError
+
+TRACKED_DIMS = 64  # columns kept per layer; a massive dim outside them is not massive there
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """What one layer's output h[l] leaves behind; layer -1 is the embedding output."""
+
+    layer: int
+    median: float
+    token_max: Tensor  # largest |h| per real token, float32 [N]
+    dims: Tensor  # dims with the largest |h|, int64 [K], descending
+    columns: Tensor  # |h| in these dims, float32 [N, K]
+    strongest: Tensor  # |h| of the strongest token, float32 [D]: one line of the relief
+    cosine: float | None = None  # of the strongest token of THIS layer, to its state a layer on
+    ffn_share: Tensor | None = None  # share of the layer's write that the FFN did, [K], at that token
+    _state: Tensor | None = None  # signed state of the strongest token, until the next layer
+
+
+def _trace(layer: int, h: Tensor, real: Tensor) -> Trace:
+    h = h[real].float()
+    magnitude = h.abs()
+    token_max = magnitude.amax(-1)
+    dims = magnitude.amax(0).topk(min(TRACKED_DIMS, h.shape[-1])).indices
+    strongest = int(token_max.argmax())
+    return Trace(
+        layer=layer,
+        median=float(magnitude.flatten().median()),
+        token_max=token_max.cpu(),
+        dims=dims.cpu(),
+        columns=magnitude[:, dims].cpu(),
+        strongest=magnitude[strongest].cpu(),
+        _state=h[strongest].cpu(),
+    )
+
+
+class _Recorder:
+    """Forward hooks that turn each layer's output into a `Trace` as soon as it is there."""
+
+    def __init__(self, real: Tensor) -> None:
+        self.real = real  # bool [B, T]
+        self.traces: list[Trace] = []
+        self._entered: Tensor | None = None  # residual that entered the current layer
+        self._middle: Tensor | None = None  # residual that the FFN half of the layer reads
+        self._attention: Tensor | None = None  # output of the attention module
+
+    @contextmanager
+    def attached(self, decoder: Decoder) -> Iterator[None]:
+        hooks = []
+        for block in decoder.blocks:
+            reads = block.ffn_norm if block.ffn_norm is not None else block.ffn
+            hooks += [
+                block.layer.register_forward_pre_hook(self._enter(block), with_kwargs=True),
+                block.attention.register_forward_hook(self._attend),
+                reads.register_forward_pre_hook(self._read, with_kwargs=True),
+                block.layer.register_forward_hook(self._leave(block)),
+            ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _enter(self, block: Block):
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            h = args[0] if args else kwargs["hidden_states"]
+            if block.index == 0:
+                self.traces.append(_trace(-1, h, self.real))
+            self._entered = h
+
+        return hook
+
+    def _attend(self, module: nn.Module, args: tuple, output: Any) -> None:
+        self._attention = output[0] if isinstance(output, tuple) else output
+
+    def _read(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        h = args[0] if args else next(iter(kwargs.values()))
+        self._middle = h
+
+    def _leave(self, block: Block):
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            h = output[0] if isinstance(output, tuple) else output
+            trace = _trace(block.index, h, self.real)
+            self._compare(trace, h)
+            self.traces.append(trace)
+            self._entered = self._middle = self._attention = None
+
+        return hook
+
+    def _compare(self, trace: Trace, h: Tensor) -> None:
+        """Cosine of the layer before, and who wrote this layer's strongest token."""
+        token = int(trace.token_max.argmax())
+        before, state = self.traces[-1], trace._state
+        assert self._entered is not None and state is not None
+        row = int(before.token_max.argmax())
+        cosine = nn.functional.cosine_similarity
+        assert before._state is not None
+        before.cosine = float(cosine(before._state, h[self.real][row].float().cpu(), dim=0))
+        before._state = None
+
+        def at(tensor: Tensor) -> Tensor:  # that token, in the tracked dims
+            return tensor.reshape(h.shape)[self.real][token].float().cpu()[trace.dims]
+
+        entered, total = at(self._entered), state[trace.dims]
+        write = total - entered
+        if self._middle is None:  # the FFN half read nothing we know; leave the share open
+            return
+        middle = at(self._middle)
+        if torch.equal(middle, entered) and self._attention is not None:  # parallel block
+            middle = entered + at(self._attention)
+        share = (total - middle) / torch.where(write == 0, 1, write)
+        trace.ffn_share = share
+
+
+@torch.no_grad()
+def trace_layers(
+    model: nn.Module, decoder: Decoder, input_ids: Tensor, attention_mask: Tensor
+) -> list[Trace]:
+    """Run `model` once; trace l + 1 of the result is layer l, trace 0 the embedding output.
+
+    Args:
+        model: any transformers causal language model.
+        decoder: its parts.
+        input_ids: [B, T].
+        attention_mask: [B, T], 1 for real tokens; pads are in no reduction.
+
+    Raises:
+        ModelError: not every layer ran with our hooks (a compiled or replaced forward).
+    """
+    recorder = _Recorder(attention_mask.bool())
+    was_training = model.training
+    model.eval()
+    try:
+        with recorder.attached(decoder):
+            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    finally:
+        model.train(was_training)
+    if len(recorder.traces) != len(decoder.blocks) + 1:
+        raise ModelError(
+            f"{len(recorder.traces) - 1} of {len(decoder.blocks)} layers ran in a forward pass. "
+            "Was the model compiled or its forward replaced? Detect before that."
+        )
+    return recorder.traces
