@@ -43,7 +43,8 @@ CALIBRATION_TEXTS = (
 )
 MAX_MASSIVE_DIMS = 8
 ALIVE_SHARE = 0.25  # erased: below this share of the magnitude at the ME Layer
-MIN_SEPARATION = 2.0  # smallest massive over largest ordinary, in units of the ordinary maximum
+MIN_SEPARATION = 1.5  # smallest massive over largest ordinary, in units of the ordinary maximum
+RELATIVE_SHARE = 0.1  # weaker relatives of massive tokens are looked for down to this share
 
 
 def detect(
@@ -311,12 +312,14 @@ class _Analysis:
         scale = torch.tensor([float(self._column(layer, d)[born].max()) for d in dims])
         score = (torch.stack([self._column(layer, d) for d in dims]) / scale[:, None]).amax(0)
         order = score.argsort(descending=True)
-        values = score[order].clamp(min=1e-6)
-        last = int((values >= score[born].min()).sum()) - 1  # weakest that passes the criterion
-        gaps = values[last:-1] / values[last + 1 :]
-        if not len(gaps):
-            return order
-        return order[: last + 1 + int(gaps.argmax())]
+        values = score[order]
+        weakest = float(score[born].min())
+        last = int((values >= weakest).sum()) - 1
+        end = max(last + 1, int((values >= RELATIVE_SHARE * weakest).sum()))
+        # The gap below each candidate, down to the first token that is no candidate.
+        below = values[last + 1 : end + 1]
+        gaps = values[last : last + len(below)] / below.clamp(min=1e-12)
+        return order if not len(gaps) else order[: last + 1 + int(gaps.argmax())]
 
     def _massive_token(self, token: int, layer: int) -> MassiveToken:
         text, position = self._positions[token].tolist()

@@ -135,7 +135,8 @@ class MELayerReport:
         """The answer in one or two sentences."""
         if not self.found:
             return f"No ME Layer: no massive activation emerges. {self.nearest_miss or ''}".strip()
-        tokens = sorted({f"{t.string!r}" for t in self.tokens})
+        by_magnitude = sorted(self.tokens, key=lambda t: -t.magnitude)
+        tokens = list(dict.fromkeys(f"{t.string!r}" for t in by_magnitude))  # each once, in order
         shown = ", ".join(tokens[:4]) + (" ..." if len(tokens) > 4 else "")
         dims = ", ".join(f"{d} ({m:.4g})" for d, m in zip(self.dims, self.magnitudes, strict=True))
         more = f" More emerge at layers {self.emergences[1:]}." if self.emergences[1:] else ""

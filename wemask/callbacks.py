@@ -1,0 +1,91 @@
+"""What a training run logs, saves and survives."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from wemask.architectures import find_decoder, unwrap
+from wemask.checkpoint import mark
+from wemask.operator import StrengthSchedule
+from wemask.patch import SoftenHandle, observe, probe_ids
+from wemask.tracing import trace_layers
+
+
+class SofteningCallback(TrainerCallback):
+    """Moves the strength along its schedule, and puts the operator beside every checkpoint."""
+
+    def __init__(self, handle: SoftenHandle) -> None:
+        self.handle = handle
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        strength = self.handle.config.strength
+        if isinstance(strength, StrengthSchedule):
+            self.handle.set_strength(strength.at(state.global_step))
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            mark(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}", self.handle)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.handle.set_strength(self.handle.config.final_strength)
+
+
+class InterruptCallback(TrainerCallback):
+    """On Ctrl-C or TERM: finish the step, save, stop. A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():  # signals go nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nStopping after this step and saving; Ctrl-C again stops at once.", flush=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def watch(model: nn.Module, handle: SoftenHandle) -> dict[str, float]:
+    """The `wemask/*` keys of one log line, measured on the probe prompt of the report."""
+    base = unwrap(model)
+    observed = observe(handle, base)
+    values = {
+        "wemask/strength": handle.strength,
+        "wemask/tokens_touched": float(sum(o.tokens for o in observed.values())),
+    }
+    if handle.report is not None and handle.report.layer is not None:
+        ids = probe_ids(base, handle.report)
+        trace = trace_layers(base, find_decoder(base), ids, ids.new_ones(ids.shape))
+        born = trace[handle.report.layer + 1]
+        values["wemask/me_layer"] = float(handle.report.layer)
+        values["wemask/massive_max"] = float(born.token_max.max())
+        values["wemask/massive_ratio"] = float(born.token_max.max()) / max(born.median, 1e-12)
+    return values

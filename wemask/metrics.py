@@ -1,0 +1,136 @@
+"""Massive activations and attention sinks of a model, layer by layer.
+
+Sink mass (arXiv 2410.10781): mean attention that later queries pay to a token,
+alpha_k = mean over queries i > k of A[i, k], averaged over heads. The attention of a token to
+itself is left out, so that the first token's own row (always 1) does not count.
+"""
+
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wemask.architectures import find_decoder, unwrap
+from wemask.errors import DetectionError
+from wemask.tracing import trace_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMetrics:
+    """One layer, over the given texts."""
+
+    layer: int
+    massive_max: float
+    """Largest |h| at the layer's output."""
+    massive_ratio: float
+    """That over the layer's median |h|."""
+    sink_mass: float
+    """Mean attention to the massive tokens in this layer, 0 to 1."""
+    value_norm_ratio: float
+    """Norm of the attention output's source, v, of massive tokens over that of the others."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def layer_metrics(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, massive: Tensor
+) -> list[LayerMetrics]:
+    """Measure every layer in two forward passes, softened or not, as the model stands.
+
+    Args:
+        model: a transformers causal language model.
+        input_ids: [B, T].
+        attention_mask: [B, T], 1 for real tokens.
+        massive: bool [B, T], the tokens that sinks are looked for on.
+
+    Raises:
+        DetectionError: no massive token among the real ones, or the model returns no attention.
+    """
+    base = unwrap(model)
+    device = base.get_input_embeddings().weight.device  # pyright: ignore
+    ids, mask, massive = (t.to(device) for t in (input_ids, attention_mask, massive))
+    if not (massive & mask.bool()).any():
+        raise DetectionError("No massive token among the given texts: there is no sink to measure.")
+    traces = trace_layers(base, find_decoder(base), ids, mask)[1:]
+    sinks, values = _attention(base, ids, mask, massive)
+    return [
+        LayerMetrics(
+            layer=trace.layer,
+            massive_max=float(trace.token_max.max()),
+            massive_ratio=float(trace.token_max.max()) / max(trace.median, 1e-12),
+            sink_mass=sink,
+            value_norm_ratio=value,
+        )
+        for trace, sink, value in zip(traces, sinks, values, strict=True)
+    ]
+
+
+def _attention(
+    model: nn.Module, ids: Tensor, mask: Tensor, massive: Tensor
+) -> tuple[list[float], list[float]]:
+    """Sink mass and value norm ratio per layer."""
+    norms: list[float] = []
+    hooks = []
+    for block in find_decoder(model).blocks:
+        projection = getattr(block.attention, "v_proj", None)
+        if isinstance(projection, nn.Module):
+            hooks.append(
+                projection.register_forward_hook(
+                    lambda module, args, out: norms.append(_norm_ratio(out, mask, massive))
+                )
+            )
+    try:
+        with _eager(model):
+            outputs = model(
+                input_ids=ids, attention_mask=mask, output_attentions=True, use_cache=False
+            )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not outputs.attentions or outputs.attentions[0] is None:
+        raise DetectionError(f"{type(model).__name__} returns no attention weights.")
+    sinks = [sink_mass(weights, mask, massive) for weights in outputs.attentions]
+    return sinks, norms if len(norms) == len(sinks) else [float("nan")] * len(sinks)
+
+
+def sink_mass(weights: Tensor, mask: Tensor, massive: Tensor) -> float:
+    """Mean attention to massive tokens over heads and later real queries.
+
+    Args:
+        weights: attention [B, heads, T, T], rows sum to 1.
+        mask: [B, T], 1 for real tokens.
+        massive: bool [B, T].
+    """
+    length = mask.shape[1]
+    later = torch.ones(length, length, device=mask.device).tril(-1).bool()  # query i > key k
+    pairs = later & mask.bool()[:, :, None] & (massive & mask.bool())[:, None, :]
+    per_pair = weights.float().mean(1)
+    # A query may follow several massive tokens: their mass adds up.
+    queries = pairs.any(-1).sum().clamp(min=1)
+    return float((per_pair * pairs).sum() / queries)
+
+
+def _norm_ratio(values: Tensor, mask: Tensor, massive: Tensor) -> float:
+    norms = values.float().norm(dim=-1)
+    ordinary = mask.bool() & ~massive
+    return float(norms[massive & mask.bool()].mean() / norms[ordinary].mean().clamp(min=1e-12))
+
+
+@contextmanager
+def _eager(model: nn.Module):
+    """Attention weights exist only in the eager implementation; set it and put it back."""
+    config: Any = model.config
+    before = config._attn_implementation
+    was_training = model.training
+    model.eval()
+    model.set_attn_implementation("eager")  # pyright: ignore[reportCallIssue]
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)  # pyright: ignore[reportCallIssue]
+        model.train(was_training)

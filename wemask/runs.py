@@ -1,0 +1,159 @@
+"""Run folders: where a run's files are, whose they are, and which checkpoint is whole.
+
+    config.resolved.yaml env.json me_layer.json wemask_config.json checkpoints/ final/ wandb_run_id
+"""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wemask.config import RunConfig
+from wemask.errors import RunFolderError
+
+PACKAGES = (
+    "wemask",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "math-verify",
+    "scipy",
+    "statsmodels",
+)
+
+
+def open_run_folder(config: RunConfig) -> Path:
+    """Create the run folder, or open it again when it is of the same settings.
+
+    Raises:
+        RunFolderError: it belongs to other settings (the differences are named), or cannot be
+            written.
+    """
+    folder = config.folder()
+    path = folder / "config.resolved.yaml"
+    values = json.loads(json.dumps(config.identity(), default=str))
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same(path, values)
+        elif any(folder.iterdir()) and config.run_dir is not None:
+            raise RunFolderError(
+                f"{folder} is not empty and holds no run. Give another paths.run_dir."
+            )
+        else:
+            path.write_text(yaml.safe_dump(values, sort_keys=False))
+        (folder / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    return folder
+
+
+def _check_same(path: Path, values: dict[str, Any]) -> None:
+    try:
+        before = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RunFolderError(f"{path} is damaged: {error}. Give another run folder.") from error
+    ours, theirs = _flat(values), _flat(before if isinstance(before, dict) else {})
+    different = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
+    if different:
+        shown = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different)
+        raise RunFolderError(
+            f"{path.parent} belongs to a run of other settings ({shown}). Leave paths.run_dir out, "
+            "or give an empty folder."
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for env.json and the report."""
+    return {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "machine": machine(),
+    }
+
+
+def machine() -> str:
+    """One line about this machine."""
+    import torch
+
+    device = f"{os.cpu_count()} CPU cores"
+    if torch.cuda.is_available():
+        device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {device}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one message.
+
+    Raises:
+        RunFolderError: with what is wrong and that the same command resumes.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        place = folder if folder.exists() else folder.parent
+        free = shutil.disk_usage(place).free / 2**20 if place.exists() else float("nan")
+        raise RunFolderError(
+            f"{folder} cannot be written ({error}; {free:.0f} MiB free). Make room or give another "
+            "paths.output_dir; the same command resumes from the last whole checkpoint."
+        ) from error
+
+
+def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, and the names of newer ones that are half-written.
+
+    A checkpoint is whole when all its safetensors open and the trainer state, which is written
+    after them, is there and readable.
+    """
+    found = sorted(
+        (folder / "checkpoints").glob("checkpoint-*"),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+        reverse=True,
+    )
+    broken: list[str] = []
+    for path in found:
+        if is_whole(path):
+            return path, broken
+        broken.append(path.name)
+    return None, broken
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every safetensors file of the checkpoint and its trainer state can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = list(checkpoint.glob("*.safetensors"))
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        for path in weights:
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+    except (OSError, ValueError, SafetensorError):
+        return False
+    needed = ("optimizer.pt", "scheduler.pt")
+    return bool(weights) and all((checkpoint / name).exists() for name in needed)

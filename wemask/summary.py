@@ -1,0 +1,115 @@
+"""The one screen before a run: what will happen, on which model, and one sample of the data."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from torch import nn
+
+from wemask import chat
+from wemask.config import RunConfig
+from wemask.me_layer import MELayerReport
+
+if TYPE_CHECKING:
+    from wemask.training import Prepared
+
+
+def show_summary(
+    console: Console,
+    config: RunConfig,
+    prepared: "Prepared",
+    example: Any | None,
+    loss: chat.LossChoice | None,
+) -> None:
+    """Print the summary screen; `example` is one training example, None where nothing is trained."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in _lines(config, prepared, loss):
+        table.add_row(f"[bold]{name}[/bold]", value)
+    console.print(Panel(table, title=f"wemask: {config.model.name}, method={config.method}"))
+    if example is not None:
+        text = chat.render_example(
+            example,
+            prepared.tokenizer,
+            loss,
+            max_length=config.trainer.get("max_length"),
+            brackets=not console.is_terminal,
+        )
+        about = chat.describe_example(example, prepared.tokenizer, loss)
+        console.print(Panel(text, title="one sample; green (or [[ ]]) is trained", subtitle=about))
+
+
+def _lines(
+    config: RunConfig, prepared: "Prepared", loss: chat.LossChoice | None
+) -> list[tuple[str, str]]:
+    model = prepared.model
+    total = sum(p.numel() for p in model.parameters())
+    lines = [
+        ("model", f"{config.model.path} ({type(model).__name__}, {total:,} parameters)"),
+        ("ME Layer", prepared.report.verdict if prepared.report else "not detected"),
+    ]
+    if prepared.handle is not None:
+        touched = ", ".join(f"layer {i}: {n}" for i, n in prepared.handle.tokens_touched.items())
+        lines += [("operator", operator_words(config)), ("touched on the probe", touched)]
+    else:
+        lines.append(("operator", "off"))
+    if config.trains:
+        lines.append(("trainable", _trainable(config, model, total)))
+        lines.append(("data", f"{config.data.name} {config.data.path or ''}".strip()))
+    if loss is not None:
+        lines.append(("loss", loss.reason))
+    if prepared.template_note:
+        lines.append(("chat template", prepared.template_note))
+    lines.append(("run folder", str(config.folder())))
+    return lines
+
+
+def operator_words(config: RunConfig) -> str:
+    """The operator's settings in one line."""
+    op = config.operator
+    return (
+        f"rate {op.rate:g}, layers {op.layers}, tokens {op.tokens}, dims {op.dims}, site {op.site}, "
+        f"strength {op.strength}"
+    )
+
+
+def _trainable(config: RunConfig, model: nn.Module, total: int) -> str:
+    if config.peft is None:
+        return f"all {total:,} parameters"
+    targets = config.peft.get("target_modules")
+    return f"LoRA of rank {config.peft.get('r')} on {targets} ({_lora_size(config, model):,})"
+
+
+def _lora_size(config: RunConfig, model: nn.Module) -> int:
+    """Parameters that LoRA will add, counted on a copy of the model without weights."""
+    import copy
+
+    from peft import LoraConfig, get_peft_model
+
+    bare = copy.deepcopy(model).to("meta")
+    peft = get_peft_model(bare, LoraConfig(task_type="CAUSAL_LM", **(config.peft or {})))  # pyright: ignore
+    return sum(p.numel() for p in peft.parameters() if p.requires_grad)
+
+
+def layer_table(report: MELayerReport) -> Table:
+    """The per-layer table of a detection; -1 is the embedding output."""
+    table = Table(title="residual stream at each layer's output")
+    for name in ("layer", "max |h|", "median", "ratio", "jump", "token", "pos", "dim", "cos next"):
+        table.add_column(name, justify="left" if name == "token" else "right")
+    for row in report.layers:
+        style = "bold green" if row.layer == report.layer else ""
+        jump = "" if row.jump is None else f"{row.jump:.1f}x"
+        cosine = "" if row.cosine_next is None else f"{row.cosine_next:.3f}"
+        table.add_row(
+            str(row.layer),
+            f"{row.max:.4g}",
+            f"{row.median:.3g}",
+            f"{row.ratio:.0f}",
+            jump,
+            repr(row.token),
+            str(row.position),
+            str(row.dim),
+            cosine,
+            style=style,
+        )
+    return table

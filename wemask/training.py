@@ -1,0 +1,243 @@
+"""Fine-tune: model + operator + PEFT + TRL's SFTTrainer, in a run folder that resumes."""
+
+import dataclasses
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+import wemask
+from wemask import chat
+from wemask.callbacks import InterruptCallback, SofteningCallback, watch
+from wemask.checkpoint import CONFIG_NAME
+from wemask.config import RunConfig
+from wemask.data import load_examples
+from wemask.detection import detect
+from wemask.errors import ConfigError, RunFolderError, WemaskError
+from wemask.loading import load_model, load_tokenizer
+from wemask.me_layer import MELayerReport
+from wemask.patch import SoftenHandle, soften
+from wemask.runs import last_checkpoint, open_run_folder, saving
+from wemask.summary import show_summary
+
+EXECUTABLE_FREE_DTYPES = (torch.float16, torch.bfloat16)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Prepared:
+    """A model ready to be trained or evaluated."""
+
+    model: nn.Module
+    tokenizer: Any
+    report: MELayerReport | None
+    handle: SoftenHandle | None
+    template_note: str | None
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Load, detect, and soften where the method asks for it.
+
+    Raises:
+        WemaskError: whatever is wrong, before anything is trained.
+    """
+    model = load_model(config.model.path, **config.model.load_options())
+    tokenizer = load_tokenizer(
+        config.model.path,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    note = chat.ensure_chat_template(tokenizer)
+    report = detect(model, tokenizer, criterion=config.model.criterion)
+    handle = soften(model, report, config.operator) if config.softens else None
+    return Prepared(
+        model=model, tokenizer=tokenizer, report=report, handle=handle, template_note=note
+    )
+
+
+def train(config: RunConfig, console: Console | None = None) -> Path | None:
+    """Run one method; returns the run folder, or None when there was nothing to train.
+
+    Running it again resumes from the last whole checkpoint; a finished run says so.
+
+    Raises:
+        WemaskError: bad settings, data or model, a run folder of other settings, a full disk, or
+            an interruption (after saving).
+    """
+    console = console or Console()
+    folder = config.folder()
+    if config.trains and not config.dry_run and (folder / "final").exists():
+        open_run_folder(config)
+        console.print(f"This run is finished: {folder / 'final'}. Change a setting, or delete it.")
+        return folder
+    prepared = prepare(config)
+    if not config.trains:
+        show_summary(console, config, prepared, example=None, loss=None)
+        console.print(
+            f"method={config.method} trains nothing. Compare it: python evaluate.py "
+            "(with the same settings), or train with method=wemask or method=sft."
+        )
+        return None
+    examples = load_examples(config.data)
+    loss = chat.choose_loss(
+        examples[0],
+        prepared.tokenizer,
+        completion_only=config.trainer.get("completion_only_loss"),
+        assistant_only=config.trainer.get("assistant_only_loss"),
+    )
+    show_summary(console, config, prepared, example=examples[0], loss=loss)
+    if config.dry_run:
+        console.print("dry_run=true: nothing was trained, nothing was written.")
+        return None
+    folder = open_run_folder(config)
+    if prepared.report is not None:
+        prepared.report.save(folder / "me_layer.json")
+    _fit(config, prepared, examples, loss, folder, console)
+    console.print(f"Saved: {folder / 'final'}")
+    return folder
+
+
+def _fit(
+    config: RunConfig,
+    prepared: Prepared,
+    examples: Any,
+    loss: chat.LossChoice,
+    folder: Path,
+    console: Console,
+) -> None:
+    interrupt = InterruptCallback()
+    trainer = _trainer(config, prepared, examples, loss, folder, interrupt)
+    checkpoint, broken = last_checkpoint(folder)
+    for name in broken:
+        console.print(f"[yellow]{name} is half-written and is not used.[/yellow]")
+        shutil.rmtree(folder / "checkpoints" / name)
+    if checkpoint is not None:
+        console.print(f"Resuming from {checkpoint}.")
+    try:
+        with saving(folder):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        interrupt.restore()
+    if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
+        raise RunFolderError(
+            f"Interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the "
+            f"checkpoint is in {folder / 'checkpoints'}. The same command resumes."
+        )
+    if trainer.is_world_process_zero():
+        with saving(folder):
+            _save_final(trainer.model, prepared, folder)
+
+
+def _trainer(
+    config: RunConfig,
+    prepared: Prepared,
+    examples: Any,
+    loss: chat.LossChoice,
+    folder: Path,
+    interrupt: InterruptCallback,
+) -> Any:
+    from trl import SFTConfig, SFTTrainer
+
+    handle = prepared.handle
+
+    class Trainer(SFTTrainer):
+        """SFTTrainer whose log lines carry the `wemask/*` keys."""
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if handle is not None and "loss" in logs:
+                assert self.model is not None
+                logs = {**logs, **watch(self.model, handle)}
+            super().log(logs, *args, **kwargs)
+
+    _start_logger(config, folder)
+    callbacks: list[Any] = [interrupt]
+    if handle is not None:
+        callbacks.append(SofteningCallback(handle))
+    try:
+        arguments = SFTConfig(**_arguments(config, prepared.model, loss, folder))
+        return Trainer(
+            model=prepared.model,  # pyright: ignore[reportArgumentType]
+            args=arguments,
+            train_dataset=examples,
+            processing_class=prepared.tokenizer,
+            peft_config=_peft_config(config),
+            callbacks=callbacks,
+        )
+    except WemaskError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"TRL refuses these settings: {error}") from error
+
+
+def _arguments(
+    config: RunConfig, model: nn.Module, loss: chat.LossChoice, folder: Path
+) -> dict[str, Any]:
+    """Fields of SFTConfig: the user's verbatim, and what follows from the machine and the model."""
+    values = dict(config.trainer)
+    on_gpu = torch.cuda.is_available()
+    half = next(model.parameters()).dtype in EXECUTABLE_FREE_DTYPES
+    defaults = {
+        # TRL turns bf16 on by default, also where the machine has none.
+        "bf16": on_gpu and half and torch.cuda.is_bf16_supported(),
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "completion_only_loss": loss.completion_only,
+        "assistant_only_loss": loss.assistant_only,
+        "report_to": "wandb" if config.logger["name"] == "wandb" else "none",
+        "run_name": folder.name,
+    }
+    values |= {"output_dir": str(folder / "checkpoints"), "seed": config.seed}
+    if values.get("packing") and not _is_flash(model):
+        raise ConfigError(
+            "trainer.packing=true needs model.attn_implementation=flash_attention_2 (or 3): with "
+            "other kernels packed documents can see each other (trl#3910). Type "
+            "trainer.packing=false."
+        )
+    return {**defaults, **values}
+
+
+def _is_flash(model: nn.Module) -> bool:
+    return "flash" in str(getattr(model.config, "_attn_implementation", ""))
+
+
+def _peft_config(config: RunConfig) -> Any:
+    if config.peft is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", **config.peft)
+
+
+def _start_logger(config: RunConfig, folder: Path) -> None:
+    """Tell W&B which run this is; the id is kept, so that a resumed run stays one run."""
+    if config.logger["name"] != "wandb":
+        return
+    path = folder / "wandb_run_id"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:8])
+    os.environ |= {
+        "WANDB_MODE": str(config.logger["mode"]),
+        "WANDB_PROJECT": str(config.logger["project"]),
+        "WANDB_RUN_ID": path.read_text().strip(),
+        "WANDB_RESUME": "allow",
+        "WANDB_RUN_GROUP": config.experiment,
+        "WANDB_DIR": str(folder),
+        "WANDB_SILENT": "true",
+    }
+
+
+def _save_final(model: nn.Module, prepared: Prepared, folder: Path) -> None:
+    """Write final/ whole or not at all: its existence means that the run is finished."""
+    partial = folder / "final.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    if prepared.handle is not None:
+        wemask.save(model, prepared.tokenizer, partial)
+        shutil.copy(partial / CONFIG_NAME, folder / CONFIG_NAME)
+    else:
+        model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]
+        prepared.tokenizer.save_pretrained(partial)
+    partial.rename(folder / "final")
