@@ -39,6 +39,22 @@ class ModelConfig:
     """Names of architecture parts that are not recognised: model.wemask_parts."""
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
 
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> "ModelConfig":
+        """Build from the `model` section of a config.
+
+        Raises:
+            ConfigError: no path, an unknown key, or a criterion that makes no sense.
+        """
+        if not values.get("path"):
+            raise ConfigError("model.path is empty. Type model=tiny, or model.path=ORG/NAME.")
+        criterion = _strict(Criterion, values.get("criterion") or {}, "model.criterion")
+        name = values.get("name") or Path(values["path"]).name
+        parts = values.get("parts") or {}
+        return _strict(
+            cls, {**values, "name": name, "criterion": criterion, "parts": parts}, "model"
+        )
+
     def load_options(self) -> dict[str, Any]:
         """Arguments of `wemask.loading.load_model`."""
         names = ("revision", "dtype", "attn_implementation", "device_map", "trust_remote_code")
@@ -174,6 +190,12 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     return ["model=custom", *words] if another and not chosen else words
 
 
+def train_overrides(arguments: Sequence[str]) -> list[str]:
+    """Those of evaluate.py's command-line settings that train.py has as well."""
+    ours = re.compile(r"\+*(tasks|arms|limit|batch_size|train_missing|method)\b")
+    return [argument.lstrip("+") for argument in arguments if not ours.match(argument)]
+
+
 def _split_tasks(argument: str) -> Iterable[str]:
     match = re.fullmatch(r"tasks=\[?([\w,\-. ]*)\]?", argument)
     if not match:
@@ -269,7 +291,7 @@ def run_config(cfg: Any) -> RunConfig:
     if method not in METHODS:
         problems.append(f"method is one of {', '.join(METHODS)}; got {method!r}.")
     parts: dict[str, Any] = {
-        "model": checked(lambda: _model(values["model"])),
+        "model": checked(lambda: ModelConfig.from_values(values["model"])),
         "operator": checked(lambda: WeMaskConfig.from_dict(values["operator"])),
         "data": checked(lambda: _strict(DataConfig, values["data"], "data")),
         "trainer": checked(lambda: _trainer(values["trainer"])),
@@ -292,6 +314,14 @@ def run_config(cfg: Any) -> RunConfig:
     )
 
 
+def section(cfg: Any, name: str) -> dict[str, Any]:
+    """One section of a composed config, as plain values."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(cfg[name], resolve=True)
+    return values
+
+
 def _strict(kind: Any, values: dict[str, Any], section: str) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     if unknown := [key for key in values if key not in known]:
@@ -301,15 +331,6 @@ def _strict(kind: Any, values: dict[str, Any], section: str) -> Any:
             + nearest(key, known)
         )
     return kind(**values)
-
-
-def _model(values: dict[str, Any]) -> ModelConfig:
-    if not values.get("path"):
-        raise ConfigError("model.path is empty. Type model=tiny, or model.path=ORG/NAME.")
-    criterion = _strict(Criterion, values.get("criterion") or {}, "model.criterion")
-    name = values["name"] or Path(values["path"]).name
-    body = {**values, "name": name, "criterion": criterion, "parts": values.get("parts") or {}}
-    return _strict(ModelConfig, body, "model")
 
 
 def _trainer(values: dict[str, Any]) -> dict[str, Any]:

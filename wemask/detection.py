@@ -83,7 +83,7 @@ def detect(
             "`model.wemask_handle.remove()`, detect, soften again."
         )
     criterion = _criterion(criterion, thresholds)
-    input_ids, attention_mask = _inputs(tokenizer, input_ids, attention_mask, texts)
+    input_ids, attention_mask = calibration_inputs(tokenizer, input_ids, attention_mask, texts)
     decoder = find_decoder(base)
     device = base.get_input_embeddings().weight.device  # pyright: ignore
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
@@ -106,12 +106,17 @@ def _criterion(criterion: Criterion | str, thresholds: dict[str, float]) -> Crit
     return Criterion(name=criterion, **thresholds)
 
 
-def _inputs(
+def calibration_inputs(
     tokenizer: Any,
-    input_ids: Tensor | None,
-    attention_mask: Tensor | None,
-    texts: tuple[str, ...] | list[str] | None,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    texts: tuple[str, ...] | list[str] | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """Token ids and mask [B, T] that `detect` with the same arguments reads.
+
+    Raises:
+        DetectionError: nothing to read, or wrong shapes.
+    """
     if input_ids is not None:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if input_ids.ndim != 2 or mask.shape != input_ids.shape or not mask.any():

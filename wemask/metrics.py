@@ -32,8 +32,8 @@ class LayerMetrics:
     """Norm of the attention output's source, v, of massive tokens over that of the others."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, which has no NaN."""
+        return {k: None if v != v else v for k, v in asdict(self).items()}
 
 
 @torch.no_grad()

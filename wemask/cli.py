@@ -1,0 +1,187 @@
+"""`wemask detect | validate | report`: questions that need no training."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from wemask.config import ModelConfig, compose, conf_dir, exit_on_error, section
+from wemask.errors import WemaskError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `wemask` command; exits with 2 and one message on a user's error."""
+    options = _parser().parse_args(arguments)
+    with exit_on_error():
+        sys.exit(options.run(options, Console()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wemask",
+        description="Find massive activations in a language model, and check their softening.",
+        epilog="Fine-tune with python train.py, compare with python evaluate.py.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    detect = commands.add_parser(
+        "detect",
+        help="find the ME Layer: per-layer table, verdict, me_layer.json, two figures",
+        description="Find the decoder layer where massive activations are born.",
+    )
+    _model_options(detect)
+    detect.add_argument("--out", type=Path, help="folder to write to [outputs/detect/NAME]")
+    detect.set_defaults(run=_detect)
+    validate = commands.add_parser(
+        "validate",
+        help="run the operator's self-test on a model, pass or fail per line",
+        description="Check the operator's contract on a model: identity at strength 0, padding, "
+        "KV cache, save and load, and that it fires at all.",
+    )
+    _model_options(validate)
+    validate.add_argument(
+        "operator",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="operator settings, e.g. rate=0.01 dims=massive layers=[2,3]",
+    )
+    validate.set_defaults(run=_validate)
+    report = commands.add_parser(
+        "report",
+        help="write report.md, report.html and figures again from a results.json",
+        description="Render a finished comparison again.",
+    )
+    report.add_argument("results", type=Path, help="a results.json that evaluate.py wrote")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    names = ", ".join(sorted(p.stem for p in (conf_dir() / "model").glob("*.yaml")))
+    parser.add_argument(
+        "--model",
+        required=True,
+        help=f"a name of conf/model ({names}), ORG/NAME of the hub, or a folder",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
+    parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--device-map", help="auto spreads a model that does not fit one device")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
+    criterion = parser.add_argument_group("criterion, default as in conf/model")
+    criterion.add_argument("--criterion", choices=("sun2024", "relative"))
+    criterion.add_argument("--min-magnitude", type=float, help="smallest |h|")
+    criterion.add_argument("--min-ratio", type=float, help="smallest |h| over the median")
+    criterion.add_argument("--min-jump", type=float, help="smallest growth over the layer before")
+
+
+def _model_overrides(name: str) -> list[str]:
+    known = {p.stem for p in (conf_dir() / "model").glob("*.yaml")} - {"custom"}
+    return [f"model={name}"] if name in known else ["model=custom", f"model.path='{name}'"]
+
+
+def model_config(options: argparse.Namespace) -> ModelConfig:
+    """The model that the options name, with the settings of conf/model where it has a file.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+    """
+    values = section(compose("train", _model_overrides(options.model)), "model")
+    for key in ("revision", "dtype", "device_map"):
+        if getattr(options, key) is not None:
+            values[key] = getattr(options, key)
+    values["trust_remote_code"] |= options.trust_remote_code
+    criterion = dict(values.get("criterion") or {})
+    if options.criterion is not None and options.criterion != criterion.get("name"):
+        criterion = {"name": options.criterion}
+    for key in ("min_magnitude", "min_ratio", "min_jump"):
+        if getattr(options, key) is not None:
+            criterion[key] = getattr(options, key)
+    return ModelConfig.from_values({**values, "criterion": criterion})
+
+
+def _load(options: argparse.Namespace) -> tuple[ModelConfig, Any, Any]:
+    from wemask.loading import load_model, load_tokenizer
+
+    config = model_config(options)
+    model = load_model(config.path, **config.load_options())
+    tokenizer = load_tokenizer(
+        config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    return config, model, tokenizer
+
+
+def _detect(options: argparse.Namespace, console: Console) -> int:
+    from wemask import plots
+    from wemask.detection import detect
+    from wemask.known_models import compare_with_published
+    from wemask.relief import relief
+    from wemask.runs import saving
+    from wemask.summary import layer_table
+
+    config, model, tokenizer = _load(options)
+    report = detect(model, tokenizer, criterion=config.criterion)
+    console.print(layer_table(report))
+    console.print(report.verdict, style="bold", highlight=False)
+    console.print(f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
+    console.print(f"The other criterion: {report.other_criterion}.")
+    if report.separation is not None:
+        console.print(f"Separation of massive from ordinary tokens: {report.separation:.2f}x.")
+    if published := compare_with_published(config.path, report):
+        console.print(published)
+    folder = options.out or Path("outputs") / "detect" / config.name
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        report.save(folder / "me_layer.json")
+        written = [folder / "me_layer.json"]
+        for name, draw in (
+            ("magnitude_by_layer", plots.magnitude_by_layer),
+            ("relief", relief),
+        ):
+            written += plots.save_figure(draw(report), folder / name)
+    console.print("Written: " + ", ".join(str(path) for path in written))
+    return 0
+
+
+def _validate(options: argparse.Namespace, console: Console) -> int:
+    from wemask.detection import detect
+    from wemask.operator import WeMaskConfig
+    from wemask.validate import validate
+
+    config, model, tokenizer = _load(options)
+    overrides = [f"operator.{setting}" for setting in options.operator]
+    values = section(compose("train", [*_model_overrides(options.model), *overrides]), "operator")
+    report = detect(model, tokenizer, criterion=config.criterion)
+    console.print(report.verdict)
+    failed = 0
+    for check in validate(model, tokenizer, report, WeMaskConfig.from_dict(values)):
+        word = "[green]pass[/green]" if check.passed else "[red]FAIL[/red]"
+        console.print(f"{word}  {check.number}  {check.name}  [dim]{check.detail}[/dim]")
+        failed += not check.passed
+    console.print(f"{failed} failed." if failed else "All passed.")
+    return 1 if failed else 0
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    import json
+
+    from wemask.report import write_report
+    from wemask.results import load_results
+
+    results = load_results(options.results)
+    folder = options.results.parent
+    samples = {}
+    for arm, tasks in results["arms"].items():
+        for task, score in tasks.items():
+            path = folder / score["samples"]
+            if not path.exists():
+                raise WemaskError(f"{path} was sought (the items of {arm}) and not found.")
+            samples[arm, task] = [json.loads(line) for line in path.read_text().splitlines()]
+    for path in write_report(results, folder, None, samples):
+        console.print(str(path))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

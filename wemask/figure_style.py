@@ -1,0 +1,104 @@
+"""The look of every figure: colours, fonts, titles, and how a figure is written to disk.
+
+Colours are Okabe and Ito's, which readers with any colour vision can tell apart; no meaning rests
+on colour alone. Figures are narrow, so that their letters stay readable on a phone.
+"""
+
+import io
+import textwrap
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+ORANGE, GREEN, BLUE, RED, PURPLE = "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+INK, GREY = "#222222", "#6B6B6B"
+WIDTH = 5.4  # inches; wider figures have letters too small to read on a phone
+DPI = 160
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same picture on every machine
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "figure.titlesize": 12,
+    "figure.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.07,
+    "svg.hashsalt": "wemask",  # with no date in the file, equal figures are equal bytes
+}
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under our style and hand matplotlib's settings back as they were."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def save_figure(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
+    """Write PNG (160 dpi) and SVG beside each other; return both paths.
+
+    The folder is created. A dot in the name is part of the name, never taken for a suffix.
+    """
+    stem = Path(path_without_suffix)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    with mpl.rc_context(_STYLE):
+        figure.savefig(png, dpi=DPI)
+    svg.write_text(svg_text(figure), encoding="utf-8")
+    return [png, svg]
+
+
+def svg_text(figure: Figure) -> str:
+    """Return the figure as SVG, with letters as outlines, so that it needs no fonts."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None})
+    return buffer.getvalue().decode("utf-8")
+
+
+def titled(figure: Figure, title: str) -> Figure:
+    """Put a left-aligned title over the figure, wrapped to its width."""
+    figure.suptitle("\n".join(textwrap.wrap(plain(title), 52)), x=0.02, ha="left")
+    return figure
+
+
+def plain(text: str) -> str:
+    r"""Text that every font can draw and that matplotlib will not read as mathematics.
+
+    >>> plain("x$y$ \u00e9")
+    'x\\$y\\$ \\xe9'
+    """
+    shown = "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text)
+    return shown.replace("$", r"\$")
+
+
+def size_words(value: float) -> str:
+    """1234.5 -> "1,234", 0.01234 -> "0.0123": three digits, but never an exponent below 1000."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def layer_name(layer: float, _position: object = None) -> str:
+    """Axis label of a layer: -1, the embedding output, is "emb"."""
+    return "emb" if layer == -1 else f"{layer:g}"

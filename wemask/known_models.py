@@ -1,0 +1,52 @@
+"""Published ME Layers (0-based) and massive dims, to hold a detection against.
+
+From DESIGN section 3: Sun et al. 2024 (arXiv 2402.17762), Owen et al. 2025 (arXiv 2503.22329) and
+the WeMask paper (arXiv 2605.08504). A reference for users: the weights were not at hand here.
+"""
+
+from wemask.me_layer import MELayerReport
+
+# lower-case part of the hub name -> (ME Layers; empty = none, massive dims; empty = not published)
+KNOWN: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "llama-2-7b": ((1,), (2533, 1415)),
+    "llama-2-13b": ((3,), (4743, 2100)),
+    "llama-3.2-1b": ((1,), (400, 698, 2029, 1159)),
+    "llama-3.2-3b": ((1,), ()),
+    "llama-3-8b": ((1,), (788, 1384, 4062)),
+    "mistral-7b": ((1,), (2070,)),
+    "mixtral-8x7b": ((1,), ()),
+    "phi-2": ((2,), (743,)),
+    "phi-4": ((1,), ()),
+    "gpt2": ((2,), (447,)),
+    "opt-6.7b": ((0,), (2394,)),
+    "falcon-7b": ((3,), (2002, 3080)),
+    "olmo-7b-0724": ((1,), (269,)),
+    "olmo-2-1124-7b": ((), ()),
+    "gemma-2-2b": ((4,), (535,)),
+    "qwen3-4b": ((6,), ()),
+    "qwen3-8b": ((6,), ()),
+    "qwen3-14b": ((6,), ()),
+    "qwen2.5-7b": ((3, 4), ()),
+    "qwen2.5-14b": ((4,), ()),
+}
+
+
+def compare_with_published(name: str, report: MELayerReport) -> str | None:
+    """One line that says whether a detection agrees with what is published, or None if unknown.
+
+    Args:
+        name: hub name or folder of the model.
+        report: the detection.
+    """
+    base = name.rstrip("/").rpartition("/")[2].lower()
+    matches = [key for key in KNOWN if base == key or base.startswith((key + "-", key + "_"))]
+    if not matches:
+        return None
+    layers, dims = KNOWN[max(matches, key=len)]
+    published = f"ME Layer {', '.join(map(str, layers))}" if layers else "no ME Layer"
+    if dims:
+        published += f", dims {', '.join(map(str, dims))}"
+    agrees = tuple(report.emergences[: len(layers)]) == layers and (
+        not dims or bool(set(dims) & set(report.dims))
+    )
+    return f"Published for {base}: {published}. This detection {'agrees' if agrees else 'DIFFERS'}."
