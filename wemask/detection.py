@@ -54,7 +54,7 @@ def detect(
     input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     texts: tuple[str, ...] | list[str] | None = None,
-    criterion: Criterion | str = "sun2024",
+    criterion: Criterion | str | None = None,
     **thresholds: float,
 ) -> MELayerReport:
     """Find where massive activations are born in `model`.
@@ -66,7 +66,8 @@ def detect(
         input_ids: calibration token ids [B, T] instead of texts.
         attention_mask: 1 for real tokens [B, T]; default all.
         texts: calibration texts; default 16 short diverse ones.
-        criterion: `sun2024`, `relative`, or a `Criterion`.
+        criterion: `sun2024`, `relative`, or a `Criterion`; default what the model's own config
+            says (`config.wemask_criterion`, in small models such as `tiny`), else `sun2024`.
         **thresholds: fields of `Criterion`, e.g. `min_ratio=50` for `relative`.
 
     Returns:
@@ -82,6 +83,9 @@ def detect(
             "The model is softened: detection would see the softened activations. Call "
             "`model.wemask_handle.remove()`, detect, soften again."
         )
+    if criterion is None:
+        carried = getattr(base.config, "wemask_criterion", None)
+        criterion = Criterion(**carried) if carried and not thresholds else "sun2024"
     criterion = _criterion(criterion, thresholds)
     input_ids, attention_mask = calibration_inputs(tokenizer, input_ids, attention_mask, texts)
     decoder = find_decoder(base)

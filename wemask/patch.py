@@ -326,16 +326,19 @@ def _check_patchable(model: nn.Module) -> None:
         )
 
 
+_NO_REPORT = "Call report = wemask.detect(model, tokenizer) first."
+
+
 def _check_report(
     report: "MELayerReport | None", config: WeMaskConfig, decoder: Decoder
 ) -> "MELayerReport | None":
     if report is None or not report.found:
         if config.needs_report:
-            found = "no report was given" if report is None else report.verdict
+            found = _NO_REPORT if report is None else report.verdict
             raise DetectionError(
                 f"layers={config.layers}, tokens={config.tokens}, dims={config.dims} need a "
-                f"detected ME Layer: {found}. Call report = wemask.detect(model, tokenizer), or "
-                "give layers by number: layers=[2, 3] tokens=first dims=attn_norm."
+                f"detected ME Layer. {found} Give layers by number: layers=[2,3] tokens=first "
+                "dims=attn_norm (with operator. before each on the command line)."
             )
         return report
     if report.hidden_size != decoder.hidden_size or report.num_layers != len(decoder.blocks):

@@ -90,6 +90,9 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
         assistant_only=config.trainer.get("assistant_only_loss"),
     )
     show_summary(console, config, prepared, example=examples[0], loss=loss)
+    limit = config.trainer.get("max_length", 1024)  # SFTConfig's own default
+    audit = chat.audit_lengths(examples, prepared.tokenizer, loss, max_length=limit)
+    console.print(str(audit), style="yellow" if audit.truncated or audit.untrained else "")
     if config.dry_run:
         console.print("dry_run=true: nothing was trained, nothing was written.")
         return None
