@@ -1,10 +1,11 @@
-"""Compare base, training-free, SFT and WeMask-SFT on the same items. `python evaluate.py --help`."""
+"""Compare base, training-free, SFT and WeMask-SFT item by item. `python evaluate.py --help`."""
 
 import shlex
 import sys
 from typing import Any
 
-from wemask.config import command, run_config, train_overrides
+from wemask.composition import command, train_overrides
+from wemask.config import run_config
 
 
 def run(cfg: Any) -> None:
@@ -18,7 +19,7 @@ def run(cfg: Any) -> None:
     evaluate(
         Experiment(
             config=run_config(cfg),
-            arms=list(cfg.arms),
+            arms=[cfg.arms] if isinstance(cfg.arms, str) else list(cfg.arms or ()),
             tasks=tasks_from_config(tasks),
             limit=cfg.limit,
             batch_size=cfg.batch_size,

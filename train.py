@@ -1,8 +1,9 @@
-"""Detect the ME Layer, soften it, fine-tune with the softening on, save. `python train.py --help`."""
+"""Detect the ME Layer, soften it, fine-tune with it soft, save. `python train.py --help`."""
 
 from typing import Any
 
-from wemask.config import command, run_config
+from wemask.composition import command
+from wemask.config import run_config
 
 
 def run(cfg: Any) -> None:

@@ -6,9 +6,10 @@ text alone: cut the prompt off, and cut at the stop sequences, before judging.
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
-from wemask.equivalence import clean, equivalent, plain_number
+from wemask.equivalence import MAX_LENGTH, clean, equivalent, plain_number
 from wemask.errors import DataError
 from wemask.refusals import is_refusal
 
@@ -16,11 +17,13 @@ __all__ = ["Extraction", "Verdict", "extract_answer", "is_correct", "is_refusal"
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
 _BRACES = re.compile(r"\\(?:f?boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_HASHES = re.compile(r"####+[ \t]*([^\n]*)")
 _STARTS_AS_NUMBER = re.compile(r"[\s$\\({\[*+-]*(?:\d|\.\d|\\(?![bf]box)[a-zA-Z(]|[€£¥₹]|[-(\[{])")
 _HEADING = re.compile(r"\s*\d+[.):]\s+[A-Za-z*]")
 _STATED = re.compile(
-    r"(?i:\banswer)(?: to [^.\n]{0,60}?)?[ \t]{0,3}(?:\s?(?i:is|are|equals)\b[ \t]{0,3}:?|[:=])"
+    r"\banswer(?: choice| option)?(?: to (?:the|this|your) (?:question|problem))?"
+    r"[ \t]{0,3}(?:\s?(?:is|are|equals)\b[ \t]{0,3}:?|[:=])",
+    re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _CLAUSE = re.compile(r",? (?:because|since|as|so|which|where|that is|thus|therefore|for)\b")
@@ -33,7 +36,9 @@ _LAST_NUMBER = re.compile(
     r"|-?\\[dtc]?frac\s?(?:\{[^{}]{0,40}\}|\d)\s?(?:\{[^{}]{0,40}\}|\d)",
     re.ASCII,
 )
-_MATH_SPAN = re.compile(r"\$\$([^$]{1,400})\$\$|\$([^$\n]{1,400})\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]")
+_MATH_SPAN = re.compile(
+    r"\$\$([^$]{1,400})\$\$|\$([^$\n]{1,400})\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +108,8 @@ def _gold_answer(gold: str | int | float) -> str:
     if "####" in text:
         answer = text.rpartition("####")[2]
     else:
-        boxes = [content for _, content in _boxes(text) if content]
-        answer = boxes[-1] if boxes else text
+        closed = [span for span in _boxes(text) if span[1] is not None]
+        answer = text[slice(*max(closed))] if closed else text
     if not clean(answer) or text in ("nan", "inf", "-inf"):
         raise DataError(
             f"The gold answer is empty or not a number: {text[:80]!r}. Give the answer itself, "
@@ -116,52 +121,59 @@ def _gold_answer(gold: str | int | float) -> str:
 def _marked(response: str) -> Extraction | None:
     """Look for boxes and #### marks; None when there is no mark at all."""
     boxes, hashes = _boxes(response), _hash_marks(response)
-    found = [(start, text, "boxed") for start, text in boxes if text and clean(text)]
-    found += [(start, text, "after ####") for start, text in hashes if clean(text)]
-    if found:
-        _, text, reason = max(found)
+    marks = [(*span, "boxed") for span in boxes] + [(*span, "after ####") for span in hashes]
+    for begin, end, reason in sorted(marks, key=lambda mark: mark[0], reverse=True):
+        text = response[begin:end]
+        if end is None or not _says_something(text):
+            continue
         if reason == "after ####":
             text = _tidy(_ANNOTATION.sub("", text).replace("**", ""))
         return Extraction(value=text.strip(), reason=reason)
-    if any(text is None for _, text in boxes):
+    if any(end is None for _, end in boxes):
         return Extraction(value=None, reason="unclosed box")
     if boxes:
         return Extraction(value=None, reason="empty box")
     return Extraction(value=None, reason="nothing after ####") if hashes else None
 
 
-def _boxes(text: str) -> list[tuple[int, str | None]]:
-    """Return (position, content) of every box, None for one never closed; one pass, any depth."""
+def _says_something(text: str) -> bool:
+    return len(text) > MAX_LENGTH or bool(clean(text))
+
+
+def _boxes(text: str) -> list[tuple[int, int | None]]:
+    """Return (begin, end) of what every box holds, end None for one never closed.
+
+    One pass over the braces, whatever their number and depth.
+    """
     if not _BOX.search(text):
         return []
-    stack: list[tuple[int, int] | None] = []  # (start of the box, start of its content)
-    boxes: list[tuple[int, str | None]] = []
+    stack: list[int | None] = []  # where the content of an open box begins; None: another brace
+    boxes: list[tuple[int, int | None]] = []
     for token in _BRACES.finditer(text):
-        if token[0].endswith("{") and len(token[0]) > 2:
-            stack.append((token.start(), token.end()))
+        if _BOX.fullmatch(token[0]):
+            stack.append(token.end())
         elif token[0] == "{":
             stack.append(None)
-        elif token[0] == "}" and stack and (opened := stack.pop()):
-            boxes.append((opened[0], text[opened[1] : token.start()]))
-    return boxes + [(opened[0], None) for opened in stack if opened]
+        elif token[0] == "}" and stack and (begin := stack.pop()) is not None:
+            boxes.append((begin, token.start()))
+    return boxes + [(begin, None) for begin in stack if begin is not None]
 
 
-def _hash_marks(response: str) -> list[tuple[int, str]]:
-    """Return (position, rest of the line) of every #### that marks an answer, not a heading."""
+def _hash_marks(response: str) -> list[tuple[int, int]]:
+    """Return (begin, end) of the line after every #### that marks an answer, not a heading."""
+    last = len(response.rstrip())
     marks = []
     for match in _HASHES.finditer(response):
-        line, is_last = match[1].lstrip("#"), not response[match.end() :].strip()
+        line = match[1]
         numeric = _STARTS_AS_NUMBER.match(line) and not _HEADING.match(line)
-        if numeric or is_last:
-            marks.append((match.start(), line))
+        if numeric or match.end() >= last:
+            marks.append(match.span(1))
     return marks
 
 
 def _stated(text: str) -> Extraction | None:
     """Read "the answer is X"; None when nothing that looks like an answer is stated."""
-    last = None
-    for last in _STATED.finditer(text):
-        pass
+    last = _last_match(_STATED, text)
     if last is None:
         return None
     tail = text[last.end() : last.end() + 400].lstrip()
@@ -186,10 +198,14 @@ def _tidy(value: str) -> str:
     return numbers[0] if is_prose and len(numbers) == 1 else value
 
 
+def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    last = deque(pattern.finditer(text), maxlen=1)
+    return last[0] if last else None
+
+
 def _last_number(text: str) -> Extraction:
-    last = None
-    for last in _LAST_NUMBER.finditer(text):
-        pass
+    """Read the last number, or the right-hand side of the formula that it stands in."""
+    last = _last_match(_LAST_NUMBER, text)
     if last is None:
         return Extraction(value=None, reason="no number found")
     window = max(0, last.start() - 400)

@@ -4,8 +4,9 @@ import datetime
 import gc
 import itertools
 import os
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from wemask.metrics import layer_metrics
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
 from wemask.report import terminal_table, write_report
-from wemask.runs import environment, open_run_folder, saving
+from wemask.runs import environment, open_folder, open_run_folder, saving
 from wemask.training import train
+from wemask.verdict import NEAR_ZERO
 
 # arm -> the method whose run it is; sft_then_wemask is the run of sft, softened only now.
 METHODS = {
@@ -36,7 +38,6 @@ METHODS = {
     "wemask_sft": "wemask",
     "sft_then_wemask": "sft",
 }
-NEAR_ZERO = 0.02  # an accuracy below this says nothing about the method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,12 @@ class Experiment:
             problems.append(f"arms must be different and at least one, got {list(self.arms)}.")
         if not self.tasks:
             problems.append("tasks is empty. Type tasks=[synthetic].")
+        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
+            problems.append(f"limit is a whole number >= 1 or null, got {self.limit!r}.")
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            problems.append(f"batch_size is a whole number >= 1, got {self.batch_size!r}.")
+        if type(self.train_missing) is not bool:
+            problems.append(f"train_missing must be true or false, got {self.train_missing!r}.")
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -74,15 +81,18 @@ class Experiment:
         """The run that an arm stands for."""
         return self.config.with_method(METHODS[arm])
 
-    def folder(self) -> Path:
-        """Where the comparison goes."""
-        values = {
+    def identity(self) -> dict[str, Any]:
+        """Every setting that can change the comparison, as plain values."""
+        return {
             "arms": {arm: self.run(arm).identity() for arm in self.arms},
-            "tasks": [str(task) for task in self.tasks],
+            "tasks": {task.name: asdict(task) for task in self.tasks},
             "limit": self.limit,
         }
+
+    def folder(self) -> Path:
+        """Where the comparison goes."""
         config = self.config
-        name = f"{config.model.name}__compare__s{config.seed}__{digest(values)}"
+        name = f"{config.model.name}__compare__s{config.seed}__{digest(self.identity())}"
         return config.run_dir or config.output_dir / config.experiment / name
 
 
@@ -99,9 +109,19 @@ def evaluate(experiment: Experiment, console: Console | None = None) -> Path:
     """
     console = console or Console()
     check_tasks(experiment.tasks)
-    _train_missing(experiment, console)
-    folder = experiment.folder()
+    missing = _missing(experiment)
+    # Before the training: a model that cannot be softened is refused now, not hours later.
     report, softening, model_info = _look_at_base(experiment, console)
+    for method, run in missing.items():
+        console.rule(f"training method={method}")
+        train(run, console)
+        _free()
+    folder = experiment.folder()
+    if experiment.config.dry_run:
+        console.print("dry_run=true: nothing was trained or compared, nothing was written.")
+        return folder
+    explicit = experiment.config.run_dir is not None
+    open_folder(folder, experiment.identity(), explicit=explicit)
     results: dict[str, dict[str, TaskResult]] = {}
     for arm in experiment.arms:
         console.rule(f"arm {arm}")
@@ -111,27 +131,25 @@ def evaluate(experiment: Experiment, console: Console | None = None) -> Path:
     document = _document(experiment, report, softening, model_info, results)
     samples = {(arm, t): r.samples for arm, rs in results.items() for t, r in rs.items()}
     with saving(folder):
-        write_report(document, folder, report, samples)  # pyright: ignore[reportArgumentType]
+        write_report(document, folder, report, samples)
     console.print(terminal_table(document))
     for note in document["notes"]:
-        console.print(f"[yellow]{note}[/yellow]")
-    console.print(f"Report: {folder / 'report.html'}")
+        console.print(note, style="yellow", markup=False)
+    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, markup=False)
     return folder
 
 
-def _train_missing(experiment: Experiment, console: Console) -> None:
+def _missing(experiment: Experiment) -> dict[str, RunConfig]:
+    """Method -> run that is not trained yet; with `train_missing=false` an error names commands."""
     runs = {METHODS[arm]: experiment.run(arm) for arm in experiment.arms}
     missing = {m: run for m, run in runs.items() if run.trains and not _final(run).exists()}
     if missing and not experiment.train_missing:
         lines = [
-            " ".join(["python train.py", *experiment.overrides, f"method={method}"])
+            shlex.join(["python", "train.py", *experiment.overrides, f"method={method}"])
             for method in missing
         ]
         raise RunFolderError("Not trained yet. Run first:\n  " + "\n  ".join(lines))
-    for method, run in missing.items():
-        console.rule(f"training method={method}")
-        train(run, console)
-        _free()
+    return missing
 
 
 def _final(run: RunConfig) -> Path:
@@ -150,14 +168,18 @@ def _look_at_base(
     """Detect in the base model, and measure what the softening does to it."""
     model, tokenizer = _load_base(experiment.config)
     report = detect(model, tokenizer, criterion=experiment.config.model.criterion)
-    console.print(report.verdict)
+    console.print(report.verdict, markup=False)
     info = {
         "name": experiment.config.model.name,
         "path": experiment.config.model.path,
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": report.model["dtype"],
     }
-    softening = _softening(model, tokenizer, report, experiment.config.operator)
+    softening = None
+    if report.found:
+        softening = _softening(model, tokenizer, report, experiment.config.operator)
+    elif any(arm not in ("base", "sft") for arm in experiment.arms):
+        soften(model, report, experiment.config.operator).remove()  # refuses without given layers
     del model
     _free()
     return report, softening, info
@@ -175,10 +197,8 @@ def _load_base(config: RunConfig) -> tuple[nn.Module, Any]:
 
 def _softening(
     model: nn.Module, tokenizer: Any, report: MELayerReport, operator: WeMaskConfig
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Massive activations and sinks of the base model with the operator off and on."""
-    if not report.found:
-        return None
     ids, mask = calibration_inputs(tokenizer)
     massive = torch.zeros_like(mask, dtype=torch.bool)
     for token in report.tokens:
@@ -199,9 +219,11 @@ def _run_arm(experiment: Experiment, arm: str) -> dict[str, TaskResult]:
     run = experiment.run(arm)
     folder = open_run_folder(run)
     model, tokenizer = _load_arm(experiment, arm)
-    fingerprint = digest([arm, run.identity(), experiment.config.operator.to_dict(), _stamp(run)])
-    if arm == "sft_then_wemask":
+    settings = [arm, run.identity(), _stamp(run)]
+    if arm == "sft_then_wemask":  # the one arm whose operator is not in the run's identity
+        settings.append(experiment.config.operator.to_dict())
         folder = folder / "softened"
+    fingerprint = digest(settings)
     return evaluate_arm(
         model,
         tokenizer,

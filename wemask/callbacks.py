@@ -1,5 +1,6 @@
 """What a training run logs, saves and survives."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -58,7 +59,8 @@ class InterruptCallback(TrainerCallback):
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nStopping after this step and saving; Ctrl-C again stops at once.", flush=True)
+        # Not print: a signal may come in the middle of another print, which is an error then.
+        os.write(2, b"\nStopping after this step and saving; Ctrl-C again stops at once.\n")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -7,6 +7,7 @@ not drop the operator silently, so three things stand in its way, each an error 
 """
 
 import json
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from wemask.architectures import unwrap
 from wemask.errors import ModelError, PatchError, WemaskError
 from wemask.loading import keep_deepspeed_out, load_model, load_tokenizer
 from wemask.me_layer import MELayerReport
-from wemask.operator import WeMaskConfig
+from wemask.operator import WeMaskConfig, check_strength
 from wemask.patch import SoftenHandle, soften
 
 CONFIG_NAME = "wemask_config.json"
@@ -115,14 +116,16 @@ def load(folder: str | Path, **options: Any) -> tuple[nn.Module, Any]:
     """
     folder = Path(folder)
     values = read_config(folder)
+    saved = _parse(folder / CONFIG_NAME, values)
     if (folder / "adapter_config.json").exists():
         model = _load_adapter(folder, values, options)
     else:
         model = _load_full(folder, options)
     try:
-        _soften_as_saved(model, values)
+        handle = soften(model, saved.report, saved.config, dims=saved.dims)
     except WemaskError as error:
         raise type(error)(f"{folder / CONFIG_NAME} does not fit this model. {error}") from error
+    handle.set_strength(saved.strength)
     has_tokenizer = (folder / "tokenizer_config.json").exists()
     return model, load_tokenizer(str(folder)) if has_tokenizer else None
 
@@ -145,10 +148,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} is damaged ({error}). Restore it, or save the model again."
         ) from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} is damaged (no JSON object). Restore it, or save again.")
     required = ("schema_version", "operator", "strength", "layers", "dims", "report")
     if missing := [key for key in required if key not in values]:
         raise ModelError(f"{path} lacks {', '.join(missing)}. Save the model again.")
-    if values["schema_version"] > SCHEMA_VERSION:
+    if values["schema_version"] != SCHEMA_VERSION:
         raise ModelError(
             f"{path} is of schema version {values['schema_version']}, this wemask reads up to "
             f"{SCHEMA_VERSION}. Upgrade: pip install -U wemask."
@@ -156,12 +161,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _soften_as_saved(model: nn.Module, values: dict[str, Any]) -> None:
-    report = None if values["report"] is None else MELayerReport.from_dict(values["report"])
-    dims = {int(i): d for i, d in values["dims"].items()}
-    chosen = None if None in dims.values() else dims
-    handle = soften(model, report, WeMaskConfig.from_dict(values["operator"]), dims=chosen)
-    handle.set_strength(values["strength"])
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What wemask_config.json says."""
+
+    report: MELayerReport | None
+    config: WeMaskConfig
+    dims: dict[int, list[int]] | None  # None where each forward chooses its own
+    strength: float
+
+
+def _parse(path: Path, values: dict[str, Any]) -> _Saved:
+    """Read before the weights are: a damaged file should not cost minutes of loading."""
+    try:
+        dims = {int(i): d for i, d in values["dims"].items()}
+        return _Saved(
+            report=None if values["report"] is None else MELayerReport.from_dict(values["report"]),
+            config=WeMaskConfig.from_dict(values["operator"]),
+            dims=None if None in dims.values() else dims,
+            strength=check_strength(values["strength"]),
+        )
+    except (AttributeError, TypeError, ValueError) as error:  # our own errors are ValueErrors
+        raise ModelError(
+            f"{path} is damaged: {error} Restore it, or save the model again."
+        ) from error
 
 
 def _load_full(folder: Path, options: dict[str, Any]) -> nn.Module:

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from wemask.config import ModelConfig, compose, conf_dir, exit_on_error, section
+from wemask.composition import compose, conf_dir, exit_on_error, section
+from wemask.config import ModelConfig
 from wemask.errors import WemaskError
 
 
@@ -177,7 +178,8 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             path = folder / score["samples"]
             if not path.exists():
                 raise WemaskError(f"{path} was sought (the items of {arm}) and not found.")
-            samples[arm, task] = [json.loads(line) for line in path.read_text().splitlines()]
+            with path.open(encoding="utf-8") as lines:  # splitlines() would split inside strings
+                samples[arm, task] = [json.loads(line) for line in lines]
     for path in write_report(results, folder, None, samples):
         console.print(str(path))
     return 0

@@ -1,15 +1,14 @@
-"""Command line -> Hydra -> typed settings. Below this file there are only plain arguments.
+"""Composed config -> typed settings. Below this file there are only plain arguments.
 
-Composition errors name the nearest key or value; all others are checked by the dataclasses that
-they become. Run folders come from the settings, never from the clock.
+`composition.py` makes the config of a command line; here it is checked, by the dataclasses that it
+becomes. Run folders come from the settings, never from the clock.
 """
 
 import dataclasses
 import hashlib
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,20 @@ from wemask.me_layer import Criterion
 from wemask.operator import WeMaskConfig
 
 METHODS = ("base", "training_free", "sft", "wemask")
-PASSED_THROUGH = ("trainer", "peft")  # fields of SFTConfig and LoraConfig, by their own names
+LOGGERS = ("none", "wandb")
+WANDB_MODES = ("offline", "online", "disabled")
+SECTIONS = (
+    *("model", "method", "operator", "data", "trainer", "peft", "logger", "paths"),
+    *("seed", "dry_run", "experiment_name"),
+)
+# Fields of SFTConfig whose values below this end in a traceback deep inside torch.
+LEAST = {
+    "learning_rate": 0,
+    "max_length": 1,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+}
+OF_EVALUATION = ("tasks", "arms", "limit", "batch_size", "train_missing")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,23 @@ class ModelConfig:
     """Names of architecture parts that are not recognised: model.wemask_parts."""
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
 
+    def __post_init__(self) -> None:
+        texts = {"name": self.name, "path": self.path, "dtype": self.dtype}
+        maybe = ("revision", "attn_implementation", "device_map")
+        texts |= {key: value for key in maybe if (value := getattr(self, key)) is not None}
+        problems = [
+            f"model.{key} must be a text, got {value!r}. A number needs quotes: model.{key}='7'."
+            for key, value in texts.items()
+            if not isinstance(value, str) or not value.strip()
+        ]
+        if not isinstance(self.trust_remote_code, bool):
+            got = repr(self.trust_remote_code)
+            problems.append(f"model.trust_remote_code must be true or false, got {got}.")
+        if not isinstance(self.parts, Mapping):
+            problems.append(f"model.parts must be {{part: name}}, got {self.parts!r}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> "ModelConfig":
         """Build from the `model` section of a config.
@@ -48,8 +77,14 @@ class ModelConfig:
         """
         if not values.get("path"):
             raise ConfigError("model.path is empty. Type model=tiny, or model.path=ORG/NAME.")
-        criterion = _strict(Criterion, values.get("criterion") or {}, "model.criterion")
-        name = values.get("name") or Path(values["path"]).name
+        criterion = values.get("criterion") or {}
+        if not isinstance(criterion, Mapping):
+            raise ConfigError(
+                f"model.criterion has settings of its own, got {criterion!r}. Type "
+                "model.criterion.name=relative."
+            )
+        criterion = _strict(Criterion, criterion, "model.criterion")
+        name = values.get("name") or Path(str(values["path"])).name
         parts = values.get("parts") or {}
         return _strict(
             cls, {**values, "name": name, "criterion": criterion, "parts": parts}, "model"
@@ -123,149 +158,6 @@ def digest(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def conf_dir() -> Path:
-    """The folder of the configs: beside the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "conf", package / "conf"):
-        if (folder / "train.yaml").exists():
-            return folder
-    raise ConfigError(f"The configs were sought in {package.parent / 'conf'} and not found.")
-
-
-# --- command line ---------------------------------------------------------------------------------
-
-
-def command(name: str, run: Callable[[Any], None]) -> None:
-    """Run a Hydra application: `conf/<name>.yaml`, our errors, exit code 2 for the user's.
-
-    Args:
-        name: `train` or `evaluate`.
-        run: gets the composed config.
-    """
-    import hydra
-
-    sys.argv[1:] = normalise(sys.argv[1:])
-
-    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
-    def main(cfg: Any) -> None:
-        with exit_on_error():
-            run(cfg)
-
-    with exit_on_error():
-        if not any(word.startswith("-") for word in sys.argv[1:]):  # --help, --multirun, --cfg
-            compose(name, sys.argv[1:])
-    main()
-
-
-class exit_on_error:  # noqa: N801  (reads as a statement)
-    """One message and exit code 2 instead of a traceback, for errors that are the input's."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, WemaskError):
-            print(f"\nError: {error}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from None
-        if isinstance(error, KeyboardInterrupt):
-            print("\nInterrupted. The same command resumes.", file=sys.stderr)
-            raise SystemExit(2) from None
-
-
-def normalise(arguments: Sequence[str]) -> list[str]:
-    """Let fields of SFTConfig and LoraConfig be set though the YAML does not list them all.
-
-    `trainer.max_steps=20` becomes `++trainer.max_steps=20`; names are checked later against the
-    classes themselves. `tasks=[arc_easy]`, a task of lm-eval that has no YAML here, is added.
-    `model.path=ORG/NAME` alone means another model than `tiny`, without the settings of `tiny`.
-    """
-    pattern = re.compile(rf"({'|'.join(PASSED_THROUGH)})\.\w")
-    words = [
-        word
-        for argument in arguments
-        for word in _split_tasks(f"++{argument}" if pattern.match(argument) else argument)
-    ]
-    chosen = any(word.startswith("model=") for word in words)
-    another = any(word.startswith("model.path=") for word in words)
-    return ["model=custom", *words] if another and not chosen else words
-
-
-def train_overrides(arguments: Sequence[str]) -> list[str]:
-    """Those of evaluate.py's command-line settings that train.py has as well."""
-    ours = re.compile(r"\+*(tasks|arms|limit|batch_size|train_missing|method)\b")
-    return [argument.lstrip("+") for argument in arguments if not ours.match(argument)]
-
-
-def _split_tasks(argument: str) -> Iterable[str]:
-    match = re.fullmatch(r"tasks=\[?([\w,\-. ]*)\]?", argument)
-    if not match:
-        return [argument]
-    names = [name.strip() for name in match[1].split(",") if name.strip()]
-    known = {path.stem for path in (conf_dir() / "tasks").glob("*.yaml")}
-    ours = [name for name in names if name in known]
-    theirs = [f"++tasks.{name}.path=null" for name in names if name not in known]
-    return [f"tasks=[{','.join(ours)}]", *theirs]
-
-
-def compose(name: str, overrides: Sequence[str]) -> Any:
-    """Compose `conf/<name>.yaml` with command-line overrides.
-
-    Raises:
-        ConfigError: an unknown key, group or value; the nearest is named.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        try:
-            cfg = hydra_compose(name, overrides=normalise(overrides))
-            OmegaConf.resolve(cfg)
-            return cfg
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(error, hydra_compose(name))) from error
-
-
-def _explain(error: Exception, default: Any) -> str:
-    text = str(error)
-    if match := re.search(r"Could not override '([\w./@]+)'", text):
-        return _unknown_key(match[1], default)
-    if match := re.search(r"Could not find '([\w]+)/(.+?)'", text):
-        group, value = match[1], match[2]
-        options = sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
-        hint = " Any other model: model.path=ORG/NAME or a folder." if group == "model" else ""
-        return (
-            f"{group}={value} does not exist; {group} is one of {', '.join(options)}."
-            f"{nearest(value, options)}{hint}"
-        )
-    return text
-
-
-def _unknown_key(key: str, default: Any) -> str:
-    known = _keys(default)
-    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-    options = [*known, *groups]
-    message = f"There is no setting {key!r}."
-    if hint := nearest(key, options):
-        return message + hint
-    section = key.split(".")[0]
-    inside = [k for k in known if k.startswith(section + ".")] or sorted(set(options))
-    return f"{message} There are: {', '.join(k for k in inside if k.count('.') < 2)}."
-
-
-def _keys(node: Any, prefix: str = "") -> list[str]:
-    from omegaconf import DictConfig
-
-    keys = []
-    for key, value in node.items_ex(resolve=False):
-        keys.append(f"{prefix}{key}")
-        if isinstance(value, DictConfig) and not value._is_none():
-            keys += _keys(value, f"{prefix}{key}.")
-    return keys
-
-
 # --- DictConfig -> dataclasses --------------------------------------------------------------------
 
 
@@ -278,7 +170,9 @@ def run_config(cfg: Any) -> RunConfig:
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(cfg, resolve=True)
-    problems: list[str] = []
+    problems = _shape(values)
+    if problems:
+        raise ConfigError("\n".join(problems))
 
     def checked(build: Callable[[], Any]) -> Any:
         try:
@@ -287,7 +181,7 @@ def run_config(cfg: Any) -> RunConfig:
             problems.append(str(error))
             return None
 
-    method = values["method"]["name"]
+    method = values["method"].get("name")
     if method not in METHODS:
         problems.append(f"method is one of {', '.join(METHODS)}; got {method!r}.")
     parts: dict[str, Any] = {
@@ -297,11 +191,10 @@ def run_config(cfg: Any) -> RunConfig:
         "trainer": checked(lambda: _trainer(values["trainer"])),
         "peft": checked(lambda: _peft(values["peft"])),
     }
-    if type(values["seed"]) is not int:
-        problems.append(f"seed must be a whole number, got {values['seed']!r}.")
+    problems += [*_plain(values), *_logger(values["logger"])]
     if problems:
         raise ConfigError("\n".join(problems))
-    run_dir = values["paths"]["run_dir"]
+    run_dir = values["paths"].get("run_dir")
     return RunConfig(
         **parts,
         method=method,
@@ -310,19 +203,74 @@ def run_config(cfg: Any) -> RunConfig:
         run_dir=Path(run_dir) if run_dir else None,
         experiment=values["experiment_name"],
         seed=values["seed"],
-        dry_run=bool(values.get("dry_run", False)),
+        dry_run=values["dry_run"],
     )
 
 
-def section(cfg: Any, name: str) -> dict[str, Any]:
-    """One section of a composed config, as plain values."""
-    from omegaconf import OmegaConf
+def _shape(values: dict[str, Any]) -> list[str]:
+    """Sections that are missing, or that nobody reads (`+tarin.x=1` adds one)."""
+    problems = [
+        f"The settings lack {key!r}. Leave ~{key} out." for key in SECTIONS if key not in values
+    ]
+    problems += [
+        f"There is no setting {key!r}.{nearest(key, SECTIONS)}"
+        for key in values
+        if key not in (*SECTIONS, *OF_EVALUATION)
+    ]
+    groups = ("model", "method", "operator", "data", "trainer", "peft", "logger", "paths")
+    problems += [
+        f"{key} has settings of its own, got {values[key]!r}. Choose one by name: {key}=NAME."
+        for key in groups
+        if key in values and not isinstance(values[key], dict)
+    ]
+    return problems
 
-    values: Any = OmegaConf.to_container(cfg[name], resolve=True)
-    return values
+
+def _plain(values: dict[str, Any]) -> list[str]:
+    """Problems of the settings that have no dataclass of their own."""
+    problems = []
+    if type(values["seed"]) is not int:
+        problems.append(f"seed must be a whole number, got {values['seed']!r}.")
+    if type(values["dry_run"]) is not bool:
+        problems.append(f"dry_run must be true or false, got {values['dry_run']!r}.")
+    paths = values["paths"]
+    texts = {
+        "experiment_name": values["experiment_name"],
+        "paths.output_dir": paths.get("output_dir"),
+    }
+    if paths.get("run_dir") is not None:
+        texts["paths.run_dir"] = paths["run_dir"]
+    problems += [
+        f"{key} must be a name or a folder, got {value!r}. A number needs quotes: {key}=\"'7'\"."
+        for key, value in texts.items()
+        if not isinstance(value, str) or not value.strip()
+    ]
+    known = ("output_dir", "run_dir")
+    problems += [
+        f"There is no setting 'paths.{key}'.{nearest(key, known)}"
+        for key in paths
+        if key not in known
+    ]
+    return problems
 
 
-def _strict(kind: Any, values: dict[str, Any], section: str) -> Any:
+def _logger(values: dict[str, Any]) -> list[str]:
+    name = values.get("name")
+    if name not in LOGGERS:
+        return [f"logger is one of {', '.join(LOGGERS)}; got {name!r}."]
+    known = ("name", "project", "mode")  # debug=fast sets logger.mode also where there is no logger
+    problems = [
+        f"There is no setting 'logger.{key}'.{nearest(key, known)}"
+        for key in values
+        if key not in known
+    ]
+    if name == "wandb" and values.get("mode") not in WANDB_MODES:
+        modes = ", ".join(WANDB_MODES)
+        problems.append(f"logger.mode is one of {modes}; got {values.get('mode')!r}.")
+    return problems
+
+
+def _strict(kind: Any, values: Mapping[str, Any], section: str) -> Any:
     known = [f.name for f in dataclasses.fields(kind)]
     if unknown := [key for key in values if key not in known]:
         key = unknown[0]
@@ -335,9 +283,23 @@ def _strict(kind: Any, values: dict[str, Any], section: str) -> Any:
 
 def _trainer(values: dict[str, Any]) -> dict[str, Any]:
     """Check names and plain types against SFTConfig itself, so that its docs apply."""
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
-    return _known_fields(SFTConfig, values, "trainer", ("output_dir", "seed"))
+    values = _known_fields(SFTConfig, values, "trainer", ("output_dir", "seed"))
+    problems = [
+        f"trainer.{key} must be at least {least}, got {values[key]!r}."
+        for key, least in LEAST.items()
+        if isinstance(values.get(key), (int, float)) and values[key] < least
+    ]
+    steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3)
+    if steps == 0 or (steps < 0 and epochs <= 0):
+        problems.append(
+            f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing: one of them "
+            "must be above 0."
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return values
 
 
 def _peft(values: dict[str, Any]) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from wemask.architectures import Decoder, effective_scale, find_decoder, unwrap
 from wemask.errors import DetectionError, nearest
 from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
+from wemask.separation import separate
 from wemask.tracing import Trace, trace_layers
 
 CALIBRATION_TEXTS = (
@@ -43,8 +44,6 @@ CALIBRATION_TEXTS = (
 )
 MAX_MASSIVE_DIMS = 8
 ALIVE_SHARE = 0.25  # erased: below this share of the magnitude at the ME Layer
-MIN_SEPARATION = 1.5  # smallest massive over largest ordinary, in units of the ordinary maximum
-RELATIVE_SHARE = 0.1  # weaker relatives of massive tokens are looked for down to this share
 
 
 def detect(
@@ -92,7 +91,9 @@ def detect(
     device = base.get_input_embeddings().weight.device  # pyright: ignore
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     traces = trace_layers(base, decoder, input_ids, attention_mask)
-    return _Analysis(base, decoder, tokenizer, input_ids, attention_mask, traces, criterion).report()
+    return _Analysis(
+        base, decoder, tokenizer, input_ids, attention_mask, traces, criterion
+    ).report()
 
 
 def _criterion(criterion: Criterion | str, thresholds: dict[str, float]) -> Criterion:
@@ -229,7 +230,7 @@ class _Analysis:
         return order[massive[order]]
 
     def _dims(self, layer: int) -> list[int]:
-        """Massive dims at `layer`: those that pass the criterion in a massive token, strongest first."""
+        """Dims that pass the criterion in a massive token at `layer`, strongest first."""
         trace, born = self.traces[layer + 1], self._born(layer)
         columns = trace.columns[born]
         massive = self.criterion.is_massive(columns, trace.median).any(0)
@@ -275,60 +276,19 @@ class _Analysis:
         report.erased_at = dead[0] if dead else None
         ffn = self._written_by_ffn(layer)
         report.written_by = {"attention": 1 - ffn, "ffn": ffn}
-        tokens = self._separate(report, layer, born, dims, dead[0] if dead else len(self.traces) - 1)
-        report.tokens = [self._massive_token(int(t), layer) for t in tokens]
+        # The last layer's output enters no layer, so no gate looks at it.
+        end = min(dead[0] if dead else len(self.traces) - 1, len(self.decoder.blocks) - 1)
+        alive = range(layer, max(layer + 1, end))
+        values = [torch.stack([self._column(i, d) for d in dims]) for i in alive]
+        floor = max(1e-12, *(self.traces[i + 1].median for i in alive))  # a median may be 0
+        split = separate(torch.stack(values), born, floor)
+        # With nothing ordinary in the texts there is no ratio to report, but a threshold.
+        report.separation = split.ratio if math.isfinite(split.ratio) else None
+        report.separation_note = split.note
+        report.thresholds = dict(zip(dims, split.thresholds, strict=False))
+        report.tokens = [self._massive_token(int(t), layer) for t in split.tokens]
         report.norm = self._norm(layer, dims)
         report.probe_ids = self._probe_ids(int(born[0]))
-
-    def _separate(
-        self, report: MELayerReport, layer: int, born: Tensor, dims: list[int], end: int
-    ) -> Tensor:
-        """Thresholds tau_d that tell massive from ordinary tokens in every layer where it matters.
-
-        In units of the largest ordinary value o_d of each dim, ordinary tokens are <= 1 and a
-        massive one is S or more, in all layers from the ME Layer until the erasure. tau_d sits in
-        the geometric middle, o_d * sqrt(S).
-        """
-        # The last layer's output enters no layer, so no gate looks at it.
-        alive = range(layer, max(layer + 1, min(end, len(self.decoder.blocks) - 1)))
-        tokens = self._split(layer, born, dims)
-        massive = torch.zeros(len(self._positions), dtype=torch.bool)
-        massive[tokens] = True
-        values = torch.stack([torch.stack([self._column(i, d) for d in dims]) for i in alive])
-        if massive.all():
-            report.separation_note = "every calibration token is massive, none is ordinary."
-            return tokens
-        floor = max(self.traces[i + 1].median for i in alive)
-        ordinary = values[:, :, ~massive].amax((0, 2)).clamp(min=floor)  # o_d, [dims]
-        score = (values[:, :, massive] / ordinary[None, :, None]).amax(1)  # [alive, massive]
-        report.separation = float(score.min())
-        if report.separation < MIN_SEPARATION:
-            report.separation_note = (
-                f"the smallest massive value is only {report.separation:.2f} times the largest "
-                f"ordinary one; {MIN_SEPARATION:g} is needed."
-            )
-            return tokens
-        taus = ordinary * math.sqrt(report.separation)
-        report.thresholds = dict(zip(dims, taus.tolist(), strict=True))
-        return tokens
-
-    def _split(self, layer: int, born: Tensor, dims: list[int]) -> Tensor:
-        """Massive tokens: those that pass the criterion, and those above the widest gap below them.
-
-        Real models have weaker relatives of the first token (a second BOS, a delimiter) that miss
-        the criterion narrowly; counting them as ordinary would leave no threshold between.
-        """
-        scale = torch.tensor([float(self._column(layer, d)[born].max()) for d in dims])
-        score = (torch.stack([self._column(layer, d) for d in dims]) / scale[:, None]).amax(0)
-        order = score.argsort(descending=True)
-        values = score[order]
-        weakest = float(score[born].min())
-        last = int((values >= weakest).sum()) - 1
-        end = max(last + 1, int((values >= RELATIVE_SHARE * weakest).sum()))
-        # The gap below each candidate, down to the first token that is no candidate.
-        below = values[last + 1 : end + 1]
-        gaps = values[last : last + len(below)] / below.clamp(min=1e-12)
-        return order if not len(gaps) else order[: last + 1 + int(gaps.argmax())]
 
     def _massive_token(self, token: int, layer: int) -> MassiveToken:
         text, position = self._positions[token].tolist()
@@ -346,7 +306,7 @@ class _Analysis:
         if norm is None or getattr(norm, "weight", None) is None:
             return None
         scale = effective_scale(norm, f"Layer {layer}")
-        ranks = {d: int((scale > scale[d]).sum()) for d in dims}
+        ranks = {str(d): int((scale > scale[d]).sum()) for d in dims}  # JSON keys are strings
         energy = self.traces[layer + 1].strongest.double() ** 2
         share = energy / energy.sum()
         weighted = energy * scale.double() ** 2
@@ -374,9 +334,10 @@ class _Analysis:
         best = max(self.traces, key=lambda t: _ratio(float(t.token_max.max()), t.median))
         largest = float(best.token_max.max())
         where = "the embedding output" if best.layer < 0 else f"layer {best.layer}"
+        ratio = _ratio(largest, best.median)
         return (
-            f"The nearest miss is {where}: largest {largest:.4g}, {_ratio(largest, best.median):.4g} "
-            f"times the median {best.median:.3g}; needed: {self.criterion.describe()}."
+            f"The nearest miss is {where}: largest {largest:.4g}, {ratio:.4g} times the median "
+            f"{best.median:.3g}; needed: {self.criterion.describe()}."
         )
 
     def _other(self) -> str:

@@ -17,22 +17,24 @@ from wemask.symbolic import NOT_MATHEMATICS, symbolically_equal
 
 MAX_NUMBER = 400  # characters; longer digit strings are compared as text
 MAX_SYMBOLIC = 600  # characters given to the symbolic comparison
+MAX_LENGTH = 2000  # characters; longer answers are compared as they stand
 
 _UNICODE = str.maketrans(
-    {
-        **dict.fromkeys("−–—‐‑﹣－", "-"),
-        **dict.fromkeys("\u00a0\u2009\u202f\u200b\u2062\t\r\n", " "),
-        **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/"},
-        **{"π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "°": r"^\circ ", "±": r"\pm "},
-        **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap "},
-        **{"∈": r"\in ", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"},
-        **{"，": ",", "’": "'", "％": "%"},
-    }
+    dict.fromkeys("−–—‐‑﹣－", "-")
+    | dict.fromkeys("\u00a0\u2009\u202f\u200b\u2062\t\r\n", " ")
+    | {"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/"}
+    | {"π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "±": r"\pm ", "％": "%"}
+    | {"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "}
+    | {"²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "，": ",", "’": "'"}
 )
-_SPACING = re.compile(r"(?<!\\)\\[!,;:]\s*|\\(?:left|right|[bB]ig+[lr]?|displaystyle|mathstrut)(?![a-zA-Z])")
+_SPACING = re.compile(
+    r"(?<!\\)\\[!,;:]\s*|\\(?:left|right|[bB]ig+[lr]?|displaystyle|mathstrut)(?![a-zA-Z])"
+)
 _BLANK = re.compile(r"(?<!\\)\\(?=\s)|\\q?quad(?![a-zA-Z])|~|\s+")
 _DELIMITERS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
-_TEXT = re.compile(r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|mbox|mathrm|mathbf|mathit|rm)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|mbox|mathrm|mathbf|mathit|rm)\s*\{([^{}]*)\}"
+)
 
 # Known units; the value is what makes two units the same.
 _UNITS = {
@@ -70,8 +72,9 @@ _NUMBER = re.compile(
 )
 _TEXT_UNIT = re.compile(r"(?<=[\w})\]])\s*" + _TEXT.pattern + r"(?:\^\{?[23]\}?)?$")
 _DEGREES = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)\s?(?:[CF]\b)?|\\degree(?![a-zA-Z])")
-_BASE = re.compile(r"(-?[0-9A-Za-z.]*\d[0-9A-Za-z.]*)\s?_\s?(?:\{\s?(\d+)\s?\}|(\d+))")
-_FUNCTIONS = "sqrt|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infinity|infty"
+_ROOT = re.compile(r"(?:√|(?<![\\a-zA-Z])sqrt)\s?(?:\(([^()]*)\)|(\d+|[a-z](?![a-z])))")
+_BASE = re.compile(r"(-?(?=[^_]*\d)[0-9A-Za-z.]+)\s?_\s?(?:\{\s?(\d+)\s?\}|(\d+))")
+_FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infinity|infty"
 _BARE_FUNCTION = re.compile(rf"(?<![\\a-zA-Z])({_FUNCTIONS})(?![a-zA-Z])")
 _COMMAND = re.compile(r"\\(?:begin|end|operatorname|math[a-z]+)\s*\{[a-zA-Z*]+\}|\\[a-zA-Z]+")
 
@@ -83,12 +86,14 @@ def equivalent(gold: str, value: str) -> tuple[bool, str]:
 
     `gold` and `value` are answers, not whole responses. Never raises on any two strings.
     """
+    if max(len(gold), len(value)) > MAX_LENGTH:
+        return gold.strip() == value.strip(), f"longer than {MAX_LENGTH} characters"
     gold, value = clean(gold), clean(value)
     if not gold or not value:
         return False, "empty answer"
-    numbers = _number_and_unit(gold), _number_and_unit(value)
-    if numbers[0] is not None and numbers[1] is not None:
-        (a, unit_a), (b, unit_b) = numbers
+    number, other = _number_and_unit(gold), _number_and_unit(value)
+    if number is not None and other is not None:
+        (a, unit_a), (b, unit_b) = number, other
         # Of (name, power), what one side leaves out cannot contradict the other.
         clash = any(x and y and x != y for x, y in zip(unit_a, unit_b, strict=True))
         return a == b and not clash, ""
@@ -108,7 +113,7 @@ def plain_number(text: str) -> Fraction | None:
 
 def clean(text: str) -> str:
     """Remove what has no meaning: delimiters, spacing commands, emphasis, a trailing period."""
-    text = text.translate(_UNICODE)
+    text = _ROOT.sub(r"\\sqrt{\1\2}", text).translate(_UNICODE)
     text = _SPACING.sub("", text).replace("{,}", ",").replace(r"\%", "%").replace(r"\$", "$")
     text = _BLANK.sub(" ", text).strip()
     before = None
@@ -224,13 +229,29 @@ def _is_words(text: str) -> bool:
 def _symbolic(gold: str, value: str) -> tuple[bool, str]:
     """Give both sides to math-verify, once what it would misread is out of the way."""
     pair = [_prepare(text) for text in (gold, value)]
-    if any(_is_words(text) for text in pair):
+    if {_grouping(text) for text in pair} in ({"ordered", "list"}, {"ordered", "set"}):
+        return False, ""  # math-verify takes the roots -2, 1 for the interval (-2, 1)
+    letters = all(len(text) == 1 and text.isalpha() for text in pair)  # x and X: sympy's are one
+    if letters or any(_is_words(text) for text in pair):
         return _text_key(pair[0]) == _text_key(pair[1]), ""
     if any(len(text) > MAX_SYMBOLIC for text in pair):
         return False, f"longer than {MAX_SYMBOLIC} characters"
     if not all(_balanced(text) for text in pair):  # the grammar needs minutes to reject some
         return False, NOT_MATHEMATICS
     return symbolically_equal(pair[0], pair[1])
+
+
+def _grouping(text: str) -> str:
+    """Tell (a, b) and [a, b) from {a, b} from a bare list a, b; "" for anything else."""
+    depth, bare = 0, False
+    for token in re.findall(r"\\?[{}()\[\],]", text):
+        depth += 1 if token[-1] in "{([" else -1 if token[-1] in "})]" else 0
+        bare = bare or (token == "," and depth == 0)
+    if bare:
+        return "list"
+    if "," not in text or not text:
+        return ""
+    return {"(": "ordered", "[": "ordered", "\\": "set"}.get(text[0], "")
 
 
 def _prepare(text: str) -> str:

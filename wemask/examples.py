@@ -4,7 +4,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
 
 from wemask.results import Results
 from wemask.verdict import ordered_tasks
@@ -12,7 +11,7 @@ from wemask.verdict import ordered_tasks
 PER_PAIR = 5  # shown for every "this arm right, that arm wrong" of a task
 HEAD, TAIL = 1000, 1500  # characters kept of a long text; the answer stands at its end
 
-Samples = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+Samples = Mapping[tuple[str, str], Sequence[Mapping[str, object]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +97,11 @@ def _escaped(character: str) -> str:
     )
 
 
-def _by_item(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Mapping[str, Any]]]:
+def _by_item(
+    runs: Sequence[Sequence[Mapping[str, object]]],
+) -> dict[str, list[Mapping[str, object]]]:
     """Item id -> one record per arm, in the order of the first arm's file."""
-    items: dict[str, list[Mapping[str, Any]]] = {}
+    items: dict[str, list[Mapping[str, object]]] = {}
     for run in runs:
         for record in run:
             records = items.setdefault(str(record["id"]), [])
@@ -110,7 +111,7 @@ def _by_item(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[Mapp
 
 
 def _spread(
-    divided: Mapping[str, Sequence[Mapping[str, Any]]], arms: Sequence[str], per_pair: int
+    divided: Mapping[str, Sequence[Mapping[str, object]]], arms: Sequence[str], per_pair: int
 ) -> set[str]:
     chosen: set[str] = set()
     for right, wrong in permutations(arms, 2):
@@ -124,14 +125,14 @@ def _spread(
     return chosen
 
 
-def _example(task: str, item: Sequence[Mapping[str, Any]]) -> Example:
+def _example(task: str, item: Sequence[Mapping[str, object]]) -> Example:
     outputs = [
         ArmOutput(
-            arm=record["arm"],
-            output=shorten(record["output"]),
-            extracted=record["extracted"],
+            arm=str(record["arm"]),
+            output=shorten(str(record["output"])),
+            extracted=_text(record["extracted"]),
             correct=bool(record["correct"]),
-            reason=record["reason"],
+            reason=_text(record["reason"]),
         )
         for record in item
     ]
@@ -139,7 +140,11 @@ def _example(task: str, item: Sequence[Mapping[str, Any]]) -> Example:
     return Example(
         task=task,
         id=str(first["id"]),
-        prompt=shorten(first["prompt"]),
+        prompt=shorten(str(first["prompt"])),
         gold=str(first["gold"]),
         outputs=outputs,
     )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else shorten(str(value))

@@ -30,6 +30,9 @@ KNOWN: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "qwen2.5-14b": ((4,), ()),
 }
 
+# Other models whose names begin like one of those above.
+OTHERS = ("gpt2-medium", "gpt2-large", "gpt2-xl", "phi-4-mini", "phi-4-multimodal")
+
 
 def compare_with_published(name: str, report: MELayerReport) -> str | None:
     """One line that says whether a detection agrees with what is published, or None if unknown.
@@ -39,14 +42,15 @@ def compare_with_published(name: str, report: MELayerReport) -> str | None:
         report: the detection.
     """
     base = name.rstrip("/").rpartition("/")[2].lower()
+    base = base.removeprefix("meta-")  # Meta-Llama-3-8B
     matches = [key for key in KNOWN if base == key or base.startswith((key + "-", key + "_"))]
-    if not matches:
+    if not matches or base.startswith(OTHERS):
         return None
     layers, dims = KNOWN[max(matches, key=len)]
     published = f"ME Layer {', '.join(map(str, layers))}" if layers else "no ME Layer"
     if dims:
         published += f", dims {', '.join(map(str, dims))}"
-    agrees = tuple(report.emergences[: len(layers)]) == layers and (
-        not dims or bool(set(dims) & set(report.dims))
-    )
+    same_dims = not dims or bool(set(dims) & set(report.dims))
+    same_layers = tuple(report.emergences[: len(layers)]) == layers
+    agrees = same_layers and same_dims if layers else not report.found
     return f"Published for {base}: {published}. This detection {'agrees' if agrees else 'DIFFERS'}."

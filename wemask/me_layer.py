@@ -162,7 +162,7 @@ class MELayerReport:
         Raises:
             DetectionError: another schema version, or keys missing or unknown.
         """
-        version = values.get("schema_version")
+        version = values.get("schema_version") if isinstance(values, Mapping) else None
         if version != SCHEMA_VERSION:
             raise DetectionError(
                 f"An ME Layer report of schema version {SCHEMA_VERSION} was expected, found "
@@ -175,6 +175,10 @@ class MELayerReport:
             rows = [{**row, "ratio": _number(row["ratio"])} for row in body["layers"]]
             body["layers"] = [LayerRow(**row) for row in rows]
             body["thresholds"] = {int(d): float(t) for d, t in body["thresholds"].items()}
+            if body.get("norm"):
+                ranks = body["norm"]["ranks_of_massive_dims"]
+                ranks = {int(d): rank for d, rank in ranks.items()}
+                body["norm"] = {**body["norm"], "ranks_of_massive_dims": ranks}
             return cls(**body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DetectionError(

@@ -36,10 +36,11 @@ class StrengthSchedule:
     steps: int = 100
 
     def __post_init__(self) -> None:
-        _check_strength("strength.start", self.start)
-        _check_strength("strength.end", self.end)
+        problems = [_strength("strength.start", self.start), _strength("strength.end", self.end)]
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ConfigError(f"strength.steps must be a whole number >= 1, got {self.steps!r}.")
+            problems.append(f"strength.steps must be a whole number >= 1, got {self.steps!r}.")
+        if any(problems):
+            raise ConfigError("\n".join(filter(None, problems)))
 
     def at(self, step: int) -> float:
         """Strength after `step` optimizer steps; `end` from `steps` on."""
@@ -72,11 +73,9 @@ class WeMaskConfig:
     def __post_init__(self) -> None:
         if isinstance(self.layers, list):  # lists come from YAML and JSON; stored as a tuple
             object.__setattr__(self, "layers", tuple(self.layers))
-        if isinstance(self.strength, Mapping):
-            object.__setattr__(self, "strength", _schedule(self.strength))
-        problems = [p for p in (self._rate(), self._layers(), *self._choices(), self._rest()) if p]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        problems = [self._rate(), self._layers(), *self._choices(), self._strength(), self._seed()]
+        if any(problems):
+            raise ConfigError("\n".join(filter(None, problems)))
 
     def _rate(self) -> str | None:
         if _is_number(self.rate) and 0 < self.rate <= 1:
@@ -110,9 +109,18 @@ class WeMaskConfig:
             )
         return problems
 
-    def _rest(self) -> str | None:
-        if not isinstance(self.strength, StrengthSchedule):
-            _check_strength("strength", self.strength)
+    def _strength(self) -> str | None:
+        if isinstance(self.strength, StrengthSchedule):
+            return None
+        if not isinstance(self.strength, Mapping):
+            return _strength("strength", self.strength)
+        try:
+            object.__setattr__(self, "strength", _schedule(self.strength))
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def _seed(self) -> str | None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             return f"seed must be a whole number, got {self.seed!r}."
         return None
@@ -184,9 +192,21 @@ def _is_number(value: object) -> bool:
     return is_real and math.isfinite(value)
 
 
-def _check_strength(name: str, value: object) -> None:
-    if not _is_number(value) or not 0 <= value <= 1:  # pyright: ignore[reportOperatorIssue]
-        raise ConfigError(f"{name} must be a number from 0 to 1, got {value!r}.")
+def check_strength(value: float) -> float:
+    """Return `value` if it can be s of the equation.
+
+    Raises:
+        ConfigError: it is no number from 0 to 1.
+    """
+    if problem := _strength("strength", value):
+        raise ConfigError(problem)
+    return value
+
+
+def _strength(name: str, value: object) -> str | None:
+    if _is_number(value) and 0 <= value <= 1:  # pyright: ignore[reportOperatorIssue]
+        return None
+    return f"{name} must be a number from 0 to 1, got {value!r}."
 
 
 def _schedule(values: Mapping[str, Any]) -> StrengthSchedule:

@@ -210,11 +210,19 @@ class SoftenHandle:
         return self._softenings()[0].strength
 
     def set_strength(self, strength: float) -> None:
-        """Change s in all softened layers, between forwards."""
+        """Change s in all softened layers, between forwards.
+
+        Raises:
+            ConfigError: it is no number from 0 to 1.
+            PatchError: the softening was removed.
+        """
+        strength = operator.check_strength(strength)
         for softening in self._softenings():
             softening.strength = strength
 
     def _softenings(self) -> list[Softening]:
+        if not self._blocks:
+            raise PatchError("This softening was removed. Call wemask.soften again.")
         return [b.attention.softening for b in self._blocks]  # pyright: ignore[reportReturnType]
 
     def remove(self) -> None:
@@ -295,6 +303,7 @@ def soften(
     handle = SoftenHandle(base, config, report)
     try:
         _install(handle, decoder, layers)
+        _check_dims(dims, decoder, layers)
         _set_dims(handle, _choose_dims(handle, base, decoder) if dims is None else dims)
         handle.tokens_touched = _probe(handle, base)
         _check_fires(handle)
@@ -393,7 +402,7 @@ def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
         )
     if config.dims == "batch_activation":
         reasons.append("dims=batch_activation makes a row's result depend on its batch mates")
-    if report is None:
+    if report is None or not report.found:
         reasons.append("no ME Layer was detected: nothing says that these layers matter")
     if reasons:
         warnings.warn("WeMask: " + "; ".join(reasons) + ".", WeMaskWarning, stacklevel=3)
@@ -415,6 +424,19 @@ def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) ->
         )
         handle._patch(block, softening)
         handle.layers.append(index)
+
+
+def _check_dims(
+    dims: Mapping[int, Sequence[int]] | None, decoder: Decoder, layers: tuple[int, ...]
+) -> None:
+    """Raise PatchError where given dims miss a softened layer or do not exist."""
+    for index in layers if dims is not None else ():
+        given = dims.get(index)
+        if given is None or not all(0 <= d < decoder.hidden_size for d in given):
+            raise PatchError(
+                f"dims must give dims from 0 to {decoder.hidden_size - 1} for each of the layers "
+                f"{list(layers)}; for layer {index} it gives {given}."
+            )
 
 
 def _device(layer: nn.Module) -> torch.device:

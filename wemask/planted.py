@@ -3,23 +3,43 @@
 A neuron of layer L's FFN is given weights: it answers to the chosen tokens and writes a fixed
 value on the chosen dims of the residual stream. Detection can then be held against the truth.
 
-    truth = plant(model, layer=2, token_ids=[7], dims=[3, 11], magnitude=500.0)
+    truth = plant(model, layer=2, token_ids=[7], dims=[3, 11], magnitude=5000.0)
 
-For random-init models: the direction that tells the chosen tokens from the rest is fitted to what
+For random-init models. The chosen tokens get two embedding dims of their own, on which nothing
+else writes before the neuron reads; the direction that tells them from the rest is fitted to what
 the FFN really reads, and the neuron takes the place of the last one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wemask.architectures import Block, find_decoder, unwrap
+from wemask.architectures import (
+    Block,
+    Decoder,
+    effective_scale,
+    find_decoder,
+    layer_index_error,
+    unwrap,
+)
 from wemask.errors import ModelError
 
 GAIN = 8.0  # pre-activation of the neuron on its tokens; ordinary tokens stay around 0
+LENGTH = 7.0  # of a chosen token's own dims, in units of the usual length of an embedding
+DOMINANCE = 100.0  # before a post-norm: the neuron's output over that of the rest of the FFN
+
+# Output projections of attention, in the transformers library.
+ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj")
+PLAIN = (
+    ("fc1", "fc2"),
+    ("c_fc", "c_proj"),
+    ("dense_h_to_4h", "dense_4h_to_h"),
+    ("fc_in", "fc_out"),
+)
+POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +54,11 @@ class Planted:
 
 @dataclass(frozen=True, kw_only=True)
 class _Neuron:
-    """Views on the weights of one neuron: what it reads and where it writes."""
+    """Views on the weights of one neuron, the last: what it reads and where it writes."""
 
     read: list[Tensor]  # each [D]: rows that are multiplied with the FFN input
     read_bias: list[Tensor]  # each [], aligned with `read` where there are biases
-    write: Tensor  # [D]
+    down: Tensor  # [D, neurons]: the output projection of its FFN; the neuron's is the last column
 
 
 @torch.no_grad()
@@ -59,7 +79,8 @@ def plant(
         layer: the ME Layer to be, 0-based.
         token_ids: the tokens that become massive, wherever they stand.
         dims: the dims that become massive.
-        magnitude: |h| there at the output of `layer`, about 1% exact.
+        magnitude: |h| there at the output of `layer`: exact on average over contexts, in which it
+            varies by some percent (the norm before the FFN sees them).
         seed: of the random texts on which the neuron is fitted.
 
     Raises:
@@ -68,35 +89,101 @@ def plant(
     base = unwrap(model)
     decoder = find_decoder(base)
     if not 0 <= layer < len(decoder.blocks):
-        raise ModelError(f"Layer {layer} does not exist: 0 to {len(decoder.blocks) - 1}.")
+        raise layer_index_error(layer, len(decoder.blocks))
     block = decoder.blocks[layer]
-    _stand_out(base, token_ids, dims)
+    neurons = _neurons(block)
+    _stand_out(base, decoder, layer, token_ids, dims)
     texts = _texts(base, token_ids, seed)
     marked = torch.isin(texts, torch.tensor(token_ids, device=texts.device))
-    inputs = _capture(base, texts, block.ffn, output=False).float()
+    inputs = _capture(base, texts, _reader(block), output=False).float()
     direction = _direction(inputs[marked], inputs[~marked])
-    scale = magnitude
-    for _ in range(4):  # the write passes post-norms and multipliers: measure, then correct
-        for neuron in _neurons(block):
-            _set(neuron, direction, dims, scale)
+    post_norm = _post_norm(block)
+    if post_norm is not None:
+        _lead(base, texts, block, neurons, dims)
+    for neuron in neurons:
+        _set(neuron, direction)
+        if post_norm is None:
+            neuron.down[:, -1] = 0
+            neuron.down[list(dims), -1] = magnitude / GAIN
+    for _ in range(4):  # norms and multipliers follow the write: measure, then correct
         h = _capture(base, texts, block.layer, output=True).float()
-        reached = h[marked][:, list(dims)].abs().mean()
-        scale *= float(magnitude / reached)
+        correction = magnitude / h[marked][:, list(dims)].abs().mean(0)
+        if post_norm is None:
+            for neuron in neurons:
+                neuron.down[list(dims), -1] *= correction.to(neuron.down.dtype)
+        else:
+            _rescale(post_norm, list(dims), correction)
     return Planted(
         layer=layer, token_ids=tuple(token_ids), dims=tuple(dims), magnitude=magnitude
     )
 
 
-def _stand_out(model: nn.Module, token_ids: Sequence[int], dims: Sequence[int]) -> None:
-    """Give the chosen tokens an embedding dim of their own, 6 times the usual length in it.
+def _stand_out(
+    model: nn.Module, decoder: Decoder, layer: int, token_ids: Sequence[int], dims: Sequence[int]
+) -> None:
+    """Give the chosen tokens two embedding dims of their own, up to `layer`.
 
-    Without it, no direction of a narrow random model is silent on all the other tokens.
+    Without them, no direction of a narrow random model is silent on all the other tokens. Two, of
+    opposite sign, because their difference survives the mean that a LayerNorm takes away.
     """
     weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore
-    own = next(d for d in range(weight.shape[1] - 1, -1, -1) if d not in dims)
-    length = 6 * weight.float().norm(dim=-1).mean()
-    weight[:, own] = 0
-    weight[list(token_ids), own] = length.to(weight.dtype)
+    own = [d for d in range(decoder.hidden_size - 1, -1, -1) if d not in dims][:2]
+    length = LENGTH * weight.float().norm(dim=-1).mean().to(weight.dtype)
+    for module in model.modules():  # learned positions too
+        if isinstance(module, nn.Embedding) and module.embedding_dim == decoder.hidden_size:
+            module.weight[:, own] = 0
+    weight[list(token_ids), own[0]] = length
+    weight[list(token_ids), own[1]] = -length
+    for block in decoder.blocks[: layer + 1]:
+        for module in [*block.attention.modules(), *_ffn_modules(block)]:
+            _silence(module, own)
+        for neuron in _neurons(block):
+            neuron.down[own] = 0
+
+
+def _silence(module: nn.Module, dims: list[int]) -> None:
+    """Zero what the output projections in `module` write on `dims` of the residual stream."""
+    for name in (*ATTENTION_OUTPUTS, *(second for _, second in PLAIN), "down_proj"):
+        projection = getattr(module, name, None)
+        if isinstance(projection, nn.Module):
+            _rows(projection)[dims] = 0
+            if isinstance(projection.bias, Tensor):
+                projection.bias[dims] = 0
+
+
+def _rows(projection: Any) -> Tensor:
+    """Weight [out, in] of a projection; GPT-2's Conv1D keeps its own transposed."""
+    return projection.weight if isinstance(projection, nn.Linear) else projection.weight.T
+
+
+def _post_norm(block: Block) -> Any:
+    """The norm between FFN and residual stream (Gemma-2, OLMo-2, GLM-4), or None."""
+    norms = (getattr(block.layer, name, None) for name in POST_NORMS)
+    return next((norm for norm in norms if norm is not None), None)
+
+
+def _lead(
+    model: nn.Module, texts: Tensor, block: Block, neurons: list[_Neuron], dims: Sequence[int]
+) -> None:
+    """Before a post-norm: leave the massive dims to the neuron, and let it outweigh the others.
+
+    The norm makes every FFN output equally long, so the neuron's tokens get their magnitude from
+    the norm's weight, and nothing but the neuron may write where that weight is large.
+    """
+    usual = _capture(model, texts, block.ffn, output=True).float().norm(dim=-1).mean()
+    for neuron in neurons:
+        neuron.down[list(dims)] = 0
+        neuron.down[:, -1] = 0
+        neuron.down[list(dims), -1] = (DOMINANCE * usual / GAIN).to(neuron.down.dtype)
+
+
+def _rescale(norm: Any, dims: list[int], factor: Tensor) -> None:
+    """Multiply the scale of `norm` on `dims` by `factor`, also where it is 1 + weight."""
+    scale = effective_scale(norm, "The norm after the FFN")[dims].to(norm.weight.device)
+    shift = norm.weight[dims].float().abs() - scale
+    plain = bool((shift.abs() < 1e-3 * scale).all())
+    scaled = scale * factor
+    norm.weight[dims] = (scaled if plain else scaled - 1).to(norm.weight.dtype)
 
 
 def _texts(model: nn.Module, token_ids: Sequence[int], seed: int, rows: int = 24) -> Tensor:
@@ -124,7 +211,7 @@ def _capture(model: nn.Module, ids: Tensor, module: nn.Module, *, output: bool) 
     was_training = model.training
     model.eval()
     try:
-        model(input_ids=ids, use_cache=False)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         hook.remove()
         model.train(was_training)
@@ -164,13 +251,18 @@ def _ffn_modules(block: Block) -> list[nn.Module]:
     return list(block.ffn.modules())
 
 
+def _reader(block: Block) -> nn.Module:
+    """The module whose input the neuron reads."""
+    return block.layer.fc1 if isinstance(block.ffn, nn.Linear) else block.ffn  # pyright: ignore
+
+
 def _stacked_experts(module: nn.Module) -> list[_Neuron]:
     up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
     if not isinstance(up, nn.Parameter) or not isinstance(down, nn.Parameter) or up.ndim != 3:
         return []
     width = up.shape[1] // 2
     return [
-        _Neuron(read=[up[e, width - 1], up[e, -1]], read_bias=[], write=down[e, :, -1])
+        _Neuron(read=[up[e, width - 1], up[e, -1]], read_bias=[], down=down[e])
         for e in range(up.shape[0])
     ]
 
@@ -182,35 +274,27 @@ def _gated(module: nn.Module) -> list[_Neuron]:
     fused = getattr(module, "gate_up_proj", None)
     if isinstance(fused, nn.Linear):
         width = fused.out_features // 2
-        return [_Neuron(read=[fused.weight[width - 1], fused.weight[-1]], read_bias=[], write=down.weight[:, -1])]
+        read = [fused.weight[width - 1], fused.weight[-1]]
+        return [_Neuron(read=read, read_bias=[], down=down.weight)]
     gate, up = getattr(module, "gate_proj", None), getattr(module, "up_proj", None)
     if not isinstance(gate, nn.Linear) or not isinstance(up, nn.Linear):
         return []
-    return [_Neuron(read=[gate.weight[-1], up.weight[-1]], read_bias=[], write=down.weight[:, -1])]
-
-
-PLAIN = (("fc1", "fc2"), ("c_fc", "c_proj"), ("dense_h_to_4h", "dense_4h_to_h"), ("fc_in", "fc_out"))
+    return [_Neuron(read=[gate.weight[-1], up.weight[-1]], read_bias=[], down=down.weight)]
 
 
 def _plain(module: nn.Module) -> list[_Neuron]:
     for first, second in PLAIN:
         up, down = getattr(module, first, None), getattr(module, second, None)
         if isinstance(up, nn.Module) and isinstance(down, nn.Module):
-            # GPT-2's Conv1D keeps its weight transposed.
-            rows: Callable[[nn.Module], Any] = lambda m: (  # noqa: E731
-                m.weight if isinstance(m, nn.Linear) else m.weight.T
-            )
             bias = [up.bias[-1]] if isinstance(up.bias, Tensor) else []
-            return [_Neuron(read=[rows(up)[-1]], read_bias=bias, write=rows(down)[:, -1])]
+            return [_Neuron(read=[_rows(up)[-1]], read_bias=bias, down=_rows(down))]
     return []
 
 
-def _set(neuron: _Neuron, direction: tuple[Tensor, Tensor], dims: Sequence[int], value: float) -> None:
+def _set(neuron: _Neuron, direction: tuple[Tensor, Tensor]) -> None:
     u, bias = direction
     # gated: silu(GAIN) * 1 on the tokens; plain: act(GAIN). Both are close to GAIN.
     for place, row in enumerate(neuron.read):
         row.copy_(u * (GAIN if place == 0 else 1.0))
     if neuron.read_bias:
         neuron.read_bias[0].copy_(bias * GAIN)
-    neuron.write.zero_()
-    neuron.write[list(dims)] = value / GAIN

@@ -11,6 +11,7 @@ long helpful answer does not count. It knows English, and the stock phrases of a
 """
 
 import re
+from itertools import pairwise
 
 from wemask.errors import DataError
 
@@ -26,7 +27,9 @@ _ACT = (
     r"continu|proceed|speculat|support|advis|jok|do (?:that|this|so|it)\b|"
     r"(?:go|get|be) (?:into|drawn into) (?:that|this|it)\b)\w*"
 )
-_ADVERBS = r"(?:\w+ly |just |also |even |in good conscience |ever |and (?:will|would|should) not ){0,3}"
+_ADVERBS = (
+    r"(?:\w+ly |just |also |even |in good conscience |ever |and (?:will|would|should) not ){0,3}"
+)
 _CANNOT = (
     r"(?:cannot|can not|could not|will not|must not|may not|shall not|should not|"
     r"do not (?:want|wish|intend) to|(?:am |are )?not going to|"
@@ -77,8 +80,8 @@ _DECLINES = [
     # "I can only help with lawful requests"
     r"\b(?:i|we) (?:can|am|are) only (?:able to |allowed to |here to |designed to |programmed to )?"
     r"(?:help|assist|answer|discuss|talk)\b",
-    r"\b(?:talk about|discuss|move on to|change to) (?:something else|a different (?:topic|subject)|"
-    r"another topic)\b",
+    r"\b(?:talk about|discuss|move on to|change to) (?:something else|"
+    r"a different (?:topic|subject)|another topic)\b",
     # Stock phrases of other languages
     r"\bno puedo (?:ayudar|asistir|proporcionar|cumplir)|\bje ne peux pas (?:vous |t')?(?:aider|"
     r"fournir|r[ée]pondre)|\bich kann (?:dir |ihnen )?(?:dabei |damit |hier |leider )*nicht "
@@ -194,7 +197,5 @@ def _sentences(text: str) -> list[tuple[int, str]]:
     """Split `text` into (start offset, sentence with single blanks)."""
     bounds = [0, *(m.end() for m in _SENTENCE_END.finditer(text)), len(text)]
     return [
-        (start, " ".join(text[start:end].split()))
-        for start, end in zip(bounds, bounds[1:], strict=False)
-        if end > start
+        (start, " ".join(text[start:end].split())) for start, end in pairwise(bounds) if end > start
     ]

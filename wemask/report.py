@@ -22,6 +22,7 @@ from wemask.me_layer import MELayerReport
 from wemask.results import Comparison, Results, save_results, validate_results, write_whole
 from wemask.verdict import (
     OUTCOME_WORDS,
+    QUESTIONS,
     arm_words,
     finding_words,
     headline,
@@ -88,7 +89,7 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
             "layers",
             plots.magnitude_by_layer(layers),
             "Largest and median magnitude of the hidden state after every layer, over all "
-            "calibration texts. Both axes are logarithmic; emb is the embedding output.",
+            "calibration texts. Vertical axes are logarithmic; emb is the embedding output.",
         )
     )
     if layers.relief is not None:
@@ -191,7 +192,13 @@ def _sentence(clause: str) -> str:
 
 
 def _first_examples(shown: Sequence[Example], task: str) -> list[Example]:
-    return [example for example in shown if example.task == task][:2]
+    """Two examples of a task, if possible such that divide the arms in question."""
+    pair = set(QUESTIONS[0])
+
+    def beside_the_point(example: Example) -> bool:
+        return len({o.correct for o in example.outputs if o.arm in pair}) < 2
+
+    return sorted((e for e in shown if e.task == task), key=beside_the_point)[:2]
 
 
 def _figure(

@@ -1,11 +1,13 @@
 """Run folders: where a run's files are, whose they are, and which checkpoint is whole.
 
-    config.resolved.yaml env.json me_layer.json wemask_config.json checkpoints/ final/ wandb_run_id
+A folder holds config.resolved.yaml, env.json, me_layer.json, wemask_config.json, checkpoints/,
+final/ and wandb_run_id.
 """
 
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,8 @@ from typing import Any
 import yaml
 
 from wemask.config import RunConfig
-from wemask.errors import RunFolderError
+from wemask.errors import RunFolderError, WemaskError
+from wemask.results import write_whole
 
 PACKAGES = (
     "wemask",
@@ -40,20 +43,30 @@ def open_run_folder(config: RunConfig) -> Path:
         RunFolderError: it belongs to other settings (the differences are named), or cannot be
             written.
     """
-    folder = config.folder()
+    return open_folder(config.folder(), config.identity(), explicit=config.run_dir is not None)
+
+
+def open_folder(folder: Path, identity: dict[str, Any], *, explicit: bool) -> Path:
+    """Create or open the folder of whatever `identity` settles; see `open_run_folder`.
+
+    Args:
+        folder: where.
+        identity: the settings, as plain values.
+        explicit: the user named the folder, so what else it holds is not ours.
+    """
     path = folder / "config.resolved.yaml"
-    values = json.loads(json.dumps(config.identity(), default=str))
+    values = json.loads(json.dumps(identity, default=str))
     with saving(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _check_same(path, values)
-        elif any(folder.iterdir()) and config.run_dir is not None:
+        elif explicit and any(folder.iterdir()):
             raise RunFolderError(
                 f"{folder} is not empty and holds no run. Give another paths.run_dir."
             )
         else:
-            path.write_text(yaml.safe_dump(values, sort_keys=False))
-        (folder / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
+            write_whole(path, yaml.safe_dump(values, sort_keys=False))
+        write_whole(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
     return folder
 
 
@@ -75,7 +88,8 @@ def _check_same(path: Path, values: dict[str, Any]) -> None:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
 
 
@@ -115,9 +129,15 @@ def saving(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        place = folder if folder.exists() else folder.parent
-        free = shutil.disk_usage(place).free / 2**20 if place.exists() else float("nan")
+    except WemaskError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save says "PytorchStreamWriter failed" or "[enforce fail at inline_container.cc"
+        torch_cannot_write = re.search(r"PytorchStream|inline_container", str(error))
+        if isinstance(error, RuntimeError) and not torch_cannot_write:
+            raise
+        place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(place).free / 2**20
         raise RunFolderError(
             f"{folder} cannot be written ({error}; {free:.0f} MiB free). Make room or give another "
             "paths.output_dir; the same command resumes from the last whole checkpoint."
@@ -130,13 +150,13 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     A checkpoint is whole when all its safetensors open and the trainer state, which is written
     after them, is there and readable.
     """
-    found = sorted(
-        (folder / "checkpoints").glob("checkpoint-*"),
-        key=lambda path: int(path.name.rpartition("-")[2]),
-        reverse=True,
-    )
+    steps = {
+        int(match[1]): path
+        for path in (folder / "checkpoints").glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
     broken: list[str] = []
-    for path in found:
+    for _, path in sorted(steps.items(), reverse=True):
         if is_whole(path):
             return path, broken
         broken.append(path.name)

@@ -3,12 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from torch import nn
 
 from wemask import chat
 from wemask.config import RunConfig
+from wemask.errors import ConfigError
 from wemask.me_layer import MELayerReport
 
 if TYPE_CHECKING:
@@ -22,11 +24,12 @@ def show_summary(
     example: Any | None,
     loss: chat.LossChoice | None,
 ) -> None:
-    """Print the summary screen; `example` is one training example, None where nothing is trained."""
+    """Print the summary screen; `example` is None where nothing is trained."""
     table = Table.grid(padding=(0, 2))
     for name, value in _lines(config, prepared, loss):
-        table.add_row(f"[bold]{name}[/bold]", value)
-    console.print(Panel(table, title=f"wemask: {config.model.name}, method={config.method}"))
+        table.add_row(f"[bold]{name}[/bold]", escape(value))  # tokens such as [/INST] are no markup
+    title = escape(f"wemask: {config.model.name}, method={config.method}")
+    console.print(Panel(table, title=title))
     if example is not None:
         text = chat.render_example(
             example,
@@ -68,8 +71,8 @@ def operator_words(config: RunConfig) -> str:
     """The operator's settings in one line."""
     op = config.operator
     return (
-        f"rate {op.rate:g}, layers {op.layers}, tokens {op.tokens}, dims {op.dims}, site {op.site}, "
-        f"strength {op.strength}"
+        f"rate {op.rate:g}, layers {op.layers}, tokens {op.tokens}, dims {op.dims}, "
+        f"site {op.site}, strength {op.strength}"
     )
 
 
@@ -81,14 +84,39 @@ def _trainable(config: RunConfig, model: nn.Module, total: int) -> str:
 
 
 def _lora_size(config: RunConfig, model: nn.Module) -> int:
-    """Parameters that LoRA will add, counted on a copy of the model without weights."""
+    """Parameters that LoRA will add, counted on a copy of the model without weights.
+
+    Raises:
+        ConfigError: PEFT refuses the settings on this model.
+    """
     import copy
 
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    bare = copy.deepcopy(model).to("meta")
-    peft = get_peft_model(bare, LoraConfig(task_type="CAUSAL_LM", **(config.peft or {})))  # pyright: ignore
+    # The memo puts an empty tensor where deepcopy would copy: no second model in memory.
+    tensors = (*model.parameters(), *model.buffers())
+    bare = copy.deepcopy(model, {id(t): t.detach().to("meta") for t in tensors})
+    try:
+        peft = get_peft_model(bare, peft_config(config))  # pyright: ignore[reportArgumentType]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"PEFT refuses these settings: {error}") from error
     return sum(p.numel() for p in peft.parameters() if p.requires_grad)
+
+
+def peft_config(config: RunConfig) -> Any:
+    """The LoraConfig of a run, or None where all parameters are trained.
+
+    Raises:
+        ConfigError: values that PEFT refuses.
+    """
+    if config.peft is None:
+        return None
+    from peft import LoraConfig
+
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"PEFT refuses these settings: {error}") from error
 
 
 def layer_table(report: MELayerReport) -> Table:
@@ -106,7 +134,7 @@ def layer_table(report: MELayerReport) -> Table:
             f"{row.median:.3g}",
             f"{row.ratio:.0f}",
             jump,
-            repr(row.token),
+            escape(repr(row.token)),
             str(row.position),
             str(row.dim),
             cosine,

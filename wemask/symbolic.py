@@ -24,7 +24,7 @@ TIME_LIMIT = 5.0  # seconds per comparison; ordinary ones take milliseconds
 START_LIMIT = 120.0  # seconds for importing sympy and math-verify, on a busy machine
 MEMORY_LIMIT = 4 << 30  # bytes of address space, where the platform can limit it
 
-TIMED_OUT = f"the symbolic comparison was stopped after {TIME_LIMIT:g} s"
+TIMED_OUT = "the symbolic comparison took too long and was stopped"
 CRASHED = "the symbolic comparison crashed or ran out of memory"
 NOT_MATHEMATICS = "not understood as mathematics"
 
@@ -35,7 +35,7 @@ class _Worker:
     def __init__(self) -> None:
         # -P keeps this file's folder off sys.path: its statistics.py would hide the standard one.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__],
+            [sys.executable, "-P", __file__, str(TIME_LIMIT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -56,12 +56,15 @@ class _Worker:
         return json.loads(line) if line.endswith(b"\n") else None
 
     def close(self) -> int:
-        """End the worker and return its exit status."""
-        self.process.kill() if self.process.poll() is None else None
+        """End the worker and return its exit status; at once if it is dead or idle."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 _close_quietly(pipe)
-        return self.process.wait()
+        try:
+            return self.process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
 
 
 def _close_quietly(pipe: IO[bytes]) -> None:
@@ -88,7 +91,11 @@ def symbolically_equal(gold: str, value: str) -> tuple[bool, str]:
         for attempt in (1, 2):  # a worker may have died since the last call: ask a fresh one
             fresh = _worker is None
             worker = _worker = _worker or _start()
-            reply = worker.ask({"gold": gold, "value": value})
+            try:
+                reply = worker.ask({"gold": gold, "value": value})
+            except BaseException:  # Ctrl-C: its answer would be read as that of the next question
+                _shut_down()
+                raise
             if reply is not None:
                 return bool(reply["equal"]), str(reply["note"])
             _worker = None
@@ -140,7 +147,7 @@ def _limit_memory() -> None:
         import resource
     except ImportError:  # not POSIX: the time limit alone must do
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or hard > MEMORY_LIMIT:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, hard))
 
@@ -163,14 +170,14 @@ def _compare(gold: str, value: str) -> dict[str, object]:
     return {"equal": bool(verify(sides[0], sides[1], timeout_seconds=0)), "note": ""}
 
 
-def _serve() -> None:
+def _serve(time_limit: float) -> None:
     import logging
 
     logging.disable(logging.CRITICAL)
     # Our standard output is the pipe: nothing that is imported may print into it.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    sink = open(os.devnull, "w")  # noqa: SIM115 - the watchdog needs it until the process ends
+    sink = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # the watchdog's, to the very end
     faulthandler.dump_traceback_later(START_LIMIT, exit=True, file=sink)
     _limit_memory()
     try:
@@ -182,7 +189,7 @@ def _serve() -> None:
     faulthandler.cancel_dump_traceback_later()
     for line in sys.stdin:
         request = json.loads(line)
-        faulthandler.dump_traceback_later(TIME_LIMIT, exit=True, file=sink)
+        faulthandler.dump_traceback_later(time_limit, exit=True, file=sink)
         try:
             reply = _compare(request["gold"], request["value"])
         except (Exception, RecursionError):  # any failure inside sympy: they are not equal
@@ -192,4 +199,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(float(sys.argv[1]))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
+from transformers import set_seed
 
 import wemask
 from wemask import chat
@@ -18,12 +19,12 @@ from wemask.checkpoint import CONFIG_NAME
 from wemask.config import RunConfig
 from wemask.data import load_examples
 from wemask.detection import detect
-from wemask.errors import ConfigError, RunFolderError, WemaskError
+from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
 from wemask.loading import load_model, load_tokenizer
 from wemask.me_layer import MELayerReport
 from wemask.patch import SoftenHandle, soften
 from wemask.runs import last_checkpoint, open_run_folder, saving
-from wemask.summary import show_summary
+from wemask.summary import peft_config, show_summary
 
 EXECUTABLE_FREE_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -72,17 +73,17 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     folder = config.folder()
     if config.trains and not config.dry_run and (folder / "final").exists():
         open_run_folder(config)
-        console.print(f"This run is finished: {folder / 'final'}. Change a setting, or delete it.")
+        _say(console, f"This run is finished: {folder / 'final'}. Change a setting, or delete it.")
         return folder
+    examples = load_examples(config.data) if config.trains else None
     prepared = prepare(config)
-    if not config.trains:
+    if examples is None:
         show_summary(console, config, prepared, example=None, loss=None)
         console.print(
             f"method={config.method} trains nothing. Compare it: python evaluate.py "
             "(with the same settings), or train with method=wemask or method=sft."
         )
         return None
-    examples = load_examples(config.data)
     loss = chat.choose_loss(
         examples[0],
         prepared.tokenizer,
@@ -91,17 +92,28 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     )
     show_summary(console, config, prepared, example=examples[0], loss=loss)
     limit = config.trainer.get("max_length", 1024)  # SFTConfig's own default
-    audit = chat.audit_lengths(examples, prepared.tokenizer, loss, max_length=limit)
+    audit = chat.audit_lengths(iter(examples), prepared.tokenizer, loss, max_length=limit)
     console.print(str(audit), style="yellow" if audit.truncated or audit.untrained else "")
+    if len(audit.untrained) == len(examples):
+        raise DataError(
+            f"trainer.max_length={limit} leaves nothing to train in any example: the answers begin "
+            f"later. The longest example has {audit.longest} tokens."
+        )
     if config.dry_run:
         console.print("dry_run=true: nothing was trained, nothing was written.")
         return None
     folder = open_run_folder(config)
     if prepared.report is not None:
-        prepared.report.save(folder / "me_layer.json")
+        with saving(folder):
+            prepared.report.save(folder / "me_layer.json")
     _fit(config, prepared, examples, loss, folder, console)
-    console.print(f"Saved: {folder / 'final'}")
+    _say(console, f"Saved: {folder / 'final'}")
     return folder
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a line with a path in it: never wrapped, never read as markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _fit(
@@ -116,15 +128,16 @@ def _fit(
     trainer = _trainer(config, prepared, examples, loss, folder, interrupt)
     checkpoint, broken = last_checkpoint(folder)
     for name in broken:
-        console.print(f"[yellow]{name} is half-written and is not used.[/yellow]")
+        console.print(f"{name} is half-written and is not used.", style="yellow")
         shutil.rmtree(folder / "checkpoints" / name)
     if checkpoint is not None:
-        console.print(f"Resuming from {checkpoint}.")
+        _say(console, f"Resuming from {checkpoint}.")
     try:
         with saving(folder):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         interrupt.restore()
+        _finish_logger(config)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         raise RunFolderError(
             f"Interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the "
@@ -143,7 +156,8 @@ def _trainer(
     folder: Path,
     interrupt: InterruptCallback,
 ) -> Any:
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     handle = prepared.handle
 
@@ -156,7 +170,10 @@ def _trainer(
                 logs = {**logs, **watch(self.model, handle)}
             super().log(logs, *args, **kwargs)
 
-    _start_logger(config, folder)
+    with saving(folder):
+        _start_logger(config, folder)
+    # SFTTrainer draws the adapter's weights before its own set_seed.
+    set_seed(config.seed)
     callbacks: list[Any] = [interrupt]
     if handle is not None:
         callbacks.append(SofteningCallback(handle))
@@ -167,7 +184,7 @@ def _trainer(
             args=arguments,
             train_dataset=examples,
             processing_class=prepared.tokenizer,
-            peft_config=_peft_config(config),
+            peft_config=peft_config(config),
             callbacks=callbacks,
         )
     except WemaskError:
@@ -207,14 +224,6 @@ def _is_flash(model: nn.Module) -> bool:
     return "flash" in str(getattr(model.config, "_attn_implementation", ""))
 
 
-def _peft_config(config: RunConfig) -> Any:
-    if config.peft is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(task_type="CAUSAL_LM", **config.peft)
-
-
 def _start_logger(config: RunConfig, folder: Path) -> None:
     """Tell W&B which run this is; the id is kept, so that a resumed run stays one run."""
     if config.logger["name"] != "wandb":
@@ -231,6 +240,14 @@ def _start_logger(config: RunConfig, folder: Path) -> None:
         "WANDB_DIR": str(folder),
         "WANDB_SILENT": "true",
     }
+
+
+def _finish_logger(config: RunConfig) -> None:
+    """Close the W&B run: the next training of this process (evaluate.py has two) is another."""
+    if config.logger["name"] == "wandb":
+        import wandb
+
+        wandb.finish()
 
 
 def _save_final(model: nn.Module, prepared: Prepared, folder: Path) -> None:

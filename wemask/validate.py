@@ -44,6 +44,18 @@ def validate(
     position, are expected to fail lines 2 and 3: that is what the warnings about them say.
     """
     base = unwrap(model)
+    was_training = base.training
+    base.eval()
+    try:
+        yield from _checks(model, tokenizer, report, config)
+    finally:
+        base.train(was_training)
+
+
+def _checks(
+    model: nn.Module, tokenizer: Any, report: MELayerReport | None, config: WeMaskConfig
+) -> Iterator[Check]:
+    base = unwrap(model)
     ids = _sequence(base, report)
     reference = _logits(base, ids)
     keys = list(base.state_dict())

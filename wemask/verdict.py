@@ -30,6 +30,7 @@ _ARM_WORDS = {
     "training_free": "training-free WeMask",
     "sft": "SFT",
     "wemask_sft": "WeMask-SFT",
+    "sft_then_wemask": "SFT, softened after",
 }
 # The question "did WeMask help?" is asked of the first of these pairs that was compared.
 QUESTIONS = (("wemask_sft", "sft"), ("training_free", "base"))
@@ -122,13 +123,13 @@ def birth_sentence(me_layer: dict[str, Any], model_name: str) -> str:
     if tokens and dims:
         token = max(tokens, key=lambda t: t["magnitude"])
         ratio = next((r["ratio"] for r in me_layer["layers"] if r["layer"] == layer), None)
-        times = f", {ratio:,.0f} times the median" if ratio else ""
+        times = f" ({ratio:,.0f} times the median)" if ratio else ""
         sentence += (
             f": in dimension {dims[0]}, abs(h) of token {token['string']!r} reaches "
             f"{token['magnitude']:,.4g}{times}"
         )
         others = ", ".join(str(d) for d in dims[1:4]) + (", ..." if len(dims) > 4 else "")
-        sentence += f" (also massive: {others})" if others else ""
+        sentence += f"; massive as well: {others}" if others else ""
     erased = me_layer.get("erased_at")
     last = "it lasts to the end" if erased is None else f"layer {erased} erases it"
     return f"{sentence}; {last}."

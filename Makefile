@@ -1,0 +1,112 @@
+# The whole house is run from here. `make help` lists the targets; nothing needs activating.
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_STAMP := $(VENV)/.stamp-demo
+DEV_STAMP := $(VENV)/.stamp-dev
+
+# The first Python that runs and is new enough. The pins were made on 3.11, so it is asked first.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	"$$p" -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && command -v "$$p" && break; done)
+
+# -qq: errors only. `make test PIP_FLAGS=` shows what pip does.
+PIP_FLAGS ?= -qq
+PIP = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+
+# Extra arguments, e.g. `make test ARGS="tests/test_patch.py -x"`.
+ARGS ?=
+
+STARTED := $(shell date +%s)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test test-slow test-gpu lint lint-docker lint-shell format tiny clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+demo: export HF_HUB_OFFLINE ?= 1
+demo: export WANDB_MODE ?= offline
+demo: $(DEMO_STAMP) ## detect, train and compare on the embedded model; prints where the report is
+	@ready=$$(date +%s); \
+	$(BIN)/wemask detect --model tiny || exit $$?; \
+	detected=$$(date +%s); \
+	$(BIN)/python evaluate.py $(ARGS) || exit $$?; \
+	ended=$$(date +%s); \
+	echo; \
+	echo "set-up             $$((ready - $(STARTED))) s"; \
+	echo "detect             $$((detected - ready)) s"; \
+	echo "train and evaluate $$((ended - detected)) s"; \
+	echo "whole              $$((ended - $(STARTED))) s"; \
+	report=$$(find outputs -name report.html -exec ls -t {} + | head -n 1); \
+	test -n "$$report" || { echo "make demo: evaluate.py left no report.html under outputs/" >&2; exit 1; }; \
+	echo "report             $(CURDIR)/$$report"
+
+setup: $(DEV_STAMP) ## create .venv with everything that tests and linters need
+
+test: $(DEV_STAMP) ## run the tests (all but slow and gpu)
+	$(BIN)/pytest $(ARGS)
+
+test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
+	$(BIN)/pytest -m "slow and not gpu" --timeout 900 $(ARGS)
+
+test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
+	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
+
+lint: $(DEV_STAMP) lint-docker lint-shell ## ruff, pyright, hadolint, shellcheck
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+lint-docker: $(DEV_STAMP)
+	$(BIN)/hadolint docker/Dockerfile
+
+lint-shell: $(DEV_STAMP)
+	$(BIN)/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
+
+format: $(DEV_STAMP) ## let ruff fix and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+tiny: $(DEV_STAMP) ## train the embedded model again, from scratch (long; see docs/tiny.md)
+	$(BIN)/python -m wemask.embedded.pretrain $(ARGS)
+
+clean: ## remove caches and build products; keeps .venv and outputs/
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## also remove .venv; keeps outputs/
+	rm -rf $(VENV)
+
+# torch goes first: with it installed, no other package pulls another build of it.
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV): about 2 GB, some minutes"
+	$(PIP) torch
+	$(PIP) -e .
+	@touch $@
+
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV), with the development tools: about 2.5 GB, some minutes"
+	$(PIP) torch
+	$(PIP) -e '.[deepspeed,dev]'
+	@touch $@ $(DEMO_STAMP)
+
+# Debian keeps venv apart from python3; as root we add it, else we say what to type.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "make: wemask needs Python 3.11 or newer; found: $$(python3 --version 2>/dev/null || echo no python3)." >&2; \
+		echo "make: on Debian: apt-get install python3 python3-venv; elsewhere: make PYTHON=/path/to/python3.11" >&2; \
+		exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { \
+		echo "make: wemask needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version)." >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "$(PYTHON) has no venv module: installing $$package"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package"; \
+		else \
+			echo "make: $(PYTHON) has no venv module. Type: sudo apt-get install $$package" >&2; \
+			exit 1; \
+		fi; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,141 @@
+"""What every test gets: no network, one thread, no GPU unless asked for, fresh caches, `tiny`.
+
+The environment is set in `pytest_configure`, before any test module imports a library that reads
+it. Child processes inherit it, and get the network guard through PYTHONPATH and `sitecustomize`.
+"""
+
+import copy
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+OFFLINE = Path(__file__).resolve().parent / "offline"
+
+sys.path.insert(0, str(OFFLINE))
+import network_guard  # noqa: E402  (from the folder that children get in PYTHONPATH, too)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+settings.register_profile("wemask", deadline=None, max_examples=50, print_blob=True)
+# torch and a cold import are slow on the first example, which is no fault of the strategy.
+settings.register_profile(
+    "ci",
+    settings.get_profile("wemask"),
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ci" if os.environ.get("CI") else "wemask")
+
+
+class Tiny(NamedTuple):
+    """The embedded model and its tokenizer."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+
+
+def environment(folder: Path, *, gpu: bool) -> dict[str, str]:
+    """Return what the tests set: offline, quiet, caches under `folder`, one thread."""
+    dead_proxy = "http://{}:{}".format(*network_guard.DEAD_PROXY)
+    proxies = ("http_proxy", "https_proxy", "all_proxy")
+    values = {name: dead_proxy for lower in proxies for name in (lower, lower.upper())}
+    values |= {
+        "no_proxy": "localhost,127.0.0.1,::1",
+        "NO_PROXY": "localhost,127.0.0.1,::1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")])),
+        network_guard.LOG_VARIABLE: str(folder / "network.log"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HOME": str(folder / "huggingface"),
+        "HF_HUB_CACHE": str(folder / "huggingface" / "hub"),
+        "HF_DATASETS_CACHE": str(folder / "huggingface" / "datasets"),
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(folder / "wandb"),
+        "WANDB_CACHE_DIR": str(folder / "wandb" / "cache"),
+        "WANDB_CONFIG_DIR": str(folder / "wandb" / "config"),
+        "WANDB_DATA_DIR": str(folder / "wandb" / "data"),
+        "MPLBACKEND": "Agg",
+        "MPLCONFIGDIR": str(folder / "matplotlib"),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not gpu:
+        # Pinned values are CPU values, and TRL would move the model by itself.
+        values["CUDA_VISIBLE_DEVICES"] = ""
+    return values
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Close the network and set the environment, before anything of ours is imported."""
+    folder = Path(tempfile.mkdtemp(prefix="wemask-tests-"))
+    gpu = config.getoption("markexpr").strip() == "gpu"
+    before = dict(os.environ)
+    os.environ.update(environment(folder, gpu=gpu))
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_PROJECT"):
+        os.environ.pop(name, None)
+    (folder / "wandb").mkdir()
+    (folder / "network.log").touch()
+    # `python -m pytest` puts the repository first on the path, where our evaluate.py would shadow
+    # the `evaluate` package that lm-eval uses. Last is early enough for `import wemask`.
+    kept = [entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY]
+    sys.path[:] = [*kept, str(REPOSITORY)]
+    network_guard.install()
+
+    def restore() -> None:
+        network_guard.remove()
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)  # a child may still be writing its last lines
+
+    config.add_cleanup(restore)
+
+
+@pytest.fixture
+def network_log() -> Path:
+    """The file that lists what was refused; a test that provokes an attempt empties it."""
+    return Path(os.environ[network_guard.LOG_VARIABLE])
+
+
+@pytest.fixture(autouse=True)
+def _no_network(network_log: Path) -> Iterator[None]:
+    """Fail the test in which anything, a child process included, tried to use the network."""
+    yield
+    attempts = network_log.read_text(encoding="utf-8")
+    if attempts:
+        network_log.write_text("", encoding="utf-8")  # the next test starts with a clean sheet
+        pytest.fail(f"the test tried to use the network:\n{attempts}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """The embedded model in fp32 and its tokenizer, shared by all tests: read, do not change.
+
+    A test that patches or trains takes `fresh_tiny`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from wemask.embedded import TINY_PATH
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(TINY_PATH, dtype=torch.float32).eval()
+    return Tiny(model, AutoTokenizer.from_pretrained(TINY_PATH))
+
+
+@pytest.fixture
+def fresh_tiny(tiny: Tiny) -> Callable[[], Tiny]:
+    """A factory of private copies of `tiny`."""
+    return lambda: copy.deepcopy(tiny)

@@ -1,0 +1,10 @@
+"""What wemask carries with it: the model `tiny`, its recipe, and a generator of word problems.
+
+`TINY_PATH` is a plain Hugging Face folder: `AutoModelForCausalLM.from_pretrained(TINY_PATH)`.
+"""
+
+from pathlib import Path
+
+TINY_PATH: Path = Path(__file__).resolve().parent / "tiny"
+
+__all__ = ["TINY_PATH"]

@@ -1,0 +1,4 @@
+"""Benchmarks of our own, as lm-eval task files, and the code that loads any benchmark by name.
+
+The YAML files here are ordinary lm-eval tasks: `lm_eval --include_path wemask/tasks` runs them too.
+"""
