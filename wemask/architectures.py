@@ -110,7 +110,7 @@ def _overrides(model: nn.Module) -> dict[str, str]:
 
 def _find_layers(model: nn.Module, count: int, override: str | None) -> tuple[str, nn.ModuleList]:
     if override is not None:
-        return override, model.get_submodule(override)  # pyright: ignore[reportReturnType]
+        return override, _named_layers(model, count, override)
     inside = _text_decoder(model)
     found = [
         (name, module)
@@ -128,6 +128,19 @@ def _find_layers(model: nn.Module, count: int, override: str | None) -> tuple[st
         f"{type(model).__name__}, found {names}. Name it: "
         'model.wemask_parts = {"layers": "model.layers"}'
     )
+
+
+def _named_layers(model: nn.Module, count: int, name: str) -> nn.ModuleList:
+    try:
+        layers = model.get_submodule(name)
+    except AttributeError as error:
+        raise ModelError(f"model.wemask_parts names the layers {name!r}: {error}.") from error
+    if not isinstance(layers, nn.ModuleList) or len(layers) != count:
+        raise ModelError(
+            f"model.wemask_parts names the layers {name!r}: a ModuleList of {count} was expected, "
+            f"found {type(layers).__name__}."
+        )
+    return layers
 
 
 def _text_decoder(model: nn.Module) -> nn.Module:

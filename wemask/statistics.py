@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from wemask.errors import ConfigError, DataError
 
@@ -34,6 +34,7 @@ BOOTSTRAP_ITEMS = 50  # fewer real scores: t interval
 BOOTSTRAP_NONZERO = 20  # fewer items that differ: Tango's or the t interval
 _BATCH = 4_000_000  # scores held at once while resampling, 32 MB
 _EQUAL = 1e-12  # a smaller spread, relative to the largest score, is rounding
+_GAUSS = np.polynomial.legendre.leggauss(200)  # nodes and weights on [-1, 1]
 _LARGEST = 1e100  # a larger score is a mistake, and its square would overflow
 
 Scores = Sequence[float] | NDArray[Any] | Iterable[float]
@@ -171,10 +172,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     if p.min() < 0 or p.max() > 1:
         raise DataError(f"p values lie in [0, 1], found {p.min():g} to {p.max():g}.")
     order = np.argsort(p, kind="stable")
-    steps = p[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted.tolist()
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(steps, 1.0)[np.argsort(order)].tolist()
 
 
 def mcnemar_power(n: int, a_only: float, b_only: float, *, alpha: float = 0.05) -> float:
@@ -186,16 +185,8 @@ def mcnemar_power(n: int, a_only: float, b_only: float, *, alpha: float = 0.05) 
 
 
 def t_power(n: int, effect: float, *, alpha: float = 0.05) -> float:
-    """Return the power of the two-sided paired t test of `n` >= 2 items at Cohen's d_z `effect`.
-
-    The mean over the sampled standard deviation of a normal probability. scipy's nct says NaN for
-    thousands of items.
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    deviation = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1))  # sampled / true
-    bound = stats.t.isf(alpha / 2, n - 1) * deviation
-    shift = abs(effect) * math.sqrt(n)
-    return float(weights @ (stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift)) / 2)
+    """Return the power of the two-sided paired t test of `n` >= 2 items at Cohen's d_z `effect`."""
+    return _t_power(abs(effect) * math.sqrt(n), *_t_bounds(n, alpha))
 
 
 def _paired_t(
@@ -338,16 +329,30 @@ def _detectable_binary(n: int, discordance: float, alpha: float) -> float | None
     return None if shortfall(1.0) > 0 else _root(shortfall, 0.0, 1.0)
 
 
+def _t_bounds(n: int, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what |mean| must exceed, in standard errors, at quantiles of the sampled deviation.
+
+    With the quantiles' weights. scipy's noncentral t says NaN for thousands of items.
+    """
+    nodes, weights = _GAUSS
+    deviation = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1))  # sampled / true
+    return stats.t.isf(alpha / 2, n - 1) * deviation, weights / 2
+
+
+def _t_power(shift: float, bounds: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    return float(weights @ (special.ndtr(shift - bounds) + special.ndtr(-bounds - shift)))
+
+
 def _detectable_real(
     differences: NDArray[np.float64], effect: float | None, alpha: float
 ) -> float | None:
     if effect is None:
         return None
     n = len(differences)
-    critical = float(stats.t.isf(alpha / 2, n - 1))
-    beyond = (2 * critical + 10) / math.sqrt(n)  # power is above 80% there for every n >= 2
-    found = _root(lambda effect: POWER - t_power(n, effect, alpha=alpha), 0.0, beyond)
-    return found * float(differences.std(ddof=1))
+    bounds, weights = _t_bounds(n, alpha)
+    beyond = 2 * float(stats.t.isf(alpha / 2, n - 1)) + 10  # power is above 80% for every n >= 2
+    shift = _root(lambda shift: POWER - _t_power(shift, bounds, weights), 0.0, beyond)
+    return shift / math.sqrt(n) * float(differences.std(ddof=1))
 
 
 def _is_binary(scores: NDArray[np.float64]) -> bool:

@@ -75,7 +75,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
         open_run_folder(config)
         _say(console, f"This run is finished: {folder / 'final'}. Change a setting, or delete it.")
         return folder
-    examples = load_examples(config.data) if config.trains else None
+    examples: Any = load_examples(config.data) if config.trains else None
     prepared = prepare(config)
     if examples is None:
         show_summary(console, config, prepared, example=None, loss=None)
@@ -92,7 +92,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     )
     show_summary(console, config, prepared, example=examples[0], loss=loss)
     limit = config.trainer.get("max_length", 1024)  # SFTConfig's own default
-    audit = chat.audit_lengths(iter(examples), prepared.tokenizer, loss, max_length=limit)
+    audit = chat.audit_lengths(examples, prepared.tokenizer, loss, max_length=limit)
     console.print(str(audit), style="yellow" if audit.truncated or audit.untrained else "")
     if len(audit.untrained) == len(examples):
         raise DataError(

@@ -1,13 +1,12 @@
 """Pre-train `tiny` from scratch: a small Llama in which a massive activation emerges on `<s>`.
 
-    python -m wemask.embedded.pretrain --out FOLDER
+    python -m wemask.embedded.pretrain --out outputs/tiny
 
-Deterministic for a seed, a thread count and a machine. Every report also saves FOLDER/resume.pt;
+Deterministic for a seed, a thread count and a machine. Every report also saves resume.pt there;
 the same command goes on from there.
 """
 
 import argparse
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,8 +180,8 @@ def train(args: argparse.Namespace) -> LlamaForCausalLM:
     start = _resume(args.out, model, optimizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, from step {start}")
     chunk: list[Tensor] = []
-    began = time.perf_counter()
-    for step in tqdm(range(start, args.steps), initial=start, total=args.steps, mininterval=10):
+    stop = min(args.steps, args.stop_at or args.steps)
+    for step in tqdm(range(start, stop), initial=start, total=args.steps, mininterval=10):
         if not chunk or step % CHUNK == 0:
             chunk = batches.chunk(step // CHUNK)
         schedule(optimizer, step, args)
@@ -193,12 +192,11 @@ def train(args: argparse.Namespace) -> LlamaForCausalLM:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % args.report_every == 0 or step + 1 == args.steps:
+        if (step + 1) % args.report_every == 0 or step + 1 == stop:
             library = as_library_model(model, config)
             with torch.no_grad():
                 score = loss_of(model, validation).item()
-            passed = time.perf_counter() - began
-            print(f"\nstep {step + 1}, {passed:.0f} s, validation loss {score:.4f}")
+            print(f"\nstep {step + 1}, validation loss {score:.4f}")
             print(table(measure(library, probe)), flush=True)
             export(library, tokenizer, args.out)
             _save(args.out, model, optimizer, step + 1)
@@ -219,7 +217,7 @@ def _save(out: Path, model: LeanLlama, optimizer: torch.optim.AdamW, step: int) 
 
 
 def _resume(out: Path, model: LeanLlama, optimizer: torch.optim.AdamW) -> int:
-    """Load FOLDER/resume.pt where there is one; return the step to go on from."""
+    """Load resume.pt where there is one; return the step to go on from."""
     path = out / "resume.pt"
     if not path.exists():
         return 0
@@ -236,8 +234,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder for the model and the checkpoint")
+    add(
+        "--out",
+        type=Path,
+        default=Path("outputs/tiny"),
+        help="folder for the model and the checkpoint",
+    )
     add("--steps", type=int, default=9500, help="training steps")
+    add("--stop-at", type=int, default=None, help="stop after this step; run again to go on")
     add("--decay-steps", type=int, default=2500, help="last steps, in which the rate falls to 0")
     add("--warmup", type=int, default=100, help="first steps, in which the rate rises")
     add("--batch", type=int, default=12, help="documents per step")

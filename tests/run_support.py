@@ -1,0 +1,98 @@
+"""What the tests of runs share: the real configs, shrunk, and trained runs made once per session."""
+
+import io
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from wemask.composition import compose
+from wemask.config import RunConfig, run_config
+from wemask.training import train
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+FAST = ("debug=fast", "logger=none")
+_runs = tempfile.TemporaryDirectory(prefix="wemask-runs-")
+_number = itertools.count()
+
+
+def settings(*overrides: str, app: str = "train") -> RunConfig:
+    """The real configs, with overrides as on the command line."""
+    return run_config(compose(app, overrides))
+
+
+def quick(folder: Path | str, *overrides: str) -> RunConfig:
+    """A run of four steps, below `folder`."""
+    return settings(*FAST, f"paths.output_dir={folder}", *overrides)
+
+
+def quiet() -> Console:
+    """A console whose text a test can read: `console.file.getvalue()`."""
+    return Console(file=io.StringIO(), width=300)
+
+
+def said(console: Console) -> str:
+    file: Any = console.file
+    return file.getvalue()
+
+
+def fit(config: RunConfig) -> tuple[Path, str]:
+    """Train; return the run folder and what was printed."""
+    console = quiet()
+    folder = train(config, console)
+    assert folder is not None
+    return folder, said(console)
+
+
+@cache
+def trained(*overrides: str) -> tuple[Path, str]:
+    """A finished run of these overrides, made once: read, do not change."""
+    return fit(quick(Path(_runs.name) / str(next(_number)), *overrides))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+def log_of(run: Path, step: int) -> dict[str, float]:
+    """The log line of one step, from the newest checkpoint."""
+    import json
+
+    newest = max((run / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    history = json.loads((newest / "trainer_state.json").read_text())["log_history"]
+    (line,) = [line for line in history if line["step"] == step and "loss" in line]
+    return line
+
+
+def start(script: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start train.py or evaluate.py as a user does."""
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def call(script: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
+    """Run a script to its end: exit code, stdout, stderr."""
+    process = start(script, *arguments, **options)
+    out, err = process.communicate(timeout=110)
+    return process.returncode, out, err
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """What Ctrl-C in a terminal does: SIGINT to the whole process group."""
+    os.killpg(process.pid, signal.SIGINT)

@@ -1,0 +1,172 @@
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_support import quick, settings
+from transformers import TrainerControl, TrainerState
+
+from wemask import training
+from wemask.callbacks import InterruptCallback, SofteningCallback, watch
+from wemask.checkpoint import read_config
+from wemask.patch import SoftenHandle, soften
+from wemask.training import prepare
+
+
+class Arguments:
+    """The one field of TrainingArguments that a callback reads."""
+
+    def __init__(self, output_dir: Path | None = None) -> None:
+        self.output_dir = str(output_dir)
+
+
+def call(callback: Any, event: str, step: int = 0, output_dir: Path | None = None) -> Any:
+    control, state = TrainerControl(), TrainerState(global_step=step)
+    getattr(callback, event)(Arguments(output_dir), state, control)
+    return control
+
+
+@pytest.fixture(scope="module")
+def softened() -> Any:
+    return prepare(settings("logger=none", "operator.rate=0.1"))
+
+
+@pytest.fixture
+def scheduled(softened: Any) -> Iterator[SoftenHandle]:
+    words = ("operator.strength={start: 0.2, end: 0.8, steps: 4}", "operator.rate=0.1")
+    with softened.handle:
+        pass  # leaving it removes it
+    with soften(softened.model, softened.report, settings(*words).operator) as handle:
+        yield handle
+    softened.handle = soften(softened.model, softened.report, settings(words[1]).operator)
+
+
+# --- strength -------------------------------------------------------------------------------------
+
+
+def test_the_strength_follows_its_schedule_and_ends_at_its_end(scheduled: SoftenHandle) -> None:
+    callback = SofteningCallback(scheduled)
+    seen = []
+    for step in (0, 1, 2, 4, 9):
+        call(callback, "on_step_begin", step)
+        seen.append(scheduled.strength)
+    assert seen == pytest.approx([0.2, 0.35, 0.5, 0.8, 0.8])
+    call(callback, "on_step_begin", 0)
+    call(callback, "on_train_end", 4)
+    assert scheduled.strength == pytest.approx(0.8)
+
+
+def test_a_constant_strength_is_left_alone(softened: Any) -> None:
+    callback = SofteningCallback(softened.handle)
+    for step in (0, 3):
+        call(callback, "on_step_begin", step)
+        assert softened.handle.strength == 1.0
+
+
+def test_a_checkpoint_gets_the_operator_beside_it(softened: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-7"
+    softened.model.save_pretrained(folder)
+    callback = SofteningCallback(softened.handle)
+    state = TrainerState(global_step=7, is_world_process_zero=False)
+    callback.on_save(Arguments(tmp_path), state, TrainerControl())  # pyright: ignore
+    assert not (folder / "wemask_config.json").exists()
+    state.is_world_process_zero = True
+    callback.on_save(Arguments(tmp_path), state, TrainerControl())  # pyright: ignore
+    values = read_config(folder)
+    assert values["operator"] == softened.handle.config.to_dict()
+    assert values["layers"] == softened.handle.layers
+    assert '"wemask_llama"' in (folder / "config.json").read_text()
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupt() -> Iterator[InterruptCallback]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    callback = InterruptCallback()
+    call(callback, "on_train_begin")
+    yield callback
+    callback.restore()
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops_after_the_step(
+    interrupt: InterruptCallback, number: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not call(interrupt, "on_step_end").should_training_stop
+    os.kill(os.getpid(), number)
+    control = call(interrupt, "on_step_end")
+    assert control.should_save
+    assert control.should_training_stop
+    assert capfd.readouterr().err.count("Stopping after this step and saving") == 1
+
+
+def test_a_second_ctrl_c_stops_at_once(interrupt: InterruptCallback) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=lambda: call(InterruptCallback(), "on_train_begin"))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# --- log lines ------------------------------------------------------------------------------------
+
+
+def test_a_log_line_tells_the_operator_and_the_massive_activation(softened: Any) -> None:
+    report, handle = softened.report, softened.handle
+    values = watch(softened.model, handle)
+    assert values["wemask/me_layer"] == report.layer
+    assert values["wemask/strength"] == 1.0
+    assert values["wemask/tokens_touched"] == sum(handle.tokens_touched.values()) > 0
+    born = report.layers[report.layer + 1]
+    assert born.layer == report.layer
+    # The probe prompt is one of the calibration texts, so its largest cannot be larger.
+    assert 0 < values["wemask/massive_max"] <= born.max * 1.0001
+    assert values["wemask/massive_ratio"] > report.criterion.min_ratio
+
+
+def test_watching_changes_neither_the_model_nor_the_random_state(softened: Any) -> None:
+    model = softened.model.train()
+    ids = torch.arange(1, 9).unsqueeze(0)
+    before, state = model(ids).logits, torch.get_rng_state()
+    watch(model, softened.handle)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model(ids).logits, before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.eval()
+
+
+def test_without_a_report_the_operator_alone_is_told(softened: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(softened.handle, "report", None)
+    assert set(watch(softened.model, softened.handle)) == {
+        "wemask/strength",
+        "wemask/tokens_touched",
+    }
+
+
+def test_the_callbacks_are_those_of_a_training(tmp_path: Path, monkeypatch: Any) -> None:
+    from wemask.chat import choose_loss
+    from wemask.data import load_examples
+
+    config = quick(tmp_path)
+    prepared = prepare(config)
+    examples = load_examples(config.data)
+    loss = choose_loss(examples[0], prepared.tokenizer)
+    own = InterruptCallback()
+    trainer = training._trainer(config, prepared, examples, loss, tmp_path, own)
+    kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
+    assert kinds.count(SofteningCallback) == 1
+    assert own in trainer.callback_handler.callbacks

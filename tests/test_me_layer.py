@@ -1,0 +1,113 @@
+"""The report as a file: what is written is read back, what is damaged is said."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from families import build, detect, shared
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wemask import Criterion, MELayerReport
+from wemask.errors import DetectionError
+
+
+@pytest.mark.parametrize("family", ["llama", "olmo2", "gpt2"])
+def test_round_trip(family, tmp_path):
+    report = shared(family).report
+    report.save(tmp_path / "me_layer.json")
+    loaded = MELayerReport.load(tmp_path / "me_layer.json")
+    assert loaded == report
+    assert loaded.relief is None
+    assert loaded.to_dict() == report.to_dict()
+    values = json.loads((tmp_path / "me_layer.json").read_text())
+    assert values["schema_version"] == 1
+    assert values["verdict"] == report.verdict
+    assert "relief" not in values
+
+
+def test_round_trip_where_nothing_was_found(tmp_path):
+    report = detect(build("llama"))
+    report.save(tmp_path / "r.json")
+    assert MELayerReport.load(tmp_path / "r.json") == report
+    assert report.verdict.startswith("No ME Layer: no massive activation emerges. The nearest")
+
+
+def test_infinite_ratios_survive_json(tmp_path):
+    report = shared().report
+    rows = [replace(row, ratio=math.inf) for row in report.layers]
+    replace(report, layers=rows).save(tmp_path / "r.json")
+    assert "Infinity" not in (tmp_path / "r.json").read_text()
+    assert MELayerReport.load(tmp_path / "r.json").layers == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "An ME Layer report was sought at"),
+        ("{", "An ME Layer report was sought at"),
+        ("[]", "schema version 1 was expected, found None"),
+        ("3", "schema version 1 was expected, found None"),
+        ("{}", "schema version 1 was expected, found None"),
+        ('{"schema_version": 2}', "schema version 1 was expected, found 2"),
+        ('{"schema_version": 1}', "report is damaged"),
+    ],
+)
+def test_damaged_files(tmp_path, text, message):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(DetectionError, match=rf"{message}.*Run `wemask detect`"):
+        MELayerReport.load(tmp_path / "r.json")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(DetectionError, match=r"sought at .*r\.json: .*No such file"):
+        MELayerReport.load(tmp_path / "r.json")
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "r.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DetectionError, match=r"sought at"):
+        MELayerReport.load(tmp_path / "r.json")
+
+
+KEYS = sorted(shared().report.to_dict())
+
+
+@given(
+    key=st.sampled_from(KEYS),
+    value=st.sampled_from([None, 3, "x", [3], {"a": 1}, [{}], True]),
+)
+def test_any_damaged_value_is_one_error_or_harmless(key, value):
+    values = json.loads(json.dumps(shared().report.to_dict()))
+    values[key] = value
+    try:
+        report = MELayerReport.from_dict(values)
+    except DetectionError as error:
+        assert "Run `wemask detect` again." in str(error)
+    else:
+        assert isinstance(report, MELayerReport)
+
+
+def test_unknown_and_missing_keys_are_damage():
+    values = shared().report.to_dict()
+    with pytest.raises(DetectionError, match="damaged .*surplus"):
+        MELayerReport.from_dict({**values, "surplus": 1})
+    values.pop("thresholds")
+    with pytest.raises(DetectionError, match="damaged .*thresholds"):
+        MELayerReport.from_dict(values)
+
+
+def test_criterion_defaults_and_words():
+    sun = Criterion()
+    assert (sun.min_magnitude, sun.min_ratio, sun.min_jump) == (100, 1000, 0)
+    assert sun.describe() == "above 100 and at least 1000 times the median"
+    relative = Criterion(name="relative", min_ratio=30)
+    assert (relative.min_magnitude, relative.min_ratio, relative.min_jump) == (0, 30, 5)
+    assert relative.describe() == "at least 30 times the median and 5 times the layer before"
+
+
+@pytest.mark.parametrize("value", ["3", None, True, float("nan")])
+def test_criterion_values_that_are_no_numbers(value):
+    with pytest.raises(DetectionError, match="min_ratio must be a number, got"):
+        Criterion(min_ratio=value)
