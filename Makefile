@@ -20,7 +20,8 @@ ARGS ?=
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-gpu lint lint-docker lint-shell format tiny clean distclean
+.PHONY: help demo setup test test-slow test-gpu format tiny clean distclean \
+	lint lint-code lint-types lint-docker lint-shell
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -53,9 +54,13 @@ test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
 
-lint: $(DEV_STAMP) lint-docker lint-shell ## ruff, pyright, hadolint, shellcheck
+lint: lint-code lint-types lint-docker lint-shell ## ruff, pyright, hadolint, shellcheck
+
+lint-code: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(DEV_STAMP)
 	$(BIN)/pyright
 
 lint-docker: $(DEV_STAMP)

@@ -109,7 +109,7 @@ def _std(name: str, model: nn.Module) -> float:
     if any(part in name for part in ("embed", "wte", "wpe")):
         # Gemma multiplies its embeddings by sqrt(D).
         return WIDTH**-0.5 if type(model).__name__.startswith("Gemma") else 1.0
-    return 0.25 if any(part in name for part in ("attn", "attention")) else 0.15
+    return 0.2 if any(part in name for part in ("attn", "attention")) else 0.15
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,7 @@ def texts(rows: int = 8, length: int = 12, seed: int = 0) -> Tensor:
 
 def detect(model: nn.Module, **options: Any) -> MELayerReport:
     """Detection on `texts()` with the criterion of random models."""
-    return wemask.detect(
-        model, **{"input_ids": texts(), "criterion": CRITERION, **options}
-    )
+    return wemask.detect(model, **{"input_ids": texts(), "criterion": CRITERION, **options})
 
 
 def sequence(length: int = 12, seed: int = 0, massive_at: int = 0) -> Tensor:

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 PAD = 0
 
 
-def padded(
-    rows: Sequence[Tensor], *, left: bool, extra: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
+def padded(rows: Sequence[Tensor], *, left: bool, extra: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, mask and positions [B, T] of sequences [1, t] in one batch, `extra` more pads each."""
     width = max(row.shape[1] for row in rows) + extra
     ids = torch.full((len(rows), width), PAD)
@@ -66,8 +64,11 @@ def llama_oracle(
             tokens, dims = softened[index]
             for b, t in tokens.nonzero().tolist():
                 x[b, t, dims] = x[b, t, dims] * (1 - strength)
-        h = h + layer.self_attn(
-            hidden_states=x, position_embeddings=rotation, attention_mask=causal
-        )[0]
+        h = (
+            h
+            + layer.self_attn(hidden_states=x, position_embeddings=rotation, attention_mask=causal)[
+                0
+            ]
+        )
         h = h + layer.mlp(layer.post_attention_layernorm(h))
     return model.lm_head(base.norm(h)).float()

@@ -1,4 +1,4 @@
-"""What the tests of runs share: the real configs, shrunk, and trained runs made once per session."""
+"""What the tests of runs share: the real configs, shrunk, and trained runs, made only once."""
 
 import io
 import itertools

@@ -64,9 +64,7 @@ def test_the_authors_formula_needs_no_report_and_warns():
     """x = attention input after the norm; top int(rate * D) dims of x[:, 0].abs().mean(0); 0."""
     model: Any = shared().model
     ids = torch.cat([sequence(9, 1), sequence(9, 2), sequence(9, 3, massive_at=4)])
-    config = WeMaskConfig(
-        layers=[2, 3], tokens="position0", dims="batch_activation", rate=0.1
-    )
+    config = WeMaskConfig(layers=[2, 3], tokens="position0", dims="batch_activation", rate=0.1)
     with pytest.warns(WeMaskWarning) as caught:
         handle = wemask.soften(model, config=config)
     assert len(caught) == 1

@@ -70,9 +70,7 @@ def test_effective_scale_is_the_weight_in_whatever_form(family):
     norm: Any = find_decoder(shared(family).model).blocks[1].attention_norm
     weight = norm.weight.detach().float()
     expected = (1 + weight) if family.startswith("gemma") else weight
-    torch.testing.assert_close(
-        effective_scale(norm, "it"), expected.abs(), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(effective_scale(norm, "it"), expected.abs(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", [None, nn.Identity()])

@@ -1,6 +1,7 @@
 """Detection against the truth of planted models, and none on their twins."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,13 +34,14 @@ from wemask.architectures import find_decoder
 from wemask.detection import CALIBRATION_TEXTS, calibration_inputs
 from wemask.errors import DetectionError, ModelError
 from wemask.planted import plant
+from wemask.separation import separate
 
 
 def check_exact(report: Any, *, layer: int, dims: tuple[int, ...], tokens: set[int]) -> None:
     assert report.found and report.layer == layer and report.emergences == [layer]
     assert set(report.dims) == set(dims) and len(report.dims) == len(dims)
     assert {t.token_id for t in report.tokens} == tokens
-    assert all(abs(m - MAGNITUDE) < 0.06 * MAGNITUDE for m in report.magnitudes)
+    assert all(abs(m - MAGNITUDE) < 0.04 * MAGNITUDE for m in report.magnitudes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -92,9 +94,10 @@ def test_a_second_emergence_is_reported():
     plant(model, layer=3, token_ids=[20], dims=[5], magnitude=MAGNITUDE)
     weight: Any = model.get_input_embeddings().weight
     own = weight[20].clone()
-    plant(model, layer=1, token_ids=[7], dims=[9], magnitude=MAGNITUDE)
+    plant(model, layer=1, token_ids=[7], dims=[30, 31], magnitude=MAGNITUDE)  # own dims: 28, 29
     with torch.no_grad():
         weight[20] = own
+        weight[20, 28:30] = 0
     ids = texts()
     ids[:, 8] = 20
     report = detect(model, input_ids=ids)
@@ -172,18 +175,18 @@ def test_two_massive_tokens_and_a_later_delimiter():
 
 
 def test_weaker_relatives_count_as_massive_not_as_ordinary():
-    """Token 8 reaches 60% of the criterion's ratio: a threshold between them would be fragile."""
+    """Token 8 misses the criterion: a threshold between them would be fragile."""
     model = build("llama")
     plant(model, layer=1, token_ids=[7], dims=DIMS, magnitude=MAGNITUDE)
     weight: Any = model.get_input_embeddings().weight
     with torch.no_grad():
-        weight[8] = 0.15 * weight[7] + weight[8]
+        weight[8] = 0.05 * weight[7] + weight[8]
     ids = texts()
     ids[:, 8] = 8
     report = detect(model, input_ids=ids)
     strengths = {t.token_id: t.magnitude for t in report.tokens}
     assert set(strengths) == {7, 8}
-    assert strengths[8] < 0.6 * strengths[7]
+    assert strengths[8] < 1000 * report.layers[ME_LAYER + 1].median < strengths[7]
     assert report.thresholds and max(report.thresholds.values()) < strengths[8]
 
 
@@ -200,24 +203,53 @@ def test_thresholds_split_massive_from_ordinary_in_every_layer():
         assert torch.equal((h[..., dims].abs() > taus).any(-1), ids == MASSIVE)
 
 
-def test_when_every_token_is_massive_there_is_no_threshold():
+def test_when_every_token_is_massive_the_threshold_stays_below_all():
     case = shared()
-    report = detect(case.model, input_ids=torch.full((2, 3), MASSIVE), criterion=Criterion(
-        name="relative", min_ratio=2.0, min_jump=5.0
-    ))
-    assert report.found and report.thresholds == {}
-    assert report.separation_note == "every calibration token is massive, none is ordinary."
-    with pytest.raises(DetectionError, match=r"none is ordinary\. Type tokens=first"):
+    report = detect(case.model, input_ids=torch.full((2, 3), MASSIVE))
+    assert report.found and report.separation is None
+    assert all(0 < tau < MAGNITUDE for tau in report.thresholds.values())
+    with wemask.soften(case.model, report, settings()) as handle:
+        assert handle.tokens_touched == {2: 3, 3: 3, 4: 3}
+
+
+def test_without_a_threshold_massive_tokens_are_refused():
+    case = shared()
+    report = replace(case.report, thresholds={}, separation_note="no gap.")
+    with pytest.raises(DetectionError, match=r"told by content: no gap\. Type tokens=first"):
         wemask.soften(case.model, report, settings())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_separation_on_numbers():
+    # one layer, one dim; token 3 and 0 pass the criterion, 4 is a weaker relative
+    values = torch.tensor([[[900.0, 1.0, 2.0, 1000.0, 300.0]]])
+    split = separate(values, torch.tensor([3, 0]), floor=1.0)
+    assert split.tokens.tolist() == [3, 0, 4]
+    assert split.ratio == 150.0 and split.note == ""
+    assert split.thresholds == pytest.approx([2 * math.sqrt(150)])
+    gapless = (1.1 ** -torch.arange(40.0)).reshape(1, 1, 40)
+    none = separate(1000 * gapless, torch.tensor([0]), floor=1.0)
+    assert none.thresholds == [] and "1.2 is needed" in none.note
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe", "olmo2"])
-def test_half_precision(family, dtype):
-    case = planted(family)
-    report = detect(case.model.to(dtype))
+def test_bfloat16(family):
+    report = detect(planted(family).model.to(torch.bfloat16))
     check_exact(report, layer=ME_LAYER, dims=DIMS, tokens={MASSIVE})
-    assert report.model["dtype"] == str(dtype).removeprefix("torch.")
+    assert report.model["dtype"] == "bfloat16"
+
+
+def test_an_overflow_is_said_not_read_as_an_answer():
+    model: Any = shared().model
+
+    def overflow(module: Any, args: tuple, out: torch.Tensor) -> torch.Tensor:
+        return out / 0
+
+    hook = model.model.layers[2].mlp.register_forward_hook(overflow)
+    try:
+        with pytest.raises(ModelError, match=r"NaN or infinite values in the output of layer 2"):
+            detect(model)
+    finally:
+        hook.remove()
 
 
 def test_padding_changes_nothing():
@@ -257,7 +289,7 @@ def test_the_norm_says_how_it_weighs_the_massive_dims():
     plant(model, layer=ME_LAYER, token_ids=[MASSIVE], dims=DIMS, magnitude=MAGNITUDE)
     report = detect(model)
     assert report.norm is not None
-    assert report.norm["ranks_of_massive_dims"] == {DIMS[0]: 0, DIMS[1]: 1}
+    assert report.norm["ranks_of_massive_dims"] == {str(DIMS[0]): 0, str(DIMS[1]): 1}
     # two equal dims hold all the energy: KL from uniform is log(D / 2)
     before = report.norm["kl_from_uniform_before_norm"]
     assert before == pytest.approx(math.log(WIDTH / 2), abs=0.01)
@@ -271,9 +303,9 @@ def test_a_norm_without_weight_is_no_obstacle():
 
 def test_criteria():
     model = shared().model
-    relative = detect(model, criterion="relative", min_ratio=100.0)
+    relative = detect(model, criterion="relative", min_ratio=150.0)
     check_exact(relative, layer=ME_LAYER, dims=DIMS, tokens={MASSIVE})
-    assert relative.criterion == Criterion(name="relative", min_ratio=100.0)
+    assert relative.criterion == Criterion(name="relative", min_ratio=150.0)
     assert relative.other_criterion == (
         "sun2024 (above 100 and at least 1000 times the median): "
         "massive activations first at layer 1"
@@ -308,7 +340,10 @@ def test_bad_input():
             "at least one real",
         ),
         (lambda: detect(model, criterion="sun"), r"criterion is one of .*Did you mean 'sun2024'"),
-        (lambda: detect(model, min_ration=3.0), r"no argument 'min_ration'.*'min_ratio'"),
+        (
+            lambda: wemask.detect(model, input_ids=ids, min_ration=3.0),
+            r"no argument 'min_ration'.*'min_ratio'",
+        ),
         (
             lambda: detect(model, criterion=Criterion(), min_ratio=3.0),
             r"thresholds inside Criterion",

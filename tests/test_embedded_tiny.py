@@ -1,6 +1,7 @@
 """The shipped model and tokenizer: what other parts of wemask and its users rely on.
 
-The ME Layer is measured here by a plain forward with `output_hidden_states`, independently of `wemask.detect` and of the recipe's own tables.
+The ME Layer is measured here by a plain forward with `output_hidden_states`, independently of
+`wemask.detect` and of the recipe's own tables.
 """
 
 import re
@@ -218,6 +219,30 @@ def test_its_dims_tell_bos_from_all_ordinary_tokens(measured, me_layer):
         assert h[is_bos, dim].abs().min() > 4 * h[~is_bos, dim].abs().max()
 
 
+def states_of_all_tokens(model, prefix):
+    """Return [layer, token, D]: every token of the vocabulary after `prefix`."""
+    ids = torch.tensor([[*prefix, i] for i in range(model.config.vocab_size)])
+    with torch.no_grad():
+        out = model(ids, output_hidden_states=True, use_cache=False)
+    return torch.stack(out.hidden_states[:-1])[1:, :, -1]
+
+
+def test_no_other_token_of_the_vocabulary_is_massive(model, tokenizer, measured, me_layer):
+    states, is_bos, _ = measured
+    bos = states[me_layer + 1, is_bos].abs().max()
+    others = torch.arange(len(tokenizer)) != tokenizer.bos_token_id
+    within = states_of_all_tokens(model, tokenizer("The quick").input_ids)[me_layer, others]
+    assert within.abs().max() < bos / 8
+    # Right after <s> a few tokens that the documents lack come to half of it (docs/tiny.md).
+    second = states_of_all_tokens(model, [tokenizer.bos_token_id])[me_layer, others]
+    largest = second.abs().amax(-1)
+    assert largest.max() < bos / 1.5
+    assert (largest > bos / 4).sum() <= 8
+    # It is <s>, not the first place: without <s> nothing is massive.
+    first = states_of_all_tokens(model, [])[me_layer, others]
+    assert first.abs().max() < bos / 4
+
+
 def test_it_persists(measured, me_layer):
     states, is_bos, _ = measured
     later = states[me_layer + 1 :, is_bos].mean(1)
@@ -332,13 +357,14 @@ def test_marks_make_the_next_token_predictable(tokenizer):
     checked = 0
     for ids in documents.draw(200, 5):
         for i, token in enumerate(ids[:-1]):
-            # The body is sprinkled before <s> is put in front, so marks never point at it.
-            # A mark may itself be the token that an earlier mark copied; then nothing follows it.
-            if token in offsets and ids[i - 1] not in offsets:
+            # What an earlier mark copied, be it a mark, stands for itself: nothing follows from it.
+            if ids[i - 1] in offsets or ids[i - 2] == documents.recall:
+                continue
+            if token in offsets:
                 assert ids[i + 1] == ids[i - offsets[token]]
                 checked += 1
             if token == documents.recall and i + 2 < len(ids) - 1:
-                last = max(j for j in range(i) if ids[j] == ids[i + 1])
+                last = max(j for j in range(i - 1) if ids[j] == ids[i + 1])
                 assert ids[i + 2] == ids[last + 1]
                 checked += 1
     assert checked > 1000

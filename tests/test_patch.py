@@ -157,9 +157,7 @@ def test_contract_in_every_architecture(family):
 )
 def test_a_batch_equals_its_rows(choices, lengths, left, extra, seed):
     case = shared()
-    rows = [
-        sequence(n, seed + i, massive_at=(seed + i) % n) for i, n in enumerate(lengths)
-    ]
+    rows = [sequence(n, seed + i, massive_at=(seed + i) % n) for i, n in enumerate(lengths)]
     with wemask.soften(case.model, case.report, WeMaskConfig(**choices)):
         together = batched_logits(case.model, rows, left=left, extra=extra)
         for row, out in zip(rows, together, strict=True):
@@ -250,14 +248,15 @@ def test_generation_of_a_left_padded_batch_equals_one_by_one(family, tokens):
 
 def test_position0_is_the_literal_index_and_warns():
     case = shared()
+    config = settings(tokens="position0", dims="massive")
     with pytest.warns(WeMaskWarning, match="tokens=position0 is index 0 of the tensor"):
-        handle = wemask.soften(case.model, case.report, settings(tokens="position0"))
-    rows = [sequence(8, 1), sequence(5, 2)]
-    out = batched_logits(case.model, rows, left=True)  # row 1 has pads in front
-    assert not close(out[1], logits(case.model, rows[1])[0], VISIBLE)
-    # the decode artefact: every generated token is index 0 of its own forward
-    assert not close(cached_logits(case.model, rows[0], [3]), logits(case.model, rows[0]), 1e-3)
-    handle.remove()
+        handle = wemask.soften(case.model, case.report, config)
+    with handle:
+        rows = [sequence(8, 1), sequence(5, 2)]
+        out = batched_logits(case.model, rows, left=True)  # row 1 has pads in front
+        assert not close(out[1], logits(case.model, rows[1])[0], VISIBLE)
+        # the decode artefact: every generated token is index 0 of its own forward
+        assert not close(cached_logits(case.model, rows[0], [3]), logits(case.model, rows[0]), 1e-3)
 
 
 # --- training -----------------------------------------------------------------------------------
@@ -411,9 +410,7 @@ def test_the_handle_says_what_was_touched():
         assert handle.tokens_touched == {2: 1, 3: 1, 4: 1}
         assert {len(d or []) for d in handle.dims.values()} == {8}
         assert handle.strength == 1.0 and handle.report is case.report
-        assert repr(handle) == (
-            "SoftenHandle(layers=[2, 3, 4], tokens_touched={2: 1, 3: 1, 4: 1})"
-        )
+        assert repr(handle) == ("SoftenHandle(layers=[2, 3, 4], tokens_touched={2: 1, 3: 1, 4: 1})")
         ids = torch.cat([sequence(8, 1), sequence(8, 2, massive_at=5)])
         ids[1, 7] = MASSIVE
         assert {o.tokens for o in observe(handle, case.model, ids).values()} == {3}
@@ -638,5 +635,3 @@ def test_contract_deeply_in_every_architecture(family, choices, seed, left):
             assert close(out, on[0])
         assert close(cached_logits(case.model, rows[0], [1 + seed % 5]), alone[0])
     assert unpatched(case.model)
-
-

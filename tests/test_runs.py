@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,14 +137,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors", "text"])
 def test_every_writer_on_a_full_disk_is_one_message(small_disk: Path, kind: str) -> None:
-    large = torch.zeros(200_000)
+    large, path = torch.zeros(200_000), small_disk / "file"
+    writers: dict[str, Any] = {
+        "torch": lambda: torch.save(large, path),
+        "safetensors": lambda: save_file({"w": large}, path),
+        "text": lambda: path.write_text("x" * 1_000_000),
+    }
     with pytest.raises(RunFolderError, match=r"0 MiB free\)\. Make room"), saving(small_disk):
-        if kind == "torch":
-            torch.save(large, small_disk / "optimizer.pt")
-        elif kind == "safetensors":
-            save_file({"w": large}, small_disk / "model.safetensors")
-        else:
-            (small_disk / "text").write_text("x" * 1_000_000)
+        writers[kind]()
 
 
 @pytest.mark.parametrize(
@@ -175,9 +176,9 @@ def test_errors_that_are_not_of_writing_pass_unchanged(
     ids=repr,
 )
 def test_errors_of_writing_are_one_message(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(RunFolderError, match="the same command resumes") as caught:
-        with saving(tmp_path / "not" / "there"):
-            raise error
+    folder = tmp_path / "not" / "there"
+    with pytest.raises(RunFolderError, match="same command resumes") as caught, saving(folder):
+        raise error
     assert caught.value.exit_code == 2
 
 

@@ -236,7 +236,7 @@ def test_the_order_of_items_does_not_matter_to_the_exact_parts() -> None:
 
 def test_the_seed_decides() -> None:
     rng = np.random.default_rng(0)
-    a, b = rng.random(100), rng.random(100)
+    a, b = rng.random(250), rng.random(250)
     assert compare_paired(a, b, seed=1) == compare_paired(a, b, seed=1)
     assert compare_paired(a, b, seed=1) != compare_paired(a, b, seed=2)
     wide, narrow = compare_paired(a, b, confidence=0.99), compare_paired(a, b, confidence=0.8)

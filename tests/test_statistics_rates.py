@@ -95,7 +95,9 @@ def coverage(kind: str, n: int, rounds: int, seed: int = 0) -> tuple[float, floa
     return covered / rounds, rejected / rounds
 
 
-@pytest.mark.parametrize(("kind", "n"), [("right/wrong", 150), ("normal", 20), ("skewed", 80)])
+@pytest.mark.parametrize(
+    ("kind", "n"), [("right/wrong", 150), ("normal", 20), ("skewed", 80), ("skewed", 220)]
+)
 def test_coverage_and_false_positives(kind: str, n: int) -> None:
     covered, rejected = coverage(kind, n, rounds=250)
     assert 0.915 <= covered <= 0.985  # 2.5 standard errors of 250 rounds

@@ -186,16 +186,22 @@ def _stated(text: str) -> Extraction | None:
 
 def _tidy(value: str) -> str:
     """Reduce a phrase to the answer in it: "$9 a day, because ..." -> "$9 a day"."""
-    value = value.strip()
+    value = _CLAUSE.split(value.strip(), maxsplit=1)[0].strip()
     span = _MATH_SPAN.match(value)
-    if span:
-        return next(group for group in span.groups() if group is not None).strip()
-    value = _CLAUSE.split(value, maxsplit=1)[0].strip()
+    formula = _formula(span) if span else None
+    if span and formula and not re.search(r"[\d\\]|\bor\b", value[span.end() :]):
+        return formula  # else there is more to the answer than its first formula
     if plain_number(value) is not None or "\\" in value or _NEGATED.search(value):
         return value
     numbers = [match[0] for match in _LAST_NUMBER.finditer(value)]
     is_prose = len(re.findall(r"[A-Za-z]{2,}", value)) >= 2
     return numbers[0] if is_prose and len(numbers) == 1 else value
+
+
+def _formula(span: re.Match[str]) -> str | None:
+    """Return what is between the delimiters; None for prose between two dollar amounts."""
+    inner = next(group for group in span.groups() if group is not None).strip()
+    return None if re.search(r"(?<![\\a-zA-Z{])[a-z]{2,}(?![a-zA-Z(}])", inner) else inner
 
 
 def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -210,7 +216,7 @@ def _last_number(text: str) -> Extraction:
         return Extraction(value=None, reason="no number found")
     window = max(0, last.start() - 400)
     for span in _MATH_SPAN.finditer(text, window, last.end() + 400):
-        if span.start() <= last.start() and last.end() <= span.end():
-            formula = next(group for group in span.groups() if group is not None)
+        formula = _formula(span)
+        if formula and span.start() <= last.start() and last.end() <= span.end():
             return Extraction(value=formula.rpartition("=")[2].strip(), reason="last formula")
     return Extraction(value=last[0].strip(), reason="last number")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from wemask.composition import compose, conf_dir, exit_on_error, section
 from wemask.config import ModelConfig
-from wemask.errors import WemaskError
+from wemask.errors import DataError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -124,9 +125,9 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     config, model, tokenizer = _load(options)
     report = detect(model, tokenizer, criterion=config.criterion)
     console.print(layer_table(report))
-    console.print(report.verdict, style="bold", highlight=False)
-    console.print(f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
-    console.print(f"The other criterion: {report.other_criterion}.")
+    console.print(report.verdict, style="bold", highlight=False, markup=False)
+    _say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
+    _say(console, f"The other criterion: {report.other_criterion}.")
     if report.separation is not None:
         console.print(f"Separation of massive from ordinary tokens: {report.separation:.2f}x.")
     if published := compare_with_published(config.path, report):
@@ -141,7 +142,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
             ("relief", relief),
         ):
             written += plots.save_figure(draw(report), folder / name)
-    console.print("Written: " + ", ".join(str(path) for path in written))
+    _say(console, "Written: " + ", ".join(str(path) for path in written))
     return 0
 
 
@@ -154,35 +155,52 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
     overrides = [f"operator.{setting}" for setting in options.operator]
     values = section(compose("train", [*_model_overrides(options.model), *overrides]), "operator")
     report = detect(model, tokenizer, criterion=config.criterion)
-    console.print(report.verdict)
+    console.print(report.verdict, markup=False)
     failed = 0
     for check in validate(model, tokenizer, report, WeMaskConfig.from_dict(values)):
         word = "[green]pass[/green]" if check.passed else "[red]FAIL[/red]"
-        console.print(f"{word}  {check.number}  {check.name}  [dim]{check.detail}[/dim]")
+        console.print(f"{word}  {check.number}  {check.name}  [dim]{escape(check.detail)}[/dim]")
         failed += not check.passed
     console.print(f"{failed} failed." if failed else "All passed.")
     return 1 if failed else 0
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    import json
-
     from wemask.report import write_report
     from wemask.results import load_results
+    from wemask.runs import saving
 
     results = load_results(options.results)
     folder = options.results.parent
-    samples = {}
-    for arm, tasks in results["arms"].items():
-        for task, score in tasks.items():
-            path = folder / score["samples"]
-            if not path.exists():
-                raise WemaskError(f"{path} was sought (the items of {arm}) and not found.")
-            with path.open(encoding="utf-8") as lines:  # splitlines() would split inside strings
-                samples[arm, task] = [json.loads(line) for line in lines]
-    for path in write_report(results, folder, None, samples):
-        console.print(str(path))
+    samples = {
+        (arm, task): _read_samples(folder / score["samples"])
+        for arm, tasks in results["arms"].items()
+        for task, score in tasks.items()
+    }
+    with saving(folder):
+        for path in write_report(results, folder, None, samples):
+            _say(console, str(path))
     return 0
+
+
+def _read_samples(path: Path) -> list[Any]:
+    import json
+
+    if not path.exists():
+        raise DataError(f"{path} was sought (the items of an arm) and not found.")
+    samples = []
+    with path.open(encoding="utf-8") as lines:  # splitlines() would split inside strings
+        for number, line in enumerate(lines, 1):
+            try:
+                samples.append(json.loads(line))
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON: {error}") from error
+    return samples
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a line with a path or a model's text in it: never wrapped, never read as markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

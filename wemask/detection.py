@@ -82,12 +82,12 @@ def detect(
             "The model is softened: detection would see the softened activations. Call "
             "`model.wemask_handle.remove()`, detect, soften again."
         )
+    decoder = find_decoder(base)
     if criterion is None:
         carried = getattr(base.config, "wemask_criterion", None)
         criterion = Criterion(**carried) if carried and not thresholds else "sun2024"
     criterion = _criterion(criterion, thresholds)
     input_ids, attention_mask = calibration_inputs(tokenizer, input_ids, attention_mask, texts)
-    decoder = find_decoder(base)
     device = base.get_input_embeddings().weight.device  # pyright: ignore
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     traces = trace_layers(base, decoder, input_ids, attention_mask)

@@ -2,7 +2,7 @@
 
 Conventions (those of GSM8K's and MATH's own checkers where they have one):
 - plain numbers are exact rationals: 1/2 == 0.5 == 0.50, -0 == 0, 1,234 == 1234, 1e3 == 1000,
-  1 1/2 == 3/2, 5 million == 5000000; 1/3 != 0.333 and 0.1 != 0.1000001;
+  1 1/2 == 3/2, 5 million == 5000000, 7:00 == 7; 1/3 != 0.333 and 0.1 != 0.1000001;
 - a percent sign, a currency and degrees are units: 50% == 50, so 50% != 0.5; $18 == 18;
 - a unit may be left out, but two different known units differ: 5 cm == 5, 5 cm != 5 m;
 - words are compared as words, ignoring case; a single letter keeps its case: (C) == C, x != X;
@@ -107,7 +107,7 @@ def equivalent(gold: str, value: str) -> tuple[bool, str]:
 
 def plain_number(text: str) -> Fraction | None:
     """Return the exact value of a plain number with an optional unit, or None if it is not one."""
-    parsed = _number_and_unit(clean(text))
+    parsed = _number_and_unit(clean(text)) if len(text) <= MAX_LENGTH else None
     return None if parsed is None else parsed[0]
 
 
@@ -132,7 +132,7 @@ def _number_and_unit(text: str) -> tuple[Fraction, _Unit] | None:
     if len(text) > MAX_NUMBER:
         return None
     text = _BLANK.sub(" ", _TEXT.sub(r" \1 ", _DEGREES.sub(" degrees", text))).strip()
-    match = _NUMBER.fullmatch(text)
+    match = _NUMBER.fullmatch(re.sub(r"^(\d{1,2}):00(?!\d)", r"\1", text))  # 7:00 is 7 o'clock
     if match is None:
         return None
     suffix = _read_suffix(match["rest"])
@@ -181,9 +181,9 @@ def _read_suffix(rest: str) -> tuple[int, _Unit] | None:
 
 
 def _unit_like(word: str) -> bool:
-    if len(word) == 1:
-        return word in _UNITS or word == "a"
-    return re.fullmatch(r"[a-z][a-z./'%]+", word) is not None
+    """Whether `word` may be a unit: a known one, or a word that is no product of variables."""
+    known = word in _UNIT_FILLERS or word == "degrees" or _singular(word) in _UNITS
+    return known or re.fullmatch(r"(?=.*[aeiouy])[a-z][a-z./']{2,}", word) is not None
 
 
 def _singular(word: str) -> str:
@@ -220,7 +220,7 @@ def _compare_bases(gold: str, value: str) -> bool | None:
 
 def _is_words(text: str) -> bool:
     """Whether `text` says something in words, so that its letters are not factors."""
-    if any(re.search(r"[A-Za-z]", content) for content in _TEXT.findall(text)):
+    if any(re.search(r"\w", content) for content in _TEXT.findall(text)):
         return True
     bare = _BARE_FUNCTION.sub(" ", _COMMAND.sub(" ", text))
     return re.search(r"[A-Za-z]{4}", bare) is not None
@@ -229,6 +229,9 @@ def _is_words(text: str) -> bool:
 def _symbolic(gold: str, value: str) -> tuple[bool, str]:
     """Give both sides to math-verify, once what it would misread is out of the way."""
     pair = [_prepare(text) for text in (gold, value)]
+    dropped = ("'", r"\ldots", r"\dots", r"\cdots")  # by math-verify: f' would equal f
+    if any((mark in pair[0]) != (mark in pair[1]) for mark in dropped):
+        return False, ""
     if {_grouping(text) for text in pair} in ({"ordered", "list"}, {"ordered", "set"}):
         return False, ""  # math-verify takes the roots -2, 1 for the interval (-2, 1)
     letters = all(len(text) == 1 and text.isalpha() for text in pair)  # x and X: sympy's are one
@@ -257,12 +260,12 @@ def _grouping(text: str) -> str:
 def _prepare(text: str) -> str:
     """Rewrite cleaned `text` for the LaTeX grammar: units off, 'and' and 'or' as commas."""
     text = re.sub(r"^[a-zA-Z]\s*\\in(?![a-zA-Z])\s*", "", _DEGREES.sub("", text))
-    text = re.sub(r",?\s*(?:\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)\s*", ",", text)
+    text = re.sub(r",?\s*\\text\s*\{\s*(?:and|or)\s*\}\s*", ",", text)
+    if not _TEXT.search(text):
+        text = re.sub(r",?\s*\b(?:and|or)\b\s*", ",", text)
     unit = _TEXT_UNIT.search(text)
-    if unit and all(
-        word in _UNIT_FILLERS or _singular(word) in _UNITS
-        for word in re.findall(r"[a-z.]+", unit[1].lower())
-    ):
+    words = unit[1].lower().split() if unit else []
+    if unit and all(word in _UNIT_FILLERS or _singular(word) in _UNITS for word in words):
         text = text[: unit.start()]
     text = text.replace("%", "").replace("$", "").replace("**", "^")
     return _BARE_FUNCTION.sub(r"\\\1 ", text.replace("infinity", "infty")).strip()

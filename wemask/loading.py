@@ -92,7 +92,9 @@ def load_model(
     return model.eval()
 
 
-def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """Load the tokenizer of `name`; a missing pad token becomes the end-of-text token.
 
     Raises:
@@ -144,14 +146,16 @@ def _explained(load: Any, name: str, path: str, options: dict[str, Any]) -> Any:
     try:
         return load(path, **options)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise ModelError(_explain(name, path, error)) from error
+        # wemask.load gives the config; pointing to itself would explain nothing.
+        ours = "config" in options
+        raise ModelError(_explain(name, path, error, ours)) from error
 
 
-def _explain(name: str, path: str, error: Exception) -> str:
+def _explain(name: str, path: str, error: Exception, ours: bool) -> str:
     said = " ".join(str(error).split())
     if Path(path).exists():
         kind = _model_type(Path(path))
-        if kind.startswith("wemask_"):
+        if kind.startswith("wemask_") and not ours:
             return f"{name} is a softened model. Load it with wemask.load({name!r})."
         return f"{name} cannot be loaded (model_type {kind or 'unknown'}): {said[:400]}"
     offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")

@@ -175,10 +175,6 @@ class MELayerReport:
             rows = [{**row, "ratio": _number(row["ratio"])} for row in body["layers"]]
             body["layers"] = [LayerRow(**row) for row in rows]
             body["thresholds"] = {int(d): float(t) for d, t in body["thresholds"].items()}
-            if body.get("norm"):
-                ranks = body["norm"]["ranks_of_massive_dims"]
-                ranks = {int(d): rank for d, rank in ranks.items()}
-                body["norm"] = {**body["norm"], "ranks_of_massive_dims": ranks}
             return cls(**body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DetectionError(

@@ -86,9 +86,9 @@ class WeMaskConfig:
         if isinstance(self.layers, str):
             return _unknown("layers", self.layers, LAYERS, " or a list of layers such as [7, 8]")
         if isinstance(self.layers, tuple) and self.layers:
-            if all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in self.layers):
-                if len(set(self.layers)) == len(self.layers):
-                    return None
+            numbers = [i for i in self.layers if isinstance(i, int) and not isinstance(i, bool)]
+            if len({i for i in numbers if i >= 0}) == len(self.layers):
+                return None
         return (
             "layers is one of " + ", ".join(LAYERS) + " or a list of different layer numbers, "
             f"0-based, such as [7, 8]; got {self.layers!r}."
@@ -104,8 +104,8 @@ class WeMaskConfig:
             # A token is massive at layer l when the residual that ENTERS l is: at and before the
             # ME Layer that is never so, and the softening would silently touch nothing.
             problems.append(
-                f"layers={self.layers} with tokens=massive would touch nothing: no token is massive "
-                "yet where it enters the ME Layer. Type tokens=first."
+                f"layers={self.layers} with tokens=massive would touch nothing: no token is "
+                "massive yet where it enters the ME Layer. Type tokens=first."
             )
         return problems
 
@@ -156,8 +156,8 @@ class WeMaskConfig:
         k = int(self.rate * hidden_size)
         if k == 0:
             raise ConfigError(
-                f"dims=batch_activation softens int(rate * D) = int({self.rate} * {hidden_size}) = 0 "
-                f"dims: nothing. Type rate={1 / hidden_size:.4g} or more."
+                f"dims=batch_activation softens int(rate * D) = int({self.rate} * {hidden_size}) "
+                f"= 0 dims: nothing. Type rate={1 / hidden_size:.4g} or more."
             )
         return k
 
@@ -188,8 +188,9 @@ class WeMaskConfig:
 
 
 def _is_number(value: object) -> bool:
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)
 
 
 def check_strength(value: float) -> float:

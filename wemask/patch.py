@@ -19,8 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from wemask import operator
-from wemask.architectures import Block, Decoder, effective_scale, find_decoder, unwrap
-from wemask.architectures import layer_index_error
+from wemask.architectures import (
+    Block,
+    Decoder,
+    effective_scale,
+    find_decoder,
+    layer_index_error,
+    unwrap,
+)
 from wemask.errors import DetectionError, PatchError
 from wemask.operator import WeMaskConfig
 
@@ -156,7 +162,7 @@ class SoftenedAttention:
 
 @cache
 def _softened_class(mixin: type, original: type, attention_name: str) -> type:
-    """Subclass of `original` that keeps its name: FSDP, PEFT and transformers look it up by name."""
+    """Subclass of `original` with its name, by which FSDP, PEFT and transformers look it up."""
     names = tuple(inspect.signature(original.forward).parameters)[1:]  # pyright: ignore
     body = {
         "__module__": original.__module__,
@@ -249,7 +255,8 @@ class SoftenHandle:
                     original = type(module).__mro__[2]
                     module.__class__ = original
                     if "_old_forward" in vars(module):
-                        module._old_forward = types.MethodType(original.forward, module)
+                        restored: Any = types.MethodType(original.forward, module)
+                        module._old_forward = restored
             del block.attention.softening
         self._blocks = []
         if getattr(self._model, "wemask_handle", None) is self:
@@ -358,8 +365,7 @@ def _check_report(
         )
     if config.tokens == "massive" and not report.thresholds:
         raise DetectionError(
-            f"Massive tokens cannot be told by content: {report.separation_note} Type "
-            "tokens=first."
+            f"Massive tokens cannot be told by content: {report.separation_note} Type tokens=first."
         )
     return report
 
@@ -384,7 +390,7 @@ def resolve_layers(
         "after_me": range(me + 1, count),
         "from_me": range(me, count),
         "next": range(me + 1, min(me + 2, count)),
-        "before_me": range(0, me),
+        "before_me": range(me),
     }[str(config.layers)]
     if not choice:
         raise PatchError(
@@ -411,7 +417,8 @@ def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
 def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
     config, report = handle.config, handle.report
     thresholds = report.thresholds if report is not None and config.tokens == "massive" else {}
-    handle._model.wemask_handle = handle  # pyright: ignore[reportAttributeAccessIssue]
+    model: Any = handle._model
+    model.wemask_handle = handle
     for index in layers:
         block = decoder.blocks[index]
         softening = Softening(
@@ -430,7 +437,9 @@ def _check_dims(
     dims: Mapping[int, Sequence[int]] | None, decoder: Decoder, layers: tuple[int, ...]
 ) -> None:
     """Raise PatchError where given dims miss a softened layer or do not exist."""
-    for index in layers if dims is not None else ():
+    if dims is None:
+        return
+    for index in layers:
         given = dims.get(index)
         if given is None or not all(0 <= d < decoder.hidden_size for d in given):
             raise PatchError(
@@ -447,7 +456,7 @@ def _device(layer: nn.Module) -> torch.device:
 def _choose_dims(
     handle: SoftenHandle, model: nn.Module, decoder: Decoder
 ) -> Mapping[int, Sequence[int] | None]:
-    """The dims of every softened layer; None where `batch_activation` leaves them to the forward."""
+    """The dims of every softened layer; None where `batch_activation` leaves them open."""
     config, k = handle.config, handle.config.budget(decoder.hidden_size)
     if config.dims == "batch_activation":
         return dict.fromkeys(handle.layers)

@@ -28,7 +28,7 @@ from wemask.architectures import (
 from wemask.errors import ModelError
 
 GAIN = 8.0  # pre-activation of the neuron on its tokens; ordinary tokens stay around 0
-LENGTH = 7.0  # of a chosen token's own dims, in units of the usual length of an embedding
+LENGTH = 9.0  # of a chosen token's own dims, in units of the usual length of an embedding
 DOMINANCE = 100.0  # before a post-norm: the neuron's output over that of the rest of the FFN
 
 # Output projections of attention, in the transformers library.
@@ -113,9 +113,7 @@ def plant(
                 neuron.down[list(dims), -1] *= correction.to(neuron.down.dtype)
         else:
             _rescale(post_norm, list(dims), correction)
-    return Planted(
-        layer=layer, token_ids=tuple(token_ids), dims=tuple(dims), magnitude=magnitude
-    )
+    return Planted(layer=layer, token_ids=tuple(token_ids), dims=tuple(dims), magnitude=magnitude)
 
 
 def _stand_out(

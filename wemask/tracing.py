@@ -28,7 +28,9 @@ class Trace:
     columns: Tensor  # |h| in these dims, float32 [N, K]
     strongest: Tensor  # |h| of the strongest token, float32 [D]: one line of the relief
     cosine: float | None = None  # of the strongest token of THIS layer, to its state a layer on
-    ffn_share: Tensor | None = None  # share of the layer's write that the FFN did, [K], at that token
+    ffn_share: Tensor | None = (
+        None  # share of the layer's write that the FFN did, [K], at that token
+    )
     _state: Tensor | None = None  # signed state of the strongest token, until the next layer
 
 
@@ -38,6 +40,12 @@ def _trace(layer: int, h: Tensor, real: Tensor) -> Trace:
     token_max = magnitude.amax(-1)
     dims = magnitude.amax(0).topk(min(TRACKED_DIMS, h.shape[-1])).indices
     strongest = int(token_max.argmax())
+    if not torch.isfinite(token_max).all():
+        where = "the embedding output" if layer < 0 else f"the output of layer {layer}"
+        raise ModelError(
+            f"There are NaN or infinite values in {where}: the model overflows in this dtype. Load "
+            "it in bfloat16 or float32."
+        )
     return Trace(
         layer=layer,
         median=float(magnitude.flatten().median()),
@@ -140,7 +148,8 @@ def trace_layers(
         attention_mask: [B, T], 1 for real tokens; pads are in no reduction.
 
     Raises:
-        ModelError: not every layer ran with our hooks (a compiled or replaced forward).
+        ModelError: values that are not finite, or not every layer ran with our hooks (a compiled
+            or replaced forward).
     """
     recorder = _Recorder(attention_mask.bool())
     was_training = model.training

@@ -1,7 +1,6 @@
 """Fine-tune: model + operator + PEFT + TRL's SFTTrainer, in a run folder that resumes."""
 
 import dataclasses
-import os
 import shutil
 import uuid
 from pathlib import Path
@@ -23,6 +22,7 @@ from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
 from wemask.loading import load_model, load_tokenizer
 from wemask.me_layer import MELayerReport
 from wemask.patch import SoftenHandle, soften
+from wemask.results import write_whole
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import peft_config, show_summary
 
@@ -134,10 +134,11 @@ def _fit(
         _say(console, f"Resuming from {checkpoint}.")
     try:
         with saving(folder):
+            _start_logger(config, trainer, folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         interrupt.restore()
-        _finish_logger(config)
+        _finish_logger(trainer)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         raise RunFolderError(
             f"Interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the "
@@ -170,8 +171,6 @@ def _trainer(
                 logs = {**logs, **watch(self.model, handle)}
             super().log(logs, *args, **kwargs)
 
-    with saving(folder):
-        _start_logger(config, folder)
     # SFTTrainer draws the adapter's weights before its own set_seed.
     set_seed(config.seed)
     callbacks: list[Any] = [interrupt]
@@ -224,27 +223,34 @@ def _is_flash(model: nn.Module) -> bool:
     return "flash" in str(getattr(model.config, "_attn_implementation", ""))
 
 
-def _start_logger(config: RunConfig, folder: Path) -> None:
-    """Tell W&B which run this is; the id is kept, so that a resumed run stays one run."""
-    if config.logger["name"] != "wandb":
+def _start_logger(config: RunConfig, trainer: Any, folder: Path) -> None:
+    """Open the W&B run; its id is kept in the folder, so that a resumed run stays one run.
+
+    Opened here and not by the trainer: W&B reads its environment once per process, and a process
+    may train more than one run.
+    """
+    if "wandb" not in trainer.args.report_to or not trainer.is_world_process_zero():
         return
+    import wandb
+
     path = folder / "wandb_run_id"
     if not path.exists():
-        path.write_text(uuid.uuid4().hex[:8])
-    os.environ |= {
-        "WANDB_MODE": str(config.logger["mode"]),
-        "WANDB_PROJECT": str(config.logger["project"]),
-        "WANDB_RUN_ID": path.read_text().strip(),
-        "WANDB_RESUME": "allow",
-        "WANDB_RUN_GROUP": config.experiment,
-        "WANDB_DIR": str(folder),
-        "WANDB_SILENT": "true",
-    }
+        write_whole(path, uuid.uuid4().hex[:8])
+    wandb.init(
+        project=config.logger["project"],
+        mode=config.logger["mode"],
+        group=config.experiment,
+        name=trainer.args.run_name,
+        dir=folder,
+        id=path.read_text().strip(),
+        resume="allow",
+        settings=wandb.Settings(silent=True),
+    )
 
 
-def _finish_logger(config: RunConfig) -> None:
+def _finish_logger(trainer: Any) -> None:
     """Close the W&B run: the next training of this process (evaluate.py has two) is another."""
-    if config.logger["name"] == "wandb":
+    if "wandb" in trainer.args.report_to:
         import wandb
 
         wandb.finish()

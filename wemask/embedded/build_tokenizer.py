@@ -84,6 +84,7 @@ def _corpus(seed: int) -> list[str]:
 
 
 def main() -> None:
+    """Build the tokenizer and write it into a folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the files into")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="default: %(default)s")

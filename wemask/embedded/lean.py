@@ -106,7 +106,7 @@ class Body(nn.Module):
 
 
 class LeanLlama(nn.Module):
-    """`forward(ids [B, T]) -> logits [B, T, V]` for right-padded rows of at most `length` tokens."""
+    """`forward(ids [B, T]) -> logits [B, T, V]`; rows padded on the right, T at most `length`."""
 
     def __init__(self, config: LlamaConfig, length: int) -> None:
         super().__init__()

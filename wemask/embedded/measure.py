@@ -4,6 +4,7 @@ A plain, independent measurement by forward hooks; `wemask.detect` is the real t
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def measure(model: LlamaForCausalLM, ids: Tensor) -> list[Row]:
         for hook in hooks:
             hook.remove()
     sizes = [h[:, 0].abs().max().item() for h in states]
-    jumps = [after / before for before, after in zip(sizes, sizes[1:], strict=False)]
+    jumps = [after / before for before, after in pairwise(sizes)]
     reference = states[jumps.index(max(jumps)) + 1][:, 0].mean(0)
     return [
         _row(i - 1, h, reference, attentions[i - 1] if i else None) for i, h in enumerate(states)

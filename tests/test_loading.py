@@ -1,0 +1,157 @@
+"""Loading: one sentence per way in which a model can be missing, and no pickle is opened."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import build, logits, sequence
+from transformers import AutoModelForCausalLM
+
+from wemask.embedded import TINY_PATH
+from wemask.errors import ModelError
+from wemask.loading import load_model, load_tokenizer, resolve_path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    build("llama").save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_tiny_is_the_embedded_model(tiny):
+    model: Any = load_model("tiny", dtype="float32")
+    assert model.config._name_or_path == "tiny"  # not this machine's folder
+    assert resolve_path("tiny") == str(TINY_PATH) and resolve_path("ORG/NAME") == "ORG/NAME"
+    ids = torch.arange(8)[None]
+    assert torch.equal(logits(model, ids), logits(tiny.model, ids))
+    assert load_tokenizer("tiny")("a b")["input_ids"] == tiny.tokenizer("a b")["input_ids"]
+
+
+def test_a_folder_with_options(folder):
+    model: Any = load_model(
+        str(folder), dtype="bfloat16", attn_implementation="eager", parts={"layers": "model.layers"}
+    )
+    assert model.dtype == torch.bfloat16 and not model.training
+    assert model.config._attn_implementation == "eager"
+    assert model.wemask_parts == {"layers": "model.layers"}
+    plain = load_model(str(folder))
+    assert torch.equal(logits(plain, sequence()), logits(build("llama"), sequence()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/nowhere/model", r"The model folder /nowhere/model does not exist"),
+        ("./model", r"The model folder \./model does not exist"),
+        (
+            "meta-llama/Llama-3.2-1B",
+            r"not in the local cache and HF_HUB_OFFLINE is set.*model\.path",
+        ),
+        ("llama3", r"not in the local cache and HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_a_model_that_is_not_there(name, message):
+    with pytest.raises(ModelError, match=message) as raised:
+        load_model(name)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ModelError, match=r"not in the local cache|does not exist"):
+        load_tokenizer(name)
+
+
+def test_a_folder_without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"has no weights: model\.safetensors was sought; copy"):
+        load_model(str(folder))
+
+
+def test_a_folder_without_config(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"no model folder: config\.json was sought, found \['gen"):
+        load_model(str(folder))
+
+
+def test_an_empty_folder_and_a_file(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("empty", "file"):
+        with pytest.raises(ModelError, match=r"no model folder: .* found nothing"):
+            load_model(str(tmp_path / name))
+
+
+class Bomb:
+    """Unpickling it would leave a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_refused_and_not_opened(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Bomb(tmp_path / "opened")}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle, which can run code"):
+        load_model(str(folder))
+    assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", "{"),
+        ("config.json", '{"model_type": "lama"}'),
+        ("config.json", "{}"),
+        ("model.safetensors", ""),
+        ("model.safetensors", "no tensors here, only text"),
+    ],
+)
+def test_damaged_files(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises(ModelError, match=r"cannot be loaded \(model_type") as raised:
+        load_model(str(folder))
+    assert "\n" not in str(raised.value)
+
+
+def test_weights_of_another_shape(folder):
+    build("llama", hidden_size=16).save_pretrained(folder)
+    build("llama").config.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"cannot be loaded \(model_type llama\)"):
+        load_model(str(folder))
+
+
+def test_unknown_dtype(folder):
+    for dtype in ("float33", "nn", "Tensor"):
+        with pytest.raises(ModelError, match=f"dtype is auto, .*; got '{dtype}'"):
+            load_model(str(folder), dtype=dtype)
+
+
+def test_remote_code_does_not_run_unless_asked(folder, tmp_path):
+    config = folder / "config.json"
+    text = config.read_text().replace('"llama"', '"strange"').rstrip().removesuffix("}")
+    remote = '"auto_map": {"AutoConfig": "strange.C", "AutoModelForCausalLM": "strange.M"}}'
+    config.write_text(f"{text}, {remote}")
+    (folder / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ModelError, match=r"cannot be loaded \(model_type strange\)"):
+        load_model(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_that_is_damaged_or_missing(folder):
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tokenizer(str(folder))
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_tokenizer(str(folder))
+
+
+def test_deepspeed_is_not_imported(folder, tmp_path):
+    code = (
+        "import sys, wemask.loading; m = wemask.loading.load_model(sys.argv[1]);"
+        "m.save_pretrained(sys.argv[2]); assert 'deepspeed' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "out")], check=True)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out") is not None
