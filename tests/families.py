@@ -42,7 +42,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
     "qwen2": {},
     "qwen3": {"head_dim": 8},
-    "qwen3_moe": {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 24, **_EXPERTS},
+    "qwen3_moe": {
+        "head_dim": 8,
+        "num_experts": 4,
+        "moe_intermediate_size": 24,
+        "norm_topk_prob": True,  # else the share of the chosen experts varies with the context
+        **_EXPERTS,
+    },
     "mixtral": {"num_local_experts": 4, "sliding_window": None, **_EXPERTS},
     "phi": {},
     "phi3": {},

@@ -126,8 +126,9 @@ def load(folder: str | Path, **options: Any) -> tuple[nn.Module, Any]:
     except WemaskError as error:
         raise type(error)(f"{folder / CONFIG_NAME} does not fit this model. {error}") from error
     handle.set_strength(saved.strength)
-    has_tokenizer = (folder / "tokenizer_config.json").exists()
-    return model, load_tokenizer(str(folder)) if has_tokenizer else None
+    if not (folder / "tokenizer_config.json").exists():
+        return model, None
+    return model, load_tokenizer(str(folder), config=unwrap(model).config)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

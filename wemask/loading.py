@@ -93,9 +93,19 @@ def load_model(
 
 
 def load_tokenizer(
-    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    config: Any = None,
 ) -> Any:
     """Load the tokenizer of `name`; a missing pad token becomes the end-of-text token.
+
+    Args:
+        name: `tiny`, a folder, or ORG/NAME.
+        revision: hub branch, tag or commit.
+        trust_remote_code: run code that the repository ships.
+        config: the model's config where the one in the folder is not for stock loaders.
 
     Raises:
         ModelError: there is none.
@@ -104,6 +114,7 @@ def load_tokenizer(
 
     path = resolve_path(name)
     options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    options |= {} if config is None else {"config": config}
     tokenizer = _explained(AutoTokenizer.from_pretrained, name, path, options)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token

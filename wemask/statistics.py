@@ -197,14 +197,14 @@ def _paired_t(
     n = len(differences)
     if effect is not None:
         return float(2 * stats.t.sf(abs(effect) * math.sqrt(n), n - 1)), "paired t"
-    none_differs = abs(float(differences.mean())) <= _EQUAL * scale
-    return 1.0 if none_differs else 2.0 ** (1 - n), "exact sign-flip permutation"
+    all_zero = abs(float(differences.mean())) <= _EQUAL * scale
+    return 1.0 if all_zero else 2.0 ** (1 - n), "exact sign-flip permutation"
 
 
 def _odds_ratio(a_only: int, b_only: int) -> float | None:
     if a_only == b_only == 0:
         return None
-    half = 0.5 if min(a_only, b_only) == 0 else 0.0
+    half = 0.5 * (min(a_only, b_only) == 0)
     return (a_only + half) / (b_only + half)
 
 
@@ -280,8 +280,7 @@ def _tango(a_only: int, b_only: int, n: int, confidence: float) -> tuple[float, 
 
     # Beside `observed`, not at it: there the error is 0 when no or every item is discordant.
     low = _root(low_side, -1.0, observed - 1e-9) if observed > -1 else -1.0
-    high = _root(high_side, observed + 1e-9, 1.0) if observed < 1 else 1.0
-    return low, high
+    return low, _root(high_side, observed + 1e-9, 1.0) if observed < 1 else 1.0
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
