@@ -170,7 +170,7 @@ def test_two_massive_tokens_and_a_later_delimiter():
     both = sequence(10, 4)
     both[0, 7] = 30
     with wemask.soften(model, report, settings()) as handle:
-        observed = wemask.patch.observe(handle, model, both)  # pyright: ignore
+        observed = wemask.dims.observe(handle, model, both)  # pyright: ignore
     assert {o.tokens for o in observed.values()} == {2}
 
 

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 import wemask
 from wemask import StrengthSchedule, WeMaskConfig, WeMaskWarning
 from wemask.architectures import find_decoder
+from wemask.dims import observe, probe_ids
 from wemask.errors import ConfigError, DetectionError, ModelError, PatchError
-from wemask.patch import observe, probe_ids
 
 VISIBLE = 1e-2  # a softening moves some logit by at least this share of the largest
 

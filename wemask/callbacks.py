@@ -12,8 +12,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from wemask.architectures import find_decoder, unwrap
 from wemask.checkpoint import mark
+from wemask.dims import observe, probe_ids
 from wemask.operator import StrengthSchedule
-from wemask.patch import SoftenHandle, observe, probe_ids
+from wemask.patch import SoftenHandle
 from wemask.tracing import trace_layers
 
 

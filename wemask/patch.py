@@ -7,28 +7,26 @@ or renamed, nothing is kept between forwards, so checkpoint recompute, packing, 
 torch.compile and FSDP (which wraps by class name) see the module that they know.
 """
 
-import inspect
-import types
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wemask import operator
-from wemask.architectures import (
-    Block,
-    Decoder,
-    effective_scale,
-    find_decoder,
-    layer_index_error,
-    unwrap,
-)
+from wemask.architectures import Block, Decoder, find_decoder, layer_index_error, unwrap
+from wemask.dims import choose_dims, observe
 from wemask.errors import DetectionError, PatchError
-from wemask.operator import WeMaskConfig
+from wemask.operator import WeMaskConfig, check_strength
+from wemask.softened import (
+    SoftenedAttention,
+    SoftenedLayer,
+    Softening,
+    restore_class,
+    softened_class,
+    swap_class,
+)
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport
@@ -36,154 +34,6 @@ if TYPE_CHECKING:
 
 class WeMaskWarning(UserWarning):
     """A legal choice whose result depends on padding, batch mates or the cache."""
-
-
-class Softening(nn.Module):
-    """What one softened layer needs: which tokens, which dims, how much. No parameters.
-
-    Its buffers are not persistent: the model's state_dict keeps its keys.
-    """
-
-    dims: Tensor | None
-    massive_dims: Tensor | None
-    thresholds: Tensor | None
-
-    def __init__(
-        self,
-        *,
-        index: int,
-        config: WeMaskConfig,
-        budget: int,
-        thresholds: dict[int, float],
-        norm: nn.Module | None,
-        device: torch.device,
-    ) -> None:
-        super().__init__()
-        self.index = index
-        self.tokens = config.tokens
-        self.budget = budget
-        self.strength = config.final_strength
-        self.before_norm = config.site == "residual_copy" and norm is not None
-        self._norm = (norm,)  # in a tuple: a second registration would rename parameters
-        self.register_buffer("dims", None, persistent=False)
-        massive = torch.tensor(list(thresholds), dtype=torch.int64, device=device)
-        self.register_buffer("massive_dims", massive, persistent=False)
-        values = torch.tensor(list(thresholds.values()), dtype=torch.float32, device=device)
-        self.register_buffer("thresholds", values, persistent=False)
-        self.observed: Observation | None = None
-        self._gate: Tensor | None = None
-        self._residual: Tensor | None = None
-
-    def open(self, residual: Tensor, argument: Callable[[str], Any]) -> None:
-        """Find this forward's tokens in the residual [B, T, D] that enters the layer."""
-        self._gate = self._find(residual, argument)
-        self._residual = residual if self.before_norm else None
-
-    def _find(self, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
-        if self.tokens == "massive":
-            assert self.massive_dims is not None and self.thresholds is not None
-            return operator.massive_tokens(residual, self.massive_dims, self.thresholds)
-        if self.tokens == "position0":
-            return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
-        past = argument("past_key_values")
-        past = argument("layer_past") if past is None else past
-        length = 0 if past is None else past.get_seq_length(self.index)
-        mask, positions = argument("attention_mask"), argument("position_ids")
-        return operator.first_tokens(residual, mask, positions, length)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the softened attention input [B, T, D] for the tokens that `open` found."""
-        gate, residual, norm = self._gate, self._residual, self._norm[0]
-        if gate is None:
-            raise PatchError(
-                f"The attention of softened layer {self.index} was called without its layer. Call "
-                "the layer or the model, or remove the softening first."
-            )
-        self._gate = self._residual = None
-        if residual is not None and norm is not None:
-            return norm(self._soften(residual, gate))
-        return self._soften(x, gate)
-
-    def _soften(self, x: Tensor, gate: Tensor) -> Tensor:
-        if self.observed is not None:
-            self.observed.add(x, gate)
-        dims = self.dims
-        if dims is None:
-            dims = operator.batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
-        return operator.soften_dims(x, gate, dims, self.strength)
-
-
-class Observation:
-    """What the probe prompt showed in one layer: tokens touched and mean |x| over them."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.scores: Tensor | None = None  # sum of |x| over touched tokens, float32 [D]
-
-    def add(self, x: Tensor, gate: Tensor) -> None:
-        gate = gate.expand(x.shape[:2])
-        self.tokens += int(gate.sum())
-        self.scores = (x.detach().float().abs() * gate.unsqueeze(-1)).sum((0, 1))
-
-
-class SoftenedLayer:
-    """Mixed in before the class of a decoder layer: finds the tokens in its residual input."""
-
-    _attention_name: str
-    _argument_names: tuple[str, ...]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        def argument(name: str) -> Any:
-            if name in kwargs:
-                return kwargs[name]
-            names = self._argument_names
-            position = names.index(name) if name in names else len(args)
-            return args[position] if position < len(args) else None
-
-        softening = getattr(self, self._attention_name).softening
-        softening.open(args[0] if args else kwargs[self._argument_names[0]], argument)
-        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class SoftenedAttention:
-    """Mixed in before the class of an attention module: softens its input."""
-
-    softening: Softening
-    _argument_names: tuple[str, ...]
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if args:
-            args = (self.softening(args[0]), *args[1:])
-        else:
-            name = self._argument_names[0]
-            kwargs[name] = self.softening(kwargs[name])
-        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-@cache
-def _softened_class(mixin: type, original: type, attention_name: str) -> type:
-    """Subclass of `original` with its name, by which FSDP, PEFT and transformers look it up."""
-    names = tuple(inspect.signature(original.forward).parameters)[1:]  # pyright: ignore
-    body = {
-        "__module__": original.__module__,
-        "__qualname__": original.__qualname__,
-        "_attention_name": attention_name,
-        "_argument_names": names,
-    }
-    return type(original.__name__, (mixin, original), body)
-
-
-def _swap_class(module: nn.Module, new: type) -> None:
-    module.__class__ = new
-    if "forward" not in vars(module):
-        return
-    # accelerate (device_map) replaces `forward` on the instance and keeps the original beside it.
-    if "_old_forward" not in vars(module):
-        raise PatchError(
-            f"The forward of {new.__name__} was replaced on the instance (unsloth and some kernel "
-            "libraries do that), so the softening would never run. Load the plain model."
-        )
-    module._old_forward = types.MethodType(new.forward, module)  # pyright: ignore
 
 
 class SoftenHandle:
@@ -213,7 +63,7 @@ class SoftenHandle:
     @property
     def strength(self) -> float:
         """The strength in force."""
-        return self._softenings()[0].strength
+        return self.softenings()[0].strength
 
     def set_strength(self, strength: float) -> None:
         """Change s in all softened layers, between forwards.
@@ -222,11 +72,11 @@ class SoftenHandle:
             ConfigError: it is no number from 0 to 1.
             PatchError: the softening was removed.
         """
-        strength = operator.check_strength(strength)
-        for softening in self._softenings():
+        strength = check_strength(strength)
+        for softening in self.softenings():
             softening.strength = strength
 
-    def _softenings(self) -> list[Softening]:
+    def softenings(self) -> list[Softening]:
         if not self._blocks:
             raise PatchError("This softening was removed. Call wemask.soften again.")
         return [b.attention.softening for b in self._blocks]  # pyright: ignore[reportReturnType]
@@ -246,17 +96,13 @@ class SoftenHandle:
         block.attention.softening = softening
         self._blocks.append(block)
         for module, mixin in ((block.layer, SoftenedLayer), (block.attention, SoftenedAttention)):
-            _swap_class(module, _softened_class(mixin, type(module), name))
+            swap_class(module, softened_class(mixin, type(module), name))
 
     def _unpatch(self) -> None:
         for block in self._blocks:
             for module in (block.layer, block.attention):
                 if isinstance(module, (SoftenedLayer, SoftenedAttention)):
-                    original = type(module).__mro__[2]
-                    module.__class__ = original
-                    if "_old_forward" in vars(module):
-                        restored: Any = types.MethodType(original.forward, module)
-                        module._old_forward = restored
+                    restore_class(module)
             del block.attention.softening
         self._blocks = []
         if getattr(self._model, "wemask_handle", None) is self:
@@ -311,7 +157,7 @@ def soften(
     try:
         _install(handle, decoder, layers)
         _check_dims(dims, decoder, layers)
-        _set_dims(handle, _choose_dims(handle, base, decoder) if dims is None else dims)
+        _set_dims(handle, choose_dims(handle, base, decoder) if dims is None else dims)
         handle.tokens_touched = _probe(handle, base)
         _check_fires(handle)
     except BaseException:
@@ -453,39 +299,8 @@ def _device(layer: nn.Module) -> torch.device:
     return next(iter(devices), torch.device("cpu"))
 
 
-def _choose_dims(
-    handle: SoftenHandle, model: nn.Module, decoder: Decoder
-) -> Mapping[int, Sequence[int] | None]:
-    """The dims of every softened layer; None where `batch_activation` leaves them open."""
-    config, k = handle.config, handle.config.budget(decoder.hidden_size)
-    if config.dims == "batch_activation":
-        return dict.fromkeys(handle.layers)
-    if config.dims == "activation":
-        scores = _calibrate(handle, model)
-        return {i: operator.top_dims(s, k).tolist() if s.any() else [] for i, s in scores.items()}
-    if config.dims == "attn_norm":
-        norms = {i: decoder.blocks[i].attention_norm for i in handle.layers}
-        scales = {i: effective_scale(norm, f"Layer {i}") for i, norm in norms.items()}
-        return {i: operator.top_dims(scale, k).tolist() for i, scale in scales.items()}
-    return dict.fromkeys(handle.layers, _common_dims(handle, decoder, k))
-
-
-def _common_dims(handle: SoftenHandle, decoder: Decoder, k: int) -> list[int]:
-    """The dims of the choices that are the same in every layer."""
-    config, report = handle.config, handle.report
-    if config.dims == "random":
-        generator = torch.Generator().manual_seed(config.seed)
-        return torch.randperm(decoder.hidden_size, generator=generator)[:k].tolist()
-    assert report is not None and report.layer is not None
-    if config.dims == "massive":
-        return report.dims
-    norm = decoder.blocks[report.layer].ffn_norm
-    scale = effective_scale(norm, f"The ME Layer {report.layer}")
-    return operator.top_dims(scale if config.dims == "me_norm" else -scale, k).tolist()
-
-
 def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) -> None:
-    for softening in handle._softenings():
+    for softening in handle.softenings():
         chosen = dims[softening.index]
         if chosen is not None:
             assert softening.massive_dims is not None
@@ -494,50 +309,8 @@ def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) ->
         handle.dims[softening.index] = None if chosen is None else list(chosen)
 
 
-def _calibrate(handle: SoftenHandle, model: nn.Module) -> dict[int, Tensor]:
-    """Sum of |x| [D] over the massive tokens of the probe prompt, per layer, without softening.
-
-    All zero in a layer after the massive activation was erased: there the gate never fires.
-    """
-    for softening in handle._softenings():
-        softening.dims, softening.strength = softening.massive_dims, 0.0
-    observed = observe(handle, model)
-    handle.set_strength(handle.config.final_strength)
-    return {index: o.scores.cpu() for index, o in observed.items() if o.scores is not None}
-
-
 def _probe(handle: SoftenHandle, model: nn.Module) -> dict[int, int]:
     return {index: o.tokens for index, o in observe(handle, model).items()}
-
-
-@torch.no_grad()
-def observe(
-    handle: SoftenHandle, model: nn.Module, input_ids: Tensor | None = None, **inputs: Any
-) -> dict[int, Observation]:
-    """Run a prompt (default: the report's) and say what each softened layer touched."""
-    if input_ids is None:
-        input_ids = probe_ids(model, handle.report)
-    observed = {s.index: Observation() for s in handle._softenings()}
-    was_training = model.training
-    model.eval()
-    try:
-        for softening in handle._softenings():
-            softening.observed = observed[softening.index]
-        model(input_ids=input_ids, use_cache=False, **inputs)
-    finally:
-        for softening in handle._softenings():
-            softening.observed = None
-        model.train(was_training)
-    return observed
-
-
-def probe_ids(model: nn.Module, report: "MELayerReport | None") -> Tensor:
-    """Token ids [1, T] that show a massive token: the report's, else the first ids of the model."""
-    embeddings = model.get_input_embeddings().weight  # pyright: ignore
-    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-    if report is not None and report.probe_ids:
-        return torch.tensor([report.probe_ids], device=device)
-    return torch.arange(min(8, embeddings.shape[0]), device=device).unsqueeze(0)
 
 
 def _check_fires(handle: SoftenHandle) -> None:

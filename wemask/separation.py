@@ -56,9 +56,7 @@ def separate(values: Tensor, born: Tensor, floor: float) -> Separation:
     if ratios[count - 1] < COMFORTABLE:
         count = 1 + int(ratios.argmax())
         if count < least:
-            note = (
-                f"{least - count} weaker massive tokens count as ordinary: no gap below them."
-            )
+            note = f"{least - count} weaker massive tokens count as ordinary: no gap below them."
     ratio = float(ratios[count - 1])
     if ratio < MIN_SEPARATION:
         note = (

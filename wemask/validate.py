@@ -85,7 +85,7 @@ def _checks(
 
 def _sequence(model: nn.Module, report: MELayerReport | None) -> Tensor:
     """Ids [1, T], T >= 12: the probe prompt, repeated where it is short."""
-    from wemask.patch import probe_ids
+    from wemask.dims import probe_ids
 
     ids = probe_ids(model, report)
     while ids.shape[1] < 12:

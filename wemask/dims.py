@@ -1,0 +1,88 @@
+"""Which dims a softened layer masks: read from norm weights, or observed on a probe prompt."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from wemask import operator
+from wemask.architectures import Decoder, effective_scale
+from wemask.softened import Observation
+
+if TYPE_CHECKING:
+    from wemask.me_layer import MELayerReport
+    from wemask.patch import SoftenHandle
+
+
+def choose_dims(
+    handle: "SoftenHandle", model: nn.Module, decoder: Decoder
+) -> Mapping[int, Sequence[int] | None]:
+    """The dims of every softened layer; None where `batch_activation` leaves them open."""
+    config, k = handle.config, handle.config.budget(decoder.hidden_size)
+    if config.dims == "batch_activation":
+        return dict.fromkeys(handle.layers)
+    if config.dims == "activation":
+        scores = _calibrate(handle, model)
+        return {i: operator.top_dims(s, k).tolist() if s.any() else [] for i, s in scores.items()}
+    if config.dims == "attn_norm":
+        norms = {i: decoder.blocks[i].attention_norm for i in handle.layers}
+        scales = {i: effective_scale(norm, f"Layer {i}") for i, norm in norms.items()}
+        return {i: operator.top_dims(scale, k).tolist() for i, scale in scales.items()}
+    return dict.fromkeys(handle.layers, _common_dims(handle, decoder, k))
+
+
+def _common_dims(handle: "SoftenHandle", decoder: Decoder, k: int) -> list[int]:
+    """The dims of the choices that are the same in every layer."""
+    config, report = handle.config, handle.report
+    if config.dims == "random":
+        generator = torch.Generator().manual_seed(config.seed)
+        return torch.randperm(decoder.hidden_size, generator=generator)[:k].tolist()
+    assert report is not None and report.layer is not None
+    if config.dims == "massive":
+        return report.dims
+    norm = decoder.blocks[report.layer].ffn_norm
+    scale = effective_scale(norm, f"The ME Layer {report.layer}")
+    return operator.top_dims(scale if config.dims == "me_norm" else -scale, k).tolist()
+
+
+def _calibrate(handle: "SoftenHandle", model: nn.Module) -> dict[int, Tensor]:
+    """Sum of |x| [D] over the massive tokens of the probe prompt, per layer, without softening.
+
+    All zero in a layer after the massive activation was erased: there the gate never fires.
+    """
+    for softening in handle.softenings():
+        softening.dims, softening.strength = softening.massive_dims, 0.0
+    observed = observe(handle, model)
+    handle.set_strength(handle.config.final_strength)
+    return {index: o.scores.cpu() for index, o in observed.items() if o.scores is not None}
+
+
+@torch.no_grad()
+def observe(
+    handle: "SoftenHandle", model: nn.Module, input_ids: Tensor | None = None, **inputs: Any
+) -> dict[int, Observation]:
+    """Run a prompt (default: the report's) and say what each softened layer touched."""
+    if input_ids is None:
+        input_ids = probe_ids(model, handle.report)
+    observed = {s.index: Observation() for s in handle.softenings()}
+    was_training = model.training
+    model.eval()
+    try:
+        for softening in handle.softenings():
+            softening.observed = observed[softening.index]
+        model(input_ids=input_ids, use_cache=False, **inputs)
+    finally:
+        for softening in handle.softenings():
+            softening.observed = None
+        model.train(was_training)
+    return observed
+
+
+def probe_ids(model: nn.Module, report: "MELayerReport | None") -> Tensor:
+    """Token ids [1, T] that show a massive token: the report's, else the first ids of the model."""
+    embeddings = model.get_input_embeddings().weight  # pyright: ignore
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+    if report is not None and report.probe_ids:
+        return torch.tensor([report.probe_ids], device=device)
+    return torch.arange(min(8, embeddings.shape[0]), device=device).unsqueeze(0)
