@@ -123,6 +123,17 @@ def test_weights_of_another_shape(folder):
         load_model(str(folder))
 
 
+def test_a_tensor_that_is_missing_is_not_drawn_at_random(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if key.endswith("down_proj.weight"))
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks 1 of the model's tensors"):
+        load_model(str(folder))
+
+
 def test_unknown_dtype(folder):
     for dtype in ("float33", "nn", "Tensor"):
         with pytest.raises(ModelError, match=f"dtype is auto, .*; got '{dtype}'"):

@@ -82,7 +82,13 @@ def load_model(
     options |= {key: value for key, value in given.items() if value is not None}
     from transformers import AutoModelForCausalLM
 
-    model = _explained(AutoModelForCausalLM.from_pretrained, name, path, options)
+    options["output_loading_info"] = True
+    model, info = _explained(AutoModelForCausalLM.from_pretrained, name, path, options)
+    if missing := sorted(info["missing_keys"]):  # transformers draws them at random and logs it
+        raise ModelError(
+            f"{name} lacks {len(missing)} of the model's tensors ({', '.join(missing[:3])}, ...), "
+            "a shard perhaps. They would be random: restore the files, or give another folder."
+        )
     if device_map is None and torch.cuda.is_available() and not _distributed():
         model = model.to("cuda")
     if parts:
