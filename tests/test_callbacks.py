@@ -135,6 +135,17 @@ def test_a_log_line_tells_the_operator_and_the_massive_activation(softened: Any)
     # The probe prompt is one of the calibration texts, so its largest cannot be larger.
     assert 0 < values["wemask/massive_max"] <= born.max * 1.0001
     assert values["wemask/massive_ratio"] > report.criterion.min_ratio
+    # A sink weaker than attention spread evenly over the prompt would be none.
+    assert 1 / len(report.probe_ids) < values["wemask/sink_mass"] <= 1
+
+
+def test_the_sink_is_left_out_where_no_token_is_massive_any_more(softened: Any) -> None:
+    before = dict(softened.report.thresholds)
+    softened.report.thresholds = dict.fromkeys(before, 1e9)
+    try:
+        assert "wemask/sink_mass" not in watch(softened.model, softened.handle)
+    finally:
+        softened.report.thresholds = before
 
 
 def test_watching_changes_neither_the_model_nor_the_random_state(softened: Any) -> None:

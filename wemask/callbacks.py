@@ -7,15 +7,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wemask.architectures import find_decoder, unwrap
 from wemask.checkpoint import mark
 from wemask.dims import observe, probe_ids
+from wemask.metrics import layer_metrics
 from wemask.operator import StrengthSchedule
 from wemask.patch import SoftenHandle
-from wemask.tracing import trace_layers
+from wemask.tracing import Trace, trace_layers
 
 
 class SofteningCallback(TrainerCallback):
@@ -77,18 +79,35 @@ class InterruptCallback(TrainerCallback):
 
 
 def watch(model: nn.Module, handle: SoftenHandle) -> dict[str, float]:
-    """The `wemask/*` keys of one log line, measured on the probe prompt of the report."""
+    """The `wemask/*` keys of one log line, measured on the probe prompt of the report.
+
+    `wemask/sink_mass` is the mean over the layers after the ME Layer; it is left out where no
+    token of the prompt is massive any more.
+    """
     base = unwrap(model)
     observed = observe(handle, base)
     values = {
         "wemask/strength": handle.strength,
         "wemask/tokens_touched": float(sum(o.tokens for o in observed.values())),
     }
-    if handle.report is not None and handle.report.layer is not None:
-        ids = probe_ids(base, handle.report)
-        trace = trace_layers(base, find_decoder(base), ids, ids.new_ones(ids.shape))
-        born = trace[handle.report.layer + 1]
-        values["wemask/me_layer"] = float(handle.report.layer)
-        values["wemask/massive_max"] = float(born.token_max.max())
-        values["wemask/massive_ratio"] = float(born.token_max.max()) / max(born.median, 1e-12)
+    report = handle.report
+    if report is None or report.layer is None:
+        return values
+    ids = probe_ids(base, report)
+    mask = torch.ones_like(ids)
+    born = trace_layers(base, find_decoder(base), ids, mask)[report.layer + 1]
+    values["wemask/me_layer"] = float(report.layer)
+    values["wemask/massive_max"] = float(born.token_max.max())
+    values["wemask/massive_ratio"] = float(born.token_max.max()) / max(born.median, 1e-12)
+    massive = _massive(born, report.thresholds).unsqueeze(0)
+    later = report.layer + 1
+    if massive.any() and later < report.num_layers:
+        sinks = [row.sink_mass for row in layer_metrics(base, ids, mask, massive)[later:]]
+        values["wemask/sink_mass"] = sum(sinks) / len(sinks)
     return values
+
+
+def _massive(trace: Trace, thresholds: dict[int, float]) -> torch.Tensor:
+    """Tokens of a trace that are massive by content, bool [N]."""
+    taus = torch.tensor([thresholds.get(int(dim), float("inf")) for dim in trace.dims])
+    return (trace.columns > taus).any(-1)

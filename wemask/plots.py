@@ -232,9 +232,8 @@ def forest(results: "Results") -> Figure:
     axes.set_yticks([])
     axes.set_ylim((places[-1] if places else 0) + 0.6, -0.4)
     axes.set_xlim(*_limits([r[k] for r in rows for k in ("low", "high")] + [-0.01, 0.01]))
-    axes.set_xlabel(
-        "difference, points (95% interval)\ngrey: too small for this many items to show"
-    )
+    # What the grey band means is in the caption: a second line here was wider than the axes.
+    axes.set_xlabel("difference, points (95% interval)")
     axes.grid(axis="y", visible=False)
     return titled(figure, _forest_title(results))
 
