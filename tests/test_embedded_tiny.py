@@ -18,7 +18,7 @@ from wemask.embedded.build_tokenizer import SPECIAL, build
 from wemask.embedded.documents import Documents, Mixture, pad
 from wemask.embedded.lean import LeanLlama
 from wemask.embedded.measure import measure, table
-from wemask.embedded.pretrain import disturb, parse_args, train
+from wemask.embedded.pretrain import CRITERION, disturb, parse_args, train
 from wemask.embedded.problems import generate
 
 TEXTS = (
@@ -375,3 +375,15 @@ def test_no_pretraining_document_holds_a_test_question(tokenizer):
     text = "\n".join(tokenizer.batch_decode(documents.draw(2000, 1)))
     held_out = generate(2000, split="test") + generate(2000, split="test", family="pretrain")
     assert not [p for p in held_out if p["question"] in text]
+
+
+def test_the_model_carries_the_criterion_that_its_config_file_names(model, tokenizer):
+    import wemask
+    from wemask.composition import compose, section
+
+    assert model.config.wemask_criterion == CRITERION
+    assert section(compose("train", ["model=tiny"]), "model")["criterion"] == CRITERION
+    report = wemask.detect(model, tokenizer)
+    assert report.found
+    assert report.layer >= 1
+    assert report.criterion == wemask.Criterion(**CRITERION)

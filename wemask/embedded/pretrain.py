@@ -27,6 +27,8 @@ from wemask.embedded.documents import Documents, Mixture, pad
 from wemask.embedded.lean import ROPE_THETA, LeanLlama
 from wemask.embedded.measure import measure, table
 
+# A million parameters never reach 1,000 times the median: `wemask.detect` reads this instead.
+CRITERION = {"name": "relative", "min_ratio": 60, "min_jump": 5}
 CHUNK = 600  # steps served by one draw of documents
 
 
@@ -89,6 +91,7 @@ def build_config(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -
         eos_token_id=EOS_ID,
         pad_token_id=PAD_ID,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        wemask_criterion=CRITERION,  # pyright: ignore[reportCallIssue]  (other keys are kept)
     )
 
 
