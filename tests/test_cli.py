@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from wemask import cli
 from wemask.cli import main
+from wemask.embedded import TINY_PATH
 from wemask.me_layer import MELayerReport
 from wemask.patch import WeMaskWarning
 
@@ -81,7 +83,7 @@ def test_a_folder_or_hub_name_is_any_other_model() -> None:
     config = model_config("--model", "ORG/NAME", "--dtype", "bfloat16", "--revision", "123")
     assert (config.path, config.name) == ("ORG/NAME", "NAME")
     assert (config.dtype, config.revision) == ("bfloat16", "123")
-    assert config.criterion.name == "sun2024"
+    assert config.criterion is None  # the model's own, which is not loaded here
     assert not config.trust_remote_code
 
 
@@ -90,10 +92,23 @@ def test_remote_code_only_on_request() -> None:
 
 
 def test_the_options_of_the_criterion() -> None:
-    config = model_config("--model", "tiny", "--criterion", "sun2024")
-    assert (config.criterion.min_magnitude, config.criterion.min_ratio) == (100, 1000)
-    config = model_config("--model", "tiny", "--min-jump", "2")
-    assert (config.criterion.name, config.criterion.min_jump) == ("relative", 2)
+    def arguments(*words: str) -> dict[str, Any]:
+        options = cli._parser().parse_args(["detect", *words])
+        return cli.criterion_arguments(options, cli.model_config(options))
+
+    assert arguments("--model", "tiny", "--criterion", "sun2024") == {"criterion": "sun2024"}
+    own = arguments("--model", "tiny", "--min-jump", "2")["criterion"]
+    assert (own.name, own.min_ratio, own.min_jump) == ("relative", 60, 2)
+    assert arguments("--model", "a/b", "--min-ratio", "9") == {"min_ratio": 9}
+
+
+@pytest.mark.parametrize("name", ["plain", "my models/it's = tiny"])
+def test_a_copy_of_tiny_carries_its_criterion(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(TINY_PATH, tmp_path / name)
+    assert run("detect", "--model", str(tmp_path / name), "--out", str(tmp_path / "out")) == 0
+    assert "ME Layer 1" in capsys.readouterr().out
 
 
 # --- validate -------------------------------------------------------------------------------------

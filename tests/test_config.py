@@ -142,7 +142,7 @@ def test_a_model_path_alone_chooses_custom_without_the_settings_of_tiny() -> Non
     config = settings("model.path=ORG/NAME")
     plain = settings("model=llama3")
     assert (config.model.path, config.model.name) == ("ORG/NAME", "NAME")
-    assert config.model.criterion.name == "sun2024"
+    assert config.model.criterion is None  # what the model's own config says
     assert config.operator == plain.operator
     assert config.trainer == plain.trainer
 

@@ -76,9 +76,10 @@ def test_a_folder_without_config(folder):
 def test_an_empty_folder_and_a_file(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    for name in ("empty", "file"):
-        with pytest.raises(ModelError, match=r"no model folder: .* found nothing"):
-            load_model(str(tmp_path / name))
+    with pytest.raises(ModelError, match=r"no model folder: .* found nothing"):
+        load_model(str(tmp_path / "empty"))
+    with pytest.raises(ModelError, match=r"is a file; a model is a folder"):
+        load_model(str(tmp_path / "file"))
 
 
 class Bomb:

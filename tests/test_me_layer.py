@@ -111,7 +111,7 @@ def test_criterion_defaults_and_words():
     assert relative.describe() == "at least 30 times the median and 5 times the layer before"
 
 
-@pytest.mark.parametrize("value", ["3", None, True, float("nan")])
-def test_criterion_values_that_are_no_numbers(value):
-    with pytest.raises(DetectionError, match="min_ratio must be a number, got"):
+@pytest.mark.parametrize("value", ["3", True, float("nan"), float("inf"), -3])
+def test_criterion_values_that_make_no_sense(value):
+    with pytest.raises(DetectionError, match="min_ratio must be a number >= 0, got"):
         Criterion(min_ratio=value)

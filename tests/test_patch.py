@@ -504,7 +504,12 @@ ERRORS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "nothing touched": (
         lambda c: wemask.soften(c.model, c.report, settings(layers=[0, 1])),
         PatchError,
-        r"touches nothing: none of the layers \[0, 1\]",
+        r"Layer 0 would touch nothing: no token is massive yet",
+    ),
+    "a config in the place of the report": (
+        lambda c: wemask.soften(c.model, settings()),
+        ConfigError,
+        r"type soften\(model, config=config\)",
     ),
     "given dims lack a layer": (
         lambda c: wemask.soften(c.model, c.report, settings(), dims={2: [1], 3: [1]}),
@@ -522,6 +527,18 @@ ERRORS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         r"int\(0\.01 \* 32\) = 0 dims: nothing\. Type rate=0\.03125",
     ),
 }
+
+
+def test_removing_inside_the_block_is_no_error_and_hides_none():
+    c = shared("llama", 0)
+
+    def fail() -> None:
+        with wemask.soften(c.model, c.report, settings()) as handle:
+            handle.remove()
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
 
 
 @pytest.mark.filterwarnings("ignore::wemask.WeMaskWarning")

@@ -264,7 +264,8 @@ def test_write_report_writes_everything_it_names(results: Results, tmp_path: Pat
     names = sorted(str(path.relative_to(folder)) for path in written)
     figures = ("arms_arith", "arms_gsm8k", "forest", "magnitude_by_layer", "relief")
     expected = [f"figures/{n}.{s}" for n in (*figures, "softening_effect") for s in ("png", "svg")]
-    assert names == sorted([*expected, "report.html", "report.md", "results.json"])
+    expected += ["relief.npy", "report.html", "report.md", "results.json"]
+    assert names == sorted(expected)
     assert all(path.stat().st_size > 0 for path in written)
     assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(written)
     linked = re.findall(r"\]\((figures/.*?)\)", (folder / "report.md").read_text())

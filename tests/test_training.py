@@ -100,7 +100,7 @@ def hand_made_loss(config: Any, softened: bool) -> float:
     loss = choose_loss(examples[0], prepared.tokenizer)
     # Only the order of the examples is asked of TRL; what they are and cost is computed here.
     set_seed(config.seed)
-    arguments = training._arguments(config, prepared.model, loss, Path("unused"))
+    arguments = training._arguments(config, prepared.model, loss, config.output_dir / "unused")
     with patch.dict(os.environ):
         trainer = SFTTrainer(
             model=prepared.model,  # pyright: ignore

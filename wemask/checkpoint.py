@@ -40,6 +40,8 @@ def save(model: nn.Module, tokenizer: Any, folder: str | Path) -> None:
     """
     keep_deepspeed_out()
     folder = Path(folder)
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; a folder is needed to save a model.")
     handle = _handle(model)
     peft = hasattr(model, "peft_config")
     # A PEFT model has no variants; its `peft_type` is what stops a stock loader.
@@ -194,6 +196,12 @@ def _load_full(folder: Path, options: dict[str, Any]) -> nn.Module:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text())
+        if not values["model_type"].startswith(PREFIX):
+            raise ModelError(
+                f"{path} is of a plain model ({values['model_type']}), but {CONFIG_NAME} lies "
+                "beside it: plain weights were saved over a softened model. Save again with "
+                "wemask.save."
+            )
         kind = values["model_type"].removeprefix(PREFIX)
         if kind not in CONFIG_MAPPING and not options.get("trust_remote_code"):
             raise ModelError(f"{path}: model_type {kind!r} is unknown to this transformers.")
@@ -215,7 +223,12 @@ def _load_adapter(folder: Path, values: dict[str, Any], options: dict[str, Any])
 
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings["peft_type"] = settings["peft_type"].removeprefix(PREFIX.upper())
-    base_name = values.get("base_model") or settings["base_model_name_or_path"]
+    base_name = values.get("base_model") or settings.get("base_model_name_or_path")
+    if not base_name:
+        raise ModelError(
+            f"{folder} is an adapter of a model that was built in memory, with no name or folder. "
+            "Save the merged model: model.merge_and_unload(), then wemask.save."
+        )
     base = load_model(base_name, revision=values.get("base_revision"), **options)
     config = PeftConfig.from_peft_type(**settings)
     return PeftModel.from_pretrained(base, str(folder), config=config).eval()  # pyright: ignore

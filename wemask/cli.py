@@ -1,6 +1,7 @@
 """`wemask detect | validate | report`: questions that need no training."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,9 +79,12 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     criterion.add_argument("--min-jump", type=float, help="smallest growth over the layer before")
 
 
+_PLACEHOLDER = "another"
+
+
 def _model_overrides(name: str) -> list[str]:
     known = {p.stem for p in (conf_dir() / "model").glob("*.yaml")} - {"custom"}
-    return [f"model={name}"] if name in known else ["model=custom", f"model.path='{name}'"]
+    return [f"model={name}"] if name in known else ["model=custom", f"model.path={_PLACEHOLDER}"]
 
 
 def model_config(options: argparse.Namespace) -> ModelConfig:
@@ -90,17 +94,27 @@ def model_config(options: argparse.Namespace) -> ModelConfig:
         ConfigError: a setting that makes no sense.
     """
     values = section(compose("train", _model_overrides(options.model)), "model")
+    if values["path"] == _PLACEHOLDER:  # any folder name will do: it is not parsed by Hydra
+        values["path"] = options.model
     for key in ("revision", "dtype", "device_map"):
         if getattr(options, key) is not None:
             values[key] = getattr(options, key)
     values["trust_remote_code"] |= options.trust_remote_code
-    criterion = dict(values.get("criterion") or {})
-    if options.criterion is not None and options.criterion != criterion.get("name"):
-        criterion = {"name": options.criterion}
-    for key in ("min_magnitude", "min_ratio", "min_jump"):
-        if getattr(options, key) is not None:
-            criterion[key] = getattr(options, key)
-    return ModelConfig.from_values({**values, "criterion": criterion})
+    return ModelConfig.from_values(values)
+
+
+def criterion_arguments(options: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
+    """The arguments of `detect` that the options mean; none means the model's own criterion.
+
+    Raises:
+        DetectionError: a threshold that makes no sense.
+    """
+    names = ("min_magnitude", "min_ratio", "min_jump")
+    given = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
+    own = config.criterion
+    if options.criterion is not None and (own is None or own.name != options.criterion):
+        return {"criterion": options.criterion, **given}
+    return given if own is None else {"criterion": dataclasses.replace(own, **given)}
 
 
 def _load(options: argparse.Namespace) -> tuple[ModelConfig, Any, Any]:
@@ -123,7 +137,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.summary import layer_table
 
     config, model, tokenizer = _load(options)
-    report = detect(model, tokenizer, criterion=config.criterion)
+    report = detect(model, tokenizer, **criterion_arguments(options, config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
     _say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
@@ -151,13 +165,14 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
     from wemask.operator import WeMaskConfig
     from wemask.validate import validate
 
+    settings = [setting.removeprefix("operator.") for setting in options.operator]
+    overrides = _model_overrides(options.model) + [f"operator.{setting}" for setting in settings]
+    operator = WeMaskConfig.from_dict(section(compose("train", overrides), "operator"))
     config, model, tokenizer = _load(options)
-    overrides = [f"operator.{setting}" for setting in options.operator]
-    values = section(compose("train", [*_model_overrides(options.model), *overrides]), "operator")
-    report = detect(model, tokenizer, criterion=config.criterion)
+    report = detect(model, tokenizer, **criterion_arguments(options, config))
     console.print(report.verdict, markup=False)
     failed = 0
-    for check in validate(model, tokenizer, report, WeMaskConfig.from_dict(values)):
+    for check in validate(model, tokenizer, report, operator):
         word = "[green]pass[/green]" if check.passed else "[red]FAIL[/red]"
         console.print(f"{word}  {check.number}  {check.name}  [dim]{escape(check.detail)}[/dim]")
         failed += not check.passed
@@ -166,7 +181,11 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    from wemask.report import write_report
+    import numpy as np
+    import torch
+
+    from wemask.me_layer import MELayerReport
+    from wemask.report import RELIEF_NAME, write_report
     from wemask.results import load_results
     from wemask.runs import saving
 
@@ -177,8 +196,11 @@ def _report(options: argparse.Namespace, console: Console) -> int:
         for arm, tasks in results["arms"].items()
         for task, score in tasks.items()
     }
+    report = MELayerReport.from_dict(results["me_layer"])
+    if (folder / RELIEF_NAME).exists():
+        report.relief = torch.from_numpy(np.load(folder / RELIEF_NAME, allow_pickle=False))
     with saving(folder):
-        for path in write_report(results, folder, None, samples):
+        for path in write_report(results, folder, report, samples):
             _say(console, str(path))
     return 0
 

@@ -44,9 +44,17 @@ def command(name: str, run: Callable[[Any], None]) -> None:
             run(cfg)
 
     with exit_on_error():
-        if not any(word.startswith("-") for word in sys.argv[1:]):  # --help, --multirun, --cfg
-            compose(name, sys.argv[1:])
+        flags = {word for word in sys.argv[1:] if word.startswith("-")}
+        if flags <= {"-m", "--multirun"}:  # not --help, --cfg and the like
+            words = [word for word in sys.argv[1:] if word not in flags]
+            compose(name, [_first_of_sweep(word) for word in words] if flags else words)
     main()
+
+
+def _first_of_sweep(word: str) -> str:
+    """`seed=0,1` -> `seed=0`; lists, quoted values and sweep functions are left alone."""
+    key, _, value = word.partition("=")
+    return word if re.search(r"[\[({'\"]", value) else f"{key}={value.split(',')[0]}"
 
 
 class exit_on_error:  # noqa: N801  (reads as a statement)

@@ -49,7 +49,8 @@ class ModelConfig:
     trust_remote_code: bool = False
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
     """Names of architecture parts that are not recognised: model.wemask_parts."""
-    criterion: Criterion = dataclasses.field(default_factory=Criterion)
+    criterion: Criterion | None = None
+    """None: what the model's own config says (`wemask_criterion`), else sun2024."""
 
     def __post_init__(self) -> None:
         texts = {"name": self.name, "path": self.path, "dtype": self.dtype}
@@ -83,7 +84,10 @@ class ModelConfig:
                 f"model.criterion has settings of its own, got {criterion!r}. Type "
                 "model.criterion.name=relative."
             )
-        criterion = _strict(Criterion, criterion, "model.criterion")
+        given = {key: value for key, value in criterion.items() if value is not None}
+        if given and "name" not in given:
+            raise ConfigError("model.criterion needs its name too: model.criterion.name=relative.")
+        criterion = _strict(Criterion, given, "model.criterion") if given else None
         name = values.get("name") or Path(str(values["path"])).name
         parts = values.get("parts") or {}
         return _strict(
@@ -289,7 +293,7 @@ def _trainer(values: dict[str, Any]) -> dict[str, Any]:
     problems = [
         f"trainer.{key} must be at least {least}, got {values[key]!r}."
         for key, least in LEAST.items()
-        if isinstance(values.get(key), (int, float)) and values[key] < least
+        if isinstance(values.get(key), (int, float)) and not least <= values[key] < float("inf")
     ]
     steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3)
     if steps == 0 or (steps < 0 and epochs <= 0):

@@ -83,12 +83,16 @@ def detect(
             "`model.wemask_handle.remove()`, detect, soften again."
         )
     decoder = find_decoder(base)
-    if criterion is None:
-        carried = getattr(base.config, "wemask_criterion", None)
-        criterion = Criterion(**carried) if carried and not thresholds else "sun2024"
-    criterion = _criterion(criterion, thresholds)
+    carried: dict[str, Any] = getattr(base.config, "wemask_criterion", None) or {"name": "sun2024"}
+    criterion = _criterion(carried if criterion is None else criterion, thresholds)
     input_ids, attention_mask = calibration_inputs(tokenizer, input_ids, attention_mask, texts)
-    device = base.get_input_embeddings().weight.device  # pyright: ignore
+    embedding: Tensor = base.get_input_embeddings().weight  # pyright: ignore
+    largest, device = int(input_ids.max()), embedding.device
+    if largest >= embedding.shape[0] or int(input_ids.min()) < 0:
+        raise DetectionError(
+            f"Token id {largest} is not in the model's vocabulary of {embedding.shape[0]}. Is this "
+            "the model's own tokenizer?"
+        )
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     traces = trace_layers(base, decoder, input_ids, attention_mask)
     return _Analysis(
@@ -96,19 +100,22 @@ def detect(
     ).report()
 
 
-def _criterion(criterion: Criterion | str, thresholds: dict[str, float]) -> Criterion:
+def _criterion(
+    criterion: Criterion | str | dict[str, Any], thresholds: dict[str, float]
+) -> Criterion:
     if isinstance(criterion, Criterion):
         if thresholds:
             raise DetectionError(f"Give thresholds inside Criterion(...), not beside: {thresholds}")
         return criterion
-    known = Criterion.__dataclass_fields__
+    known = tuple(Criterion.__dataclass_fields__)
     for key in thresholds:
         if key not in known:
             raise DetectionError(
                 f"detect has no argument {key!r}; thresholds are {', '.join(known)}."
                 + nearest(key, known)
             )
-    return Criterion(name=criterion, **thresholds)
+    given = {"name": criterion} if isinstance(criterion, str) else criterion
+    return Criterion(**{**given, **thresholds})
 
 
 def calibration_inputs(
@@ -122,7 +129,11 @@ def calibration_inputs(
     Raises:
         DetectionError: nothing to read, or wrong shapes.
     """
+    if input_ids is None and attention_mask is not None:
+        raise DetectionError("attention_mask was given without input_ids. Give both.")
     if input_ids is not None:
+        if not isinstance(input_ids, Tensor):
+            raise DetectionError(f"input_ids must be a tensor [batch, tokens], got {input_ids!r}.")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if input_ids.ndim != 2 or mask.shape != input_ids.shape or not mask.any():
             raise DetectionError(
@@ -130,12 +141,13 @@ def calibration_inputs(
                 f"token; got {tuple(input_ids.shape)} and {tuple(mask.shape)}."
             )
         return input_ids, mask
-    if tokenizer is None:
+    if not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise DetectionError(
             "Detection needs something to read: detect(model, tokenizer) or "
             "detect(model, input_ids=ids, attention_mask=mask)."
         )
-    rows = [tokenizer(text)["input_ids"] for text in (texts or CALIBRATION_TEXTS)]
+    texts = [texts] if isinstance(texts, str) else texts or CALIBRATION_TEXTS
+    rows = [tokenizer(text)["input_ids"] for text in texts]
     rows = [row for row in rows if row]
     if not rows:
         raise DetectionError("The calibration texts are empty. Give texts=['...'].")

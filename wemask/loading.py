@@ -28,7 +28,7 @@ def keep_deepspeed_out() -> None:
 def resolve_path(name: str) -> str:
     """The folder of the embedded model for `tiny`, else `name` itself."""
     if name != TINY:
-        return name
+        return str(Path(name).expanduser()) if name.startswith("~") else name
     from wemask.embedded import TINY_PATH
 
     return str(TINY_PATH)
@@ -38,7 +38,7 @@ def load_model(
     name: str,
     *,
     revision: str | None = None,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     attn_implementation: str | None = None,
     device_map: str | None = None,
     trust_remote_code: bool = False,
@@ -65,6 +65,8 @@ def load_model(
     keep_deepspeed_out()
     path = resolve_path(name)
     _check_folder(name, path, variant)
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ModelError(f"dtype is auto, float32, bfloat16 or float16; got {dtype!r}.")
     options: dict[str, Any] = {
@@ -137,7 +139,9 @@ def _check_folder(name: str, path: str, variant: str | None) -> None:
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise ModelError(f"The model folder {path} does not exist. Give a folder or ORG/NAME.")
         return
-    files = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise ModelError(f"{name} is a file; a model is a folder. Give {folder.parent}.")
+    files = sorted(p.name for p in folder.iterdir())
     if "adapter_config.json" in files:
         return
     if "config.json" not in files:
@@ -162,7 +166,7 @@ def _explained(load: Any, name: str, path: str, options: dict[str, Any]) -> Any:
 
     try:
         return load(path, **options)
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError) as error:
         # wemask.load gives the config; pointing to itself would explain nothing.
         ours = "config" in options
         raise ModelError(_explain(name, path, error, ours)) from error

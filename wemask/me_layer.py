@@ -24,11 +24,11 @@ class Criterion:
     """
 
     name: str = "sun2024"
-    min_magnitude: float = -1.0
+    min_magnitude: float = None  # pyright: ignore[reportAssignmentType]  (set in __post_init__)
     """Smallest |h|; default 100 (sun2024), 0 (relative)."""
-    min_ratio: float = -1.0
+    min_ratio: float = None  # pyright: ignore[reportAssignmentType]
     """Smallest |h| / median; default 1000 (sun2024), 100 (relative)."""
-    min_jump: float = -1.0
+    min_jump: float = None  # pyright: ignore[reportAssignmentType]
     """Smallest ratio to the same token's largest |h| a layer before; default 0 and 5."""
 
     def __post_init__(self) -> None:
@@ -41,10 +41,10 @@ class Criterion:
         names = ("min_magnitude", "min_ratio", "min_jump")
         for key, default in zip(names, defaults[self.name], strict=True):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-                raise DetectionError(f"{key} must be a number, got {value!r}.")
-            if value < 0:
+            if value is None:
                 object.__setattr__(self, key, default)
+            elif type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+                raise DetectionError(f"{key} must be a number >= 0, got {value!r}.")
 
     def is_massive(self, values: Tensor, median: float) -> Tensor:
         """bool of the shape of `values` (|h|), given the median of its layer."""

@@ -62,7 +62,8 @@ class WeMaskConfig:
     tokens: str = "massive"
     """massive (by content) | first (first real token of each document) | position0 (index 0)."""
     dims: str = "me_norm"
-    """me_norm | batch_activation | attn_norm | activation | massive | random | lowest."""
+    """me_norm | batch_activation | attn_norm | activation | massive | random | lowest. `massive` is
+    all the detected massive dims, whatever the rate."""
     site: str = "attention_input"
     """attention_input (after the norm) | residual_copy (before it; the residual stays whole)."""
     strength: float | StrengthSchedule = 1.0
@@ -121,8 +122,8 @@ class WeMaskConfig:
         return None
 
     def _seed(self) -> str | None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            return f"seed must be a whole number, got {self.seed!r}."
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            return f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}."
         return None
 
     @property

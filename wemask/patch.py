@@ -17,7 +17,7 @@ from torch import nn
 
 from wemask.architectures import Block, Decoder, find_decoder, layer_index_error, unwrap
 from wemask.dims import choose_dims, observe
-from wemask.errors import DetectionError, PatchError
+from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.operator import WeMaskConfig, check_strength
 from wemask.softened import (
     SoftenedAttention,
@@ -117,7 +117,8 @@ class SoftenHandle:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.remove()
+        if getattr(self._model, "wemask_handle", None) is self:  # not removed inside the block
+            self.remove()
 
     def __repr__(self) -> str:
         return f"SoftenHandle(layers={self.layers}, tokens_touched={self.tokens_touched})"
@@ -131,6 +132,8 @@ def soften(
     dims: Mapping[int, Sequence[int]] | None = None,
 ) -> SoftenHandle:
     """Soften the attention input of massive tokens in `model`, in place, until removed.
+
+    Save with `wemask.save`: `model.save_pretrained` writes plain weights, without the operator.
 
     Args:
         model: a transformers causal language model, also inside PEFT or torch.compile.
@@ -146,6 +149,8 @@ def soften(
         DetectionError: the choices need an ME Layer and none was found, or tokens do not separate.
         ModelError: a part of the architecture was not found, or a layer does not exist.
     """
+    if isinstance(report, WeMaskConfig):
+        raise ConfigError("The report comes before the config: type soften(model, config=config).")
     config = config or WeMaskConfig()
     base = unwrap(model)
     _check_patchable(base)
@@ -229,6 +234,12 @@ def resolve_layers(
         for index in config.explicit_layers:
             if index >= count:
                 raise layer_index_error(index, count)
+            if config.tokens == "massive" and report is not None and index <= (report.layer or 0):
+                raise PatchError(
+                    f"Layer {index} would touch nothing: no token is massive yet where it enters "
+                    f"the ME Layer {report.layer} or one before it. Leave it out, or type "
+                    "tokens=first."
+                )
         return tuple(sorted(config.explicit_layers))
     assert report is not None and report.layer is not None
     me = report.layer

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ from wemask.verdict import (
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
+RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,11 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     # The numbers first: they cost hours, a figure costs a second.
     save_results(checked, folder / "results.json")
-    figures = build_figures(checked, report)
     written = [folder / "results.json"]
+    if report is not None and report.relief is not None:
+        np.save(folder / RELIEF_NAME, report.relief.numpy(), allow_pickle=False)
+        written.append(folder / RELIEF_NAME)
+    figures = build_figures(checked, report)
     for item in figures:
         written += plots.save_figure(item.figure, folder / "figures" / item.name)
     for name, text in (

@@ -99,7 +99,7 @@ def compare_paired(
     Raises DataError for n = 0, unequal lengths, NaN or infinity, anything but one number per item,
     and for a single real score, which has no spread; ConfigError for the settings.
     """
-    _check_settings(confidence, resamples)
+    _check_settings(confidence, resamples, seed)
     left, right = _scores(a, "a"), _scores(b, "b")
     if len(left) != len(right):
         raise DataError(
@@ -149,7 +149,7 @@ def mean_interval(
     Real scores: BCa bootstrap, or the t interval for fewer than 200; low == high when all are
     equal. Errors as in `compare_paired`.
     """
-    _check_settings(confidence, resamples)
+    _check_settings(confidence, resamples, seed)
     scores = _scores(x, "x")
     n, mean = len(scores), float(scores.mean())
     if _is_binary(scores):
@@ -392,8 +392,10 @@ def _scores(x: Any, name: str) -> NDArray[np.float64]:
     return scores
 
 
-def _check_settings(confidence: float, resamples: int) -> None:
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must lie between 0 and 1, found {confidence}. Try 0.95.")
-    if resamples < 100:
+def _check_settings(confidence: float, resamples: int, seed: int) -> None:
+    if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0 and 1, found {confidence!r}. Try 0.95.")
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f"seed must be a whole number >= 0, found {seed!r}. Try 0.")
+    if type(resamples) is not int or resamples < 100:
         raise ConfigError(f"resamples must be at least 100, found {resamples}. Try 9999.")

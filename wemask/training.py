@@ -26,7 +26,7 @@ from wemask.results import write_whole
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import peft_config, show_summary
 
-EXECUTABLE_FREE_DTYPES = (torch.float16, torch.bfloat16)
+HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -188,7 +188,7 @@ def _trainer(
         )
     except WemaskError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"TRL refuses these settings: {error}") from error
 
 
@@ -198,7 +198,7 @@ def _arguments(
     """Fields of SFTConfig: the user's verbatim, and what follows from the machine and the model."""
     values = dict(config.trainer)
     on_gpu = torch.cuda.is_available()
-    half = next(model.parameters()).dtype in EXECUTABLE_FREE_DTYPES
+    half = next(model.parameters()).dtype in HALF_DTYPES
     defaults = {
         # TRL turns bf16 on by default, also where the machine has none.
         "bf16": on_gpu and half and torch.cuda.is_bf16_supported(),
