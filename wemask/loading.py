@@ -65,13 +65,9 @@ def load_model(
     keep_deepspeed_out()
     path = resolve_path(name)
     _check_folder(name, path, variant)
-    if isinstance(dtype, torch.dtype):
-        dtype = str(dtype).removeprefix("torch.")
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ModelError(f"dtype is auto, float32, bfloat16 or float16; got {dtype!r}.")
     options: dict[str, Any] = {
         "revision": revision or "main",
-        "dtype": dtype if dtype == "auto" else getattr(torch, dtype),
+        "dtype": _dtype(dtype),
         "trust_remote_code": trust_remote_code,
         "use_safetensors": True,  # a .bin is a pickle: it can run code when it is opened
     }
@@ -127,6 +123,13 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
+    if dtype != "auto" and not isinstance(found, torch.dtype):
+        raise ModelError(f"dtype is auto, float32, bfloat16 or float16; got {dtype!r}.")
+    return "auto" if dtype == "auto" or found is None else found
 
 
 def _distributed() -> bool:
