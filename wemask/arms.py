@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 import wemask
-from wemask import chat, statistics
+from wemask import statistics
 from wemask.config import RunConfig, digest
 from wemask.detection import calibration_inputs, detect
 from wemask.errors import ConfigError, RunFolderError, nearest
@@ -27,7 +27,7 @@ from wemask.operator import WeMaskConfig
 from wemask.patch import soften
 from wemask.report import terminal_table, write_report
 from wemask.runs import environment, open_folder, open_run_folder, saving
-from wemask.training import train
+from wemask.training import load_base, train
 from wemask.verdict import NEAR_ZERO
 
 # arm -> the method whose run it is; sft_then_wemask is the run of sft, softened only now.
@@ -166,7 +166,7 @@ def _look_at_base(
     experiment: Experiment, console: Console
 ) -> tuple[MELayerReport, dict[str, Any] | None, dict[str, Any]]:
     """Detect in the base model, and measure what the softening does to it."""
-    model, tokenizer = _load_base(experiment.config)
+    model, tokenizer, _ = load_base(experiment.config)
     report = detect(model, tokenizer, criterion=experiment.config.model.criterion)
     console.print(report.verdict, markup=False)
     info = {
@@ -183,16 +183,6 @@ def _look_at_base(
     del model
     _free()
     return report, softening, info
-
-
-def _load_base(config: RunConfig) -> tuple[nn.Module, Any]:
-    model = load_model(config.model.path, **config.model.load_options())
-    remote = config.model.trust_remote_code
-    tokenizer = load_tokenizer(
-        config.model.path, revision=config.model.revision, trust_remote_code=remote
-    )
-    chat.ensure_chat_template(tokenizer)
-    return model, tokenizer
 
 
 def _softening(
@@ -250,7 +240,7 @@ def _load_arm(experiment: Experiment, arm: str) -> tuple[nn.Module, Any]:
         options.pop("revision")
         return wemask.load(_final(run), **options)
     if not run.trains:
-        model, tokenizer = _load_base(run)
+        model, tokenizer, _ = load_base(run)
     elif (_final(run) / "adapter_config.json").exists():
         model, tokenizer = _load_adapter(run)
     else:
@@ -265,7 +255,7 @@ def _load_arm(experiment: Experiment, arm: str) -> tuple[nn.Module, Any]:
 def _load_adapter(run: RunConfig) -> tuple[nn.Module, Any]:
     from peft import PeftModel
 
-    base, _ = _load_base(run)
+    base, _, _ = load_base(run)
     model = PeftModel.from_pretrained(base, str(_final(run))).eval()  # pyright: ignore
     return model, load_tokenizer(str(_final(run)))
 

@@ -40,11 +40,11 @@ class Prepared:
     template_note: str | None
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Load, detect, and soften where the method asks for it.
+def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
+    """The run's model as published, its tokenizer, and what was done about its chat template.
 
     Raises:
-        WemaskError: whatever is wrong, before anything is trained.
+        ModelError: there is no such model, or nothing that ends an answer.
     """
     model = load_model(config.model.path, **config.model.load_options())
     tokenizer = load_tokenizer(
@@ -52,7 +52,16 @@ def prepare(config: RunConfig) -> Prepared:
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
     )
-    note = chat.ensure_chat_template(tokenizer)
+    return model, tokenizer, chat.ensure_chat_template(tokenizer)
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Load, detect, and soften where the method asks for it.
+
+    Raises:
+        WemaskError: whatever is wrong, before anything is trained.
+    """
+    model, tokenizer, note = load_base(config)
     report = detect(model, tokenizer, criterion=config.model.criterion)
     handle = soften(model, report, config.operator) if config.softens else None
     return Prepared(
