@@ -93,7 +93,7 @@ def test_a_softening_that_touches_nothing_fails_to_fire():
     case = shared()
     checks = list(validate(case.model, None, case.report, settings(layers=[0])))
     assert [(c.number, c.passed) for c in checks] == [(7, False)]
-    assert "touches nothing" in checks[0].detail
+    assert "would touch nothing" in checks[0].detail
     (check,) = validate(case.model, None, None, WeMaskConfig())
     assert not check.passed and "need a detected ME Layer" in check.detail
 

@@ -141,7 +141,7 @@ def calibration_inputs(
                 f"token; got {tuple(input_ids.shape)} and {tuple(mask.shape)}."
             )
         return input_ids, mask
-    if not hasattr(tokenizer, "convert_ids_to_tokens"):
+    if tokenizer is None or isinstance(tokenizer, Tensor):  # ids given in its place
         raise DetectionError(
             "Detection needs something to read: detect(model, tokenizer) or "
             "detect(model, input_ids=ids, attention_mask=mask)."
