@@ -14,13 +14,16 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 PIP_FLAGS ?= -qq
 PIP = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
+# One process per core, at most four; a file stays in one process, for what its tests share.
+WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # Extra arguments, e.g. `make test ARGS="tests/test_patch.py -x"`.
 ARGS ?=
 
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-gpu format tiny clean distclean \
+.PHONY: help demo setup test test-slow test-gpu bench format architectures tiny clean distclean \
 	lint lint-code lint-types lint-docker lint-shell
 
 help: ## list the targets
@@ -46,7 +49,7 @@ demo: $(DEMO_STAMP) ## detect, train and compare on the embedded model; prints w
 setup: $(DEV_STAMP) ## create .venv with everything that tests and linters need
 
 test: $(DEV_STAMP) ## run the tests (all but slow and gpu)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(WORKERS) $(ARGS)
 
 test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
 	$(BIN)/pytest -m "slow and not gpu" --timeout 900 $(ARGS)
@@ -69,9 +72,17 @@ lint-docker: $(DEV_STAMP)
 lint-shell: $(DEV_STAMP)
 	$(BIN)/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
 
+bench: $(DEV_STAMP) ## what the softening costs here, on 1 and 2 threads; rewrites docs/performance.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/overhead.py --threads 2 $(ARGS)
+	$(BIN)/python benchmarks/tables.py
+
 format: $(DEV_STAMP) ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+architectures: $(DEV_STAMP) ## measure every model family and write docs/architectures.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_page.py
 
 tiny: $(DEV_STAMP) ## train the embedded model again, from scratch (long; see docs/tiny.md)
 	$(BIN)/python -m wemask.embedded.pretrain $(ARGS)

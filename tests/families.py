@@ -10,7 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 
 import wemask
 from wemask import Criterion, MELayerReport, WeMaskConfig
@@ -33,8 +38,12 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 2,
     "tie_word_embeddings": False,
 }
-_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2}
+_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+# Shares of the chosen experts that add up to 1 do not vary with the context.
+_NORMED_EXPERTS: dict[str, Any] = {"num_experts": 4, "norm_topk_prob": True, **_EXPERTS}
 _WITHOUT_DROPOUT: dict[str, Any] = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+_ROPE_SECTIONS = {**_ROPE, "mrope_section": [2, 1, 1]}
 
 # model_type -> what its config has beyond the common part
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -42,58 +51,138 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
     "qwen2": {},
     "qwen3": {"head_dim": 8},
-    "qwen3_moe": {
+    "qwen2_moe": {"shared_expert_intermediate_size": 24, **_NORMED_EXPERTS},
+    "qwen3_moe": {"head_dim": 8, **_NORMED_EXPERTS},
+    "qwen3_next": {
         "head_dim": 8,
-        "num_experts": 4,
-        "moe_intermediate_size": 24,
-        "norm_topk_prob": True,  # else the share of the chosen experts varies with the context
+        "shared_expert_intermediate_size": 24,
+        "full_attention_interval": 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        **_NORMED_EXPERTS,
+    },
+    "mixtral": {"num_local_experts": 4, "sliding_window": None, "num_experts_per_tok": 2},
+    "deepseek_v3": {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "num_key_value_heads": HEADS,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 8,
+        "qk_rope_head_dim": 4,
+        "qk_nope_head_dim": 4,
+        "v_head_dim": 8,
         **_EXPERTS,
     },
-    "mixtral": {"num_local_experts": 4, "sliding_window": None, **_EXPERTS},
+    "llama4_text": {
+        "head_dim": 8,
+        "intermediate_size_mlp": 48,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "attention_chunk_size": 64,
+    },
+    "gpt_oss": {
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 64,
+        "rope_parameters": _ROPE,
+    },
+    "olmoe": _NORMED_EXPERTS,
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "phi": {},
     "phi3": {},
     "gemma2": {"head_dim": 8, "sliding_window": 64},
     "gemma3_text": {"head_dim": 8, "sliding_window": 64},
     "gpt_neox": _WITHOUT_DROPOUT,
-    "gpt2": {
-        "n_embd": WIDTH,
-        "n_layer": LAYERS,
-        "n_head": HEADS,
+    "gpt2": {"n_inner": 48, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    "gptj": {
         "n_inner": 48,
-        "n_positions": 256,
+        "rotary_dim": 4,
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
     },
+    "bloom": _WITHOUT_DROPOUT,
+    "mpt": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": WIDTH, "dropout": 0.0},
     "falcon": {"multi_query": True, "parallel_attn": True, "bias": False, **_WITHOUT_DROPOUT},
     "olmo": {},
     "olmo2": {},
+    "olmo3": {"sliding_window": 64},
     "granite": {"residual_multiplier": 0.9, "attention_multiplier": 0.3},
     "cohere2": {"sliding_window": 64},
     "smollm3": {},
     "glm4": {"head_dim": 8, "partial_rotary_factor": 0.5},
+    "stablelm": {},
+    "starcoder2": {"embedding_dropout": 0.0, "residual_dropout": 0.0},
+    "nemotron": {"head_dim": 8},
+    "apertus": {"rope_parameters": _ROPE},
+    "exaone4": {"sliding_window": 64},
+    # Text backbones inside vision-language models, run on text; their towers are in VISION.
+    "gemma3": {"head_dim": 8, "sliding_window": 64},
+    "qwen2_5_vl": {"rope_parameters": _ROPE_SECTIONS},
+    "qwen3_vl": {"head_dim": 8, "rope_parameters": _ROPE_SECTIONS},
 }
 NORMLESS = ("olmo",)  # its norms have no weight: no me_norm, no attn_norm
-POST_NORM = ("olmo2",)  # attention reads the residual itself
-MIXTURES = ("qwen3_moe", "mixtral")
+POST_NORM = ("olmo2", "olmo3", "exaone4")  # attention reads the residual itself
+MIXTURES = (
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_next",
+    "mixtral",
+    "deepseek_v3",
+    "llama4_text",
+    "gpt_oss",
+    "olmoe",
+    "granitemoe",
+)
+_TOWER = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+VISION: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": LAYERS,  # as many as the text model: not to be taken for it
+        "num_attention_heads": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    },
+    "qwen2_5_vl": {**_TOWER, "out_hidden_size": WIDTH, "fullatt_block_indexes": [0]},
+    "qwen3_vl": {**_TOWER, "out_hidden_size": WIDTH, "deepstack_visual_indexes": [0]},
+}
+# Unpatched, these let packed documents see each other: their masks do not read position_ids.
+NO_PACKING = ("qwen3_next", "gpt_oss", "bloom", "mpt", "opt", "falcon", "qwen2_5_vl")
+# Families whose parts must be named: model.wemask_parts
+PARTS: dict[str, dict[str, Any]] = {"qwen3_next": {"attention": ["self_attn", "linear_attn"]}}
 
 CRITERION = Criterion(name="sun2024")
 
 
 def build(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random-init model in eval mode; `changes` are fields of its config."""
-    values = {**_COMMON, **FAMILIES[family], **changes}
-    if family in ("gpt2", "opt"):  # their configs have no such field, and keep it as a stray one
-        for key in ("num_key_value_heads", "intermediate_size"):
-            values.pop(key)
-    if family == "gpt2":
-        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-            values.pop(key)
+    """A random-init model in eval mode; `changes` are fields of its (text) config."""
+    own = {**FAMILIES[family], **changes}
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **values))
+    if family in VISION:
+        values = {"text_config": {**_COMMON, **own}, "vision_config": VISION[family]}
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(family, **values))
+    else:
+        config = AutoConfig.for_model(family, **{**_known_to(family), **own})
+        model = AutoModelForCausalLM.from_config(config)
     _draw_weights(model, seed)
+    if family in PARTS:
+        model.wemask_parts = PARTS[family]  # pyright: ignore
     return model.eval()
+
+
+@cache
+def _known_to(family: str) -> dict[str, Any]:
+    """The common fields that the config of `family` has; others it would keep as strays."""
+    config = AutoConfig.for_model(family)
+    known = {*config.to_dict(), *config.attribute_map}
+    return {k: v for k, v in _COMMON.items() if k in known and k not in FAMILIES[family]}
 
 
 @torch.no_grad()

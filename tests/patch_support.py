@@ -1,4 +1,4 @@
-"""Ways to run a model that must all give the same logits, and an independent oracle."""
+"""Ways to run a model that must all give the same logits, and gradients to compare."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from families import logits
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from wemask.architectures import find_decoder
 
 PAD = 0
 
@@ -44,31 +47,47 @@ def cached_logits(model: Any, ids: Tensor, chunks: Sequence[int]) -> Tensor:
     return torch.cat(outputs, 1)
 
 
-@torch.no_grad()
-def llama_oracle(
-    model: Any, ids: Tensor, softened: dict[int, tuple[Tensor, list[int]]], strength: float = 1.0
-) -> Tensor:
-    """Logits of a softened llama, from its submodules and nothing of ours.
+def unpatched(model: nn.Module) -> bool:
+    """Nothing of ours is left in the model."""
+    names = [name for name, _ in model.named_modules() if "softening" in name]
+    mixed = [m for m in model.modules() if any("Soften" in c.__name__ for c in type(m).__mro__)]
+    return not names and not mixed and not hasattr(model, "wemask_handle")
 
-    `softened`: layer -> (bool [B, T] of tokens, dims).
-    """
-    base = model.model
-    h = base.embed_tokens(ids)
-    positions = torch.arange(ids.shape[1]).unsqueeze(0)
-    rotation = base.rotary_emb(h, positions)
-    length = ids.shape[1]
-    causal = torch.full((1, 1, length, length), torch.finfo(h.dtype).min).triu(1)
-    for index, layer in enumerate(base.layers):
-        x = layer.input_layernorm(h)
-        if index in softened:
-            tokens, dims = softened[index]
-            for b, t in tokens.nonzero().tolist():
-                x[b, t, dims] = x[b, t, dims] * (1 - strength)
-        h = (
-            h
-            + layer.self_attn(hidden_states=x, position_embeddings=rotation, attention_mask=causal)[
-                0
-            ]
-        )
-        h = h + layer.mlp(layer.post_attention_layernorm(h))
-    return model.lm_head(base.norm(h)).float()
+
+def blocks(model: nn.Module) -> list[Any]:
+    """The parts of each decoder layer."""
+    return list(find_decoder(model).blocks)
+
+
+def language_loss(out: Tensor, ids: Tensor) -> Tensor:
+    """Mean next-token loss in the dtype of the logits [B, T, V] (transformers' own is float32)."""
+    return cross_entropy(out[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def collected(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the gradients by the name of the parameter, without those that have none."""
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def gradients(model: Any, ids: Tensor, **inputs: Any) -> dict[str, Tensor]:
+    """Gradients of the language loss."""
+    model.zero_grad()
+    language_loss(model(input_ids=ids, use_cache=False, **inputs).logits, ids).backward()
+    return collected(model)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Equal bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def sum_of(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The sum of several sets of gradients."""
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest difference of two sets of gradients, each in units of its largest value in b."""
+    assert a.keys() == b.keys()
+    floor = max(float(value.abs().max()) for value in b.values()) * 1e-6
+    return max(float((a[k] - b[k]).abs().max() / b[k].abs().max().clamp(min=floor)) for k in b)

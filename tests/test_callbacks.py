@@ -12,7 +12,6 @@ from transformers import TrainerControl, TrainerState
 
 from wemask import training
 from wemask.callbacks import InterruptCallback, SofteningCallback, watch
-from wemask.checkpoint import read_config
 from wemask.patch import SoftenHandle, soften
 from wemask.training import prepare
 
@@ -65,21 +64,6 @@ def test_a_constant_strength_is_left_alone(softened: Any) -> None:
     for step in (0, 3):
         call(callback, "on_step_begin", step)
         assert softened.handle.strength == 1.0
-
-
-def test_a_checkpoint_gets_the_operator_beside_it(softened: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "checkpoint-7"
-    softened.model.save_pretrained(folder)
-    callback = SofteningCallback(softened.handle)
-    state = TrainerState(global_step=7, is_world_process_zero=False)
-    callback.on_save(Arguments(tmp_path), state, TrainerControl())  # pyright: ignore
-    assert not (folder / "wemask_config.json").exists()
-    state.is_world_process_zero = True
-    callback.on_save(Arguments(tmp_path), state, TrainerControl())  # pyright: ignore
-    values = read_config(folder)
-    assert values["operator"] == softened.handle.config.to_dict()
-    assert values["layers"] == softened.handle.layers
-    assert '"wemask_llama"' in (folder / "config.json").read_text()
 
 
 # --- signals --------------------------------------------------------------------------------------

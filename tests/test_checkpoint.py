@@ -1,35 +1,25 @@
 """Save and load: the operator comes back, bit for bit; stock loaders do not drop it silently."""
 
-import json
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import Case, logits, planted, sequence, settings
-from peft import LoraConfig, PeftModel, get_peft_model
+from checkpoint_support import adapter, softened
+from families import logits, planted, sequence, settings
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import wemask
 from wemask import WeMaskConfig, WeMaskWarning
 from wemask.checkpoint import CONFIG_NAME, read_config
-from wemask.errors import ModelError, PatchError, WemaskError
+from wemask.errors import ModelError, PatchError
 from wemask.loading import load_model
-
-
-def softened(tmp_path: Path, family: str = "llama", **changes: Any) -> tuple[Case, torch.Tensor]:
-    """A softened model saved to tmp_path / "model", and its logits."""
-    case = planted(family)
-    wemask.soften(case.model, case.report, settings(**changes))
-    wemask.save(case.model, None, tmp_path / "model")
-    return case, logits(case.model, sequence())
-
 
 CHILD = """
 import sys, wemask, torch
@@ -164,19 +154,6 @@ def test_a_plain_model_is_not_saved():
 # --- adapters -----------------------------------------------------------------------------------
 
 
-def adapter(tmp_path: Path) -> tuple[Any, torch.Tensor]:
-    """A softened LoRA of a base that lies in tmp_path / "base", saved to tmp_path / "model"."""
-    planted("llama").model.save_pretrained(tmp_path / "base")
-    base = load_model(str(tmp_path / "base"))
-    torch.manual_seed(0)
-    lora = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
-    model: Any = get_peft_model(base, lora)  # pyright: ignore[reportArgumentType]
-    wemask.soften(model, planted("llama").report, settings())
-    model.eval()
-    wemask.save(model, None, tmp_path / "model")
-    return model, logits(model, sequence())
-
-
 def test_adapter_round_trip(tmp_path):
     _, on = adapter(tmp_path)
     files = {p.name for p in (tmp_path / "model").iterdir()}
@@ -211,94 +188,53 @@ def test_merged_adapter_is_saved_as_a_whole_model(tmp_path):
     assert torch.equal(logits(loaded, sequence()), logits(merged, sequence()))
 
 
-# --- damage -------------------------------------------------------------------------------------
+def test_shards_round_trip(tmp_path):
+    case = planted("llama")
+    wemask.soften(case.model, case.report, settings())
+    wemask.save(case.model, None, tmp_path / "model", max_shard_size="20KB")
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 5
+    on = logits(case.model, sequence())
+    assert torch.equal(logits(wemask.load(tmp_path / "model")[0], sequence()), on)
 
 
-def change(key: str, value: Any) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        values = json.loads((folder / CONFIG_NAME).read_text())
-        values[key] = value
-        (folder / CONFIG_NAME).write_text(json.dumps(values))
-
-    return apply
-
-
-def write(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None  # pyright: ignore
-
-
-def remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
+def test_names_of_parts_come_back(tmp_path):
+    case = planted("llama")
+    model: Any = case.model
+    model.wemask_parts = {"layers": "model.layers"}
+    wemask.soften(model, case.report, settings())
+    wemask.save(model, None, tmp_path)
+    loaded: Any = wemask.load(tmp_path)[0]
+    assert loaded.wemask_parts == {"layers": "model.layers"}
+    other: Any = wemask.load(tmp_path, parts={"attention": "self_attn"})[0]
+    assert other.wemask_parts == {"attention": "self_attn"}
 
 
-def truncate(name: str) -> Callable[[Path], None]:
-    def apply(folder: Path) -> None:
-        data = (folder / name).read_bytes()
-        (folder / name).write_bytes(data[: len(data) // 2])
-
-    return apply
-
-
-WEIGHTS = "model.wemask.safetensors"
-DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no operator": (remove(CONFIG_NAME), r"was sought and not found: .* holds no softened model"),
-    "empty": (write(CONFIG_NAME, ""), r"is damaged"),
-    "half": (truncate(CONFIG_NAME), r"is damaged"),
-    "a list": (write(CONFIG_NAME, "[]"), r"is damaged \(no JSON object\)"),
-    "keys gone": (write(CONFIG_NAME, '{"schema_version": 1}'), r"lacks operator, strength, layers"),
-    "newer": (change("schema_version", 2), r"schema version 2, this wemask reads .* Upgrade"),
-    "version of words": (change("schema_version", "one"), r"schema version one"),
-    "unknown setting": (change("operator", {"rat": 1}), r"operator\.rat .*Did you mean 'rate'"),
-    "operator of numbers": (change("operator", 3), r"is damaged"),
-    "strength": (change("strength", 7), r"strength must be a number from 0 to 1"),
-    "dims of words": (change("dims", {"two": [1]}), r"is damaged"),
-    "dims gone": (
-        change("dims", {"2": [1]}),
-        r"does not fit this model\. .* layer 3 it gives None",
-    ),
-    "dims too large": (change("dims", {str(i): [99] for i in (2, 3, 4)}), r"does not fit .*\[99\]"),
-    "report": (change("report", {"schema_version": 9}), r"schema version 1 was expected, found 9"),
-    "report gone": (change("report", None), r"does not fit this model\. .*need a detected ME"),
-    "no config": (remove("config.json"), r"config\.json cannot be read"),
-    "config": (write("config.json", "{"), r"config\.json cannot be read"),
-    "unknown type": (
-        write("config.json", '{"model_type": "wemask_lama"}'),
-        r"model_type 'lama' is unknown to this transformers",
-    ),
-    "no weights": (remove(WEIGHTS), r"has no weights: model\.safetensors was sought"),
-    "half the weights": (truncate(WEIGHTS), r"cannot be loaded"),
-    "empty weights": (write(WEIGHTS, ""), r"cannot be loaded"),
-}
+def test_a_learned_strength_comes_back_and_is_no_longer_trained(tmp_path):
+    case = planted("llama")
+    handle = wemask.soften(case.model, case.report, settings(strength="learnable"))
+    learned = {layer: 0.001 * layer for layer in handle.layers}
+    handle.learned = learned
+    wemask.save(case.model, None, tmp_path / "model")
+    on = logits(case.model, sequence())
+    loaded: Any = wemask.load(tmp_path / "model")[0]
+    assert torch.equal(logits(loaded, sequence()), on)
+    again = loaded.wemask_handle
+    assert again.learned == pytest.approx(learned) and again.strengths == handle.strengths
+    assert not any(p.requires_grad for s in again.softenings() for p in s.parameters())
+    handle.set_strength(0.25)  # a number in its place is what is in force, and what is saved
+    wemask.save(case.model, None, tmp_path / "number")
+    loaded = wemask.load(tmp_path / "number")[0]
+    assert loaded.wemask_handle.strength == 0.25
+    assert torch.equal(logits(loaded, sequence()), logits(case.model, sequence()))
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    softened(folder)
-    return folder / "model"
-
-
-@pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_one_clear_error(name, saved, tmp_path):
-    damage, message = DAMAGE[name]
-    folder = tmp_path / "model"
-    shutil.copytree(saved, folder)
-    damage(folder)
-    with pytest.raises(WemaskError, match=message) as raised:
-        wemask.load(folder)
-    assert raised.value.exit_code == 2
-
-
-def test_a_report_of_another_model(tmp_path):
-    softened(tmp_path)
-    change("report", planted("llama", num_hidden_layers=4).report.to_dict())(tmp_path / "model")
-    with pytest.raises(WemaskError, match=r"wemask_config\.json does not fit this model"):
-        wemask.load(tmp_path / "model")
-
-
-def test_a_folder_that_does_not_exist():
-    with pytest.raises(ModelError, match=r"nowhere/wemask_config\.json was sought and not found"):
-        wemask.load("nowhere")
+def test_a_learned_strength_comes_back_with_an_adapter(tmp_path):
+    model, _ = adapter(tmp_path, strength="learnable")
+    handle = model.base_model.model.wemask_handle
+    handle.learned = {layer: -0.002 * layer for layer in handle.layers}
+    wemask.save(model, None, tmp_path / "model")
+    loaded = wemask.load(tmp_path / "model")[0]
+    assert torch.equal(logits(loaded, sequence()), logits(model, sequence()))
 
 
 def test_what_the_file_says(tmp_path):

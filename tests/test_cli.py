@@ -196,6 +196,8 @@ def test_report_with_a_damaged_item_names_file_and_line(
         ("validate --model tiny rates=0.1", "Did you mean"),
         ("validate --model tiny layers=[50]", "Layer 50 does not exist"),
         ("report /nowhere/results.json", "no such file"),
+        ("export /nowhere out", "holds no softened model"),
+        ("merge /nowhere out", "holds no softened model"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
@@ -209,7 +211,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    "words", ["", "detct", "detect", "detect --model tiny --criterion foo", "report"]
+    "words", ["", "detct", "detect", "detect --model tiny --criterion foo", "report", "export a"]
 )
 def test_a_wrong_command_line_shows_the_usage(
     words: str, capsys: pytest.CaptureFixture[str]
@@ -218,7 +220,10 @@ def test_a_wrong_command_line_shows_the_usage(
     assert capsys.readouterr().err.startswith("usage: wemask")
 
 
-@pytest.mark.parametrize("words", ["--help", "detect --help", "validate --help", "report --help"])
+COMMANDS = ("", "detect ", "validate ", "report ", "export ", "merge ")
+
+
+@pytest.mark.parametrize("words", [f"{command}--help" for command in COMMANDS])
 def test_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words.split()) == 0
     assert "usage: wemask" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The equation on tensors, and the settings."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from torch import Tensor
 from wemask import StrengthSchedule, WeMaskConfig
 from wemask.errors import ConfigError
 from wemask.operator import (
+    LearnableStrength,
     batch_activation_dims,
     first_tokens,
     massive_tokens,
@@ -235,3 +238,61 @@ class TestConfig:
             assert WeMaskConfig(dims=dims, **free).needs_report
         assert WeMaskConfig(dims="random", layers=[2]).needs_report
         assert WeMaskConfig(dims="random", tokens="first").needs_report
+
+
+class TestGradient:
+    """The gradient by hand is autograd's own of the plain formula."""
+
+    @staticmethod
+    def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        x = torch.randn(2, 3, 6, dtype=torch.float64, requires_grad=True)
+        gate = torch.tensor([[True, False, False], [False, False, True]])
+        return x, gate, torch.tensor([1, 4])
+
+    def test_first_and_second_derivatives_by_finite_differences(self):
+        x, gate, dims = self.case()
+        s = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda x, s: soften_dims(x, gate, dims, s), (x, s))
+        assert torch.autograd.gradgradcheck(lambda x: soften_dims(x, gate, dims, 0.3), (x,))
+
+    def test_nothing_of_width_d_is_kept_for_backward(self):
+        x, gate, dims = self.case()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.append(t.shape) or t, lambda t: t
+        ):
+            soften_dims(x, gate, dims, 1.0)
+        assert sorted(map(tuple, kept)) == [(2,), (2, 3)]
+
+
+class TestLearnable:
+    def test_the_word_the_mapping_and_the_dataclass_mean_the_same(self):
+        word = WeMaskConfig(strength="learnable").strength
+        assert word == LearnableStrength() == LearnableStrength(initial=0.9, scale=100.0)
+        mapped: Any = {"initial": 0.4}
+        config = WeMaskConfig(strength=mapped)
+        assert config.strength == LearnableStrength(initial=0.4)
+        assert WeMaskConfig.from_dict(config.to_dict()) == config
+        assert config.final_strength == 0.4
+
+    @pytest.mark.parametrize("initial", [0.01, 0.5, 0.9, 0.999])
+    def test_theta_gives_the_initial_strength(self, initial):
+        strength = LearnableStrength(initial=initial, scale=50)
+        s = torch.sigmoid(torch.tensor(50 * strength.theta(), dtype=torch.float64))
+        assert float(s) == pytest.approx(initial, rel=1e-12)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"initial": 1.0}, "cannot leave 0 or 1"),
+            ({"initial": 0}, "between 0 and 1, both excluded"),
+            ({"scale": 0}, r"strength\.scale must be a number > 0"),
+            ({"initial": 0.5, "steps": 3}, "mixes a schedule"),
+            ({"inital": 0.5}, "Did you mean 'initial'"),
+            ("learnt", "from 0 to 1, or learnable; got 'learnt'"),
+        ],
+    )
+    def test_problems(self, values, message):
+        with pytest.raises(ConfigError, match=message):
+            WeMaskConfig(strength=values)

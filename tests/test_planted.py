@@ -34,7 +34,7 @@ def test_magnitude_place_and_silence_elsewhere(family):
     other_dims = [d for d in range(h[0].shape[-1]) if d not in DIMS]
     assert float(h[ME_LAYER - 1].abs().max()) < MAGNITUDE / 10
     there = h[ME_LAYER].abs()
-    assert (there[marked][:, list(DIMS)] - MAGNITUDE).abs().max() < 0.04 * MAGNITUDE
+    assert (there[marked][:, list(DIMS)] - MAGNITUDE).abs().max() < 0.06 * MAGNITUDE
     assert there[~marked].max() < MAGNITUDE / 50
     assert there[:, :, other_dims].max() < MAGNITUDE / 50
     for later in h[ME_LAYER + 1 :]:

@@ -29,6 +29,7 @@ import wemask
 from wemask import training
 from wemask.callbacks import SofteningCallback
 from wemask.chat import choose_loss, loss_mask
+from wemask.checkpoint import CONFIG_NAME, read_config
 from wemask.data import load_examples
 from wemask.errors import ConfigError, DataError, RunFolderError
 from wemask.me_layer import MELayerReport
@@ -230,7 +231,23 @@ def crash(config: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     return config.folder()
 
 
-@pytest.mark.parametrize("words", [(), ("peft=lora",)], ids=str)
+def test_a_checkpoint_has_its_operator_before_its_trainer_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick(tmp_path, "method=wemask", "operator.strength=learnable")
+    folder = crash(config, monkeypatch) / "checkpoints" / "checkpoint-2"
+    values = read_config(folder)
+    assert values["operator"] == config.operator.to_dict()
+    assert '"wemask_llama"' in (folder / "config.json").read_text()
+    assert all(theta != config.operator.strength.theta() for theta in values["learned"].values())
+    written = [(folder / name).stat().st_mtime_ns for name in (CONFIG_NAME, "trainer_state.json")]
+    assert written == sorted(written)
+
+
+LEARNED = "operator.strength=learnable"
+
+
+@pytest.mark.parametrize("words", [(), ("peft=lora",), (LEARNED,), ("peft=lora", LEARNED)], ids=str)
 def test_a_resumed_run_ends_at_the_same_weights(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +259,9 @@ def test_a_resumed_run_ends_at_the_same_weights(
     resumed = weights(folder / "final")
     assert resumed.keys() == uninterrupted.keys()
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
+    ends = [read_config(f / "final") for f in (folder, trained("method=wemask", *words)[0])]
+    assert ends[0].get("learned") == ends[1].get("learned")
+    assert bool(ends[0].get("learned")) == (LEARNED in words)
 
 
 def test_a_half_written_checkpoint_is_named_removed_and_not_used(

@@ -24,6 +24,8 @@ _HOME = {
     "detect": "detection",
     "save": "checkpoint",
     "load": "checkpoint",
+    "merge": "checkpoint",
+    "export": "exporting",
     "WemaskError": "errors",
 }
 _MODULES = ("answers", "planted", "statistics")
@@ -32,9 +34,10 @@ __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from wemask import answers, planted, statistics
-    from wemask.checkpoint import load, save
+    from wemask.checkpoint import load, merge, save
     from wemask.detection import detect
     from wemask.errors import WemaskError
+    from wemask.exporting import export
     from wemask.me_layer import Criterion, MELayerReport
     from wemask.operator import StrengthSchedule, WeMaskConfig
     from wemask.patch import SoftenHandle, WeMaskWarning, soften

@@ -5,9 +5,15 @@ one attention and one FFN, known by the names that the field uses. Where the rul
 once, the error says which part and what to assign to override it:
 
     model.wemask_parts = {"layers": "model.blocks", "attention": "mixer", "ffn_norm": "norm_2"}
+
+Where layers differ, a part may have several names, of which each layer has one; a norm that is not
+there is None:
+
+    model.wemask_parts = {"attention": ["self_attn", "linear_attn"], "attention_norm": None}
 """
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,18 +32,35 @@ NAMES: dict[str, tuple[str, ...]] = {
         "ln_attn",
         "self_attn_layer_norm",
         "attention_norm",
+        "attention_layernorm",
         "attn_norm",
+        "operator_norm",
+        "norm_1",
     ),
     "ffn": ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2"),
     "ffn_norm": (
         "pre_feedforward_layernorm",
+        "pre_mlp_layernorm",
+        "pre_ff_layernorm",
+        "feedforward_layernorm",
         "ln_2",
         "ln_mlp",
         "final_layer_norm",
         "ffn_norm",
+        "norm_2",
         "post_attention_layernorm",
     ),
 }
+# Norms that follow a part, or feed neither attention nor FFN.
+OTHER_NORMS = (
+    "post_attention_layernorm",
+    "post_self_attn_layernorm",
+    "post_feedforward_layernorm",
+    "post_mlp_layernorm",
+    "post_per_layer_input_norm",
+)
+
+Overrides = Mapping[str, str | Sequence[str] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +114,12 @@ def find_decoder(model: nn.Module) -> Decoder:
         )
     text_config = config.get_text_config(decoder=True)
     overrides = _overrides(model)
-    name, layers = _find_layers(model, text_config.num_hidden_layers, overrides.get("layers"))
+    name, layers = _find_layers(model, text_config.num_hidden_layers, overrides)
     blocks = tuple(_block(i, layer, overrides) for i, layer in enumerate(layers))
     return Decoder(blocks=blocks, hidden_size=text_config.hidden_size, layers_name=name)
 
 
-def _overrides(model: nn.Module) -> dict[str, str]:
+def _overrides(model: nn.Module) -> Overrides:
     parts: Any = getattr(model, "wemask_parts", {})
     known = ["layers", *NAMES]
     for key in parts:
@@ -108,37 +131,39 @@ def _overrides(model: nn.Module) -> dict[str, str]:
     return dict(parts)
 
 
-def _find_layers(model: nn.Module, count: int, override: str | None) -> tuple[str, nn.ModuleList]:
-    if override is not None:
-        return override, _named_layers(model, count, override)
-    inside = _text_decoder(model)
+def _find_layers(model: nn.Module, count: int, overrides: Overrides) -> tuple[str, nn.ModuleList]:
+    name = overrides.get("layers")
+    if isinstance(name, str):
+        return name, _named_layers(model, name)
+    inside = set(_text_decoder(model).modules())
     found = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
         and len(module) == count
-        and _child(module[0], "attention") is not None
-        and any(module is m for m in inside.modules())
+        and module in inside
+        # in a hybrid (Qwen3-Next, Jamba) the first layer has no attention
+        and any(_child(layer, "attention", overrides) is not None for layer in module)
     ]
     if len(found) == 1:
         return found[0]
     names = ", ".join(name for name, _ in found) or "none"
     raise ModelError(
-        f"Sought the one stack of {count} decoder layers with attention in "
-        f"{type(model).__name__}, found {names}. Name it: "
-        'model.wemask_parts = {"layers": "model.layers"}'
+        f"Sought the one stack of {count} decoder layers with attention "
+        f"({_sought('attention', overrides)}) in {type(model).__name__}, found {names}. Name it: "
+        'model.wemask_parts = {"layers": "model.layers", "attention": "NAME"}'
     )
 
 
-def _named_layers(model: nn.Module, count: int, name: str) -> nn.ModuleList:
+def _named_layers(model: nn.Module, name: str) -> nn.ModuleList:
     try:
         layers = model.get_submodule(name)
     except AttributeError as error:
         raise ModelError(f"model.wemask_parts names the layers {name!r}: {error}.") from error
-    if not isinstance(layers, nn.ModuleList) or len(layers) != count:
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
         raise ModelError(
-            f"model.wemask_parts names the layers {name!r}: a ModuleList of {count} was expected, "
-            f"found {type(layers).__name__}."
+            f"model.wemask_parts names the layers {name!r}: a ModuleList of decoder layers was "
+            f"expected, found {type(layers).__name__}."
         )
     return layers
 
@@ -150,27 +175,28 @@ def _text_decoder(model: nn.Module) -> nn.Module:
     return decoder if isinstance(decoder, nn.Module) else model
 
 
-def _child(layer: nn.Module, part: str, override: str | None = None) -> nn.Module | None:
-    names = (override,) if override else NAMES[part]
-    for name in names:
+def _names(part: str, overrides: Overrides) -> Sequence[str]:
+    name = overrides.get(part, NAMES[part])
+    if name is None:
+        return ()
+    return (name,) if isinstance(name, str) else name
+
+
+def _sought(part: str, overrides: Overrides) -> str:
+    return ", ".join(_names(part, overrides))
+
+
+def _child(layer: nn.Module, part: str, overrides: Overrides) -> nn.Module | None:
+    for name in _names(part, overrides):
         child = getattr(layer, name, None)
         if isinstance(child, nn.Module):
             return child
     return None
 
 
-def _block(index: int, layer: nn.Module, overrides: dict[str, str]) -> Block:
+def _block(index: int, layer: nn.Module, overrides: Overrides) -> Block:
     attention, ffn = (_required(index, layer, p, overrides) for p in ("attention", "ffn"))
-    attention_norm = _child(layer, "attention_norm", overrides.get("attention_norm"))
-    ffn_norm = _child(layer, "ffn_norm", overrides.get("ffn_norm"))
-    if hasattr(layer, "post_feedforward_layernorm") and not hasattr(
-        layer, "pre_feedforward_layernorm"
-    ):
-        ffn_norm = None  # post-norm (OLMo-2): `post_attention_layernorm` follows attention
-    if getattr(layer, "do_layer_norm_before", True) is False:
-        attention_norm = ffn_norm = None  # OPT-350m is post-norm under the pre-norm names
-    elif ffn_norm is None and attention_norm is not None:
-        ffn_norm = attention_norm  # parallel block: one norm feeds attention and FFN
+    attention_norm, ffn_norm = _norms(index, layer, overrides)
     return Block(
         index=index,
         layer=layer,
@@ -181,16 +207,102 @@ def _block(index: int, layer: nn.Module, overrides: dict[str, str]) -> Block:
     )
 
 
-def _required(index: int, layer: nn.Module, part: str, overrides: dict[str, str]) -> nn.Module:
-    child = _child(layer, part, overrides.get(part))
+def _norms(
+    index: int, layer: nn.Module, overrides: Overrides
+) -> tuple[nn.Module | None, nn.Module | None]:
+    """The norms that feed attention and FFN."""
+    attention_norm, ffn_norm = (_child(layer, p, overrides) for p in ("attention_norm", "ffn_norm"))
+    if "attention_norm" in overrides or "ffn_norm" in overrides:
+        return attention_norm, ffn_norm
+    if attention_norm is None and ffn_norm is getattr(layer, "post_attention_layernorm", None):
+        ffn_norm = None  # post-norm (OLMo-2): it follows attention
+    if getattr(layer, "do_layer_norm_before", True) is False:
+        return None, None  # OPT-350m is post-norm under the pre-norm names
+    _check_all_norms_known(index, layer, attention_norm, ffn_norm)
+    if ffn_norm is None:
+        ffn_norm = attention_norm  # parallel block: one norm feeds attention and FFN
+    return attention_norm, ffn_norm
+
+
+def _check_all_norms_known(
+    index: int, layer: nn.Module, attention_norm: nn.Module | None, ffn_norm: nn.Module | None
+) -> None:
+    """A norm under a name of its own may be the one that was sought: ask, do not guess."""
+    unknown = [
+        name
+        for name, child in layer.named_children()
+        if "norm" in type(child).__name__.lower()
+        and child is not attention_norm
+        and child is not ffn_norm
+        and name not in OTHER_NORMS
+    ]
+    if unknown:
+        raise ModelError(
+            f"Layer {index} ({type(layer).__name__}) has norms of unknown place: "
+            f"{', '.join(unknown)}. Say which norms feed attention and FFN (None: no norm does): "
+            'model.wemask_parts = {"attention_norm": "NAME", "ffn_norm": "NAME"}'
+        )
+
+
+def _required(index: int, layer: nn.Module, part: str, overrides: Overrides) -> nn.Module:
+    child = _child(layer, part, overrides)
     if child is None:
         children = ", ".join(name for name, _ in layer.named_children())
         raise ModelError(
             f"Layer {index} ({type(layer).__name__}) has no {part}: sought "
-            f"{overrides.get(part) or ', '.join(NAMES[part])}, found {children}. Name it: "
-            f'model.wemask_parts = {{"{part}": "NAME"}}'
+            f"{_sought(part, overrides)}, found {children}. Name it: "
+            f'model.wemask_parts = {{"{part}": "NAME"}}, or ["NAME", "OTHER"] where layers differ.'
         )
     return child
+
+
+@torch.no_grad()
+def check_flow(model: nn.Module, decoder: Decoder, input_ids: Tensor) -> None:
+    """Run `input_ids` [1, T] and see that the parts work in the order that their names promise.
+
+    Raises:
+        ModelError: the residual is not [B, T, D] (hyper-connections), or what was taken for the
+            norm before attention or FFN runs after it (post-norm under pre-norm names).
+    """
+    order: dict[nn.Module, int] = {}
+
+    def start(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        h = args[0] if args else kwargs["hidden_states"]
+        if h.ndim != 3 or h.shape[-1] != decoder.hidden_size:
+            raise ModelError(
+                f"{type(module).__name__} reads a residual of shape {list(h.shape)}; "
+                f"[batch, tokens, {decoder.hidden_size}] is needed. wemask cannot soften that."
+            )
+
+    def ran(module: nn.Module, args: tuple, output: Any) -> None:
+        order.setdefault(module, len(order))
+
+    hooks = []
+    for block in decoder.blocks:
+        hooks.append(block.layer.register_forward_pre_hook(start, with_kwargs=True))
+        parts = (block.attention_norm, block.attention, block.ffn_norm, block.ffn)
+        hooks += [part.register_forward_hook(ran) for part in parts if part is not None]
+    try:
+        model(input_ids=input_ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for block in decoder.blocks:
+        _check_order(block, order)
+
+
+def _check_order(block: Block, order: Mapping[nn.Module, int]) -> None:
+    pairs = {
+        "attention": (block.attention_norm, block.attention),
+        "ffn": (block.ffn_norm, block.ffn),
+    }
+    for part, (norm, reader) in pairs.items():
+        if norm is not None and order.get(norm, -1) > order.get(reader, len(order)):
+            raise ModelError(
+                f"Layer {block.index} ({type(block.layer).__name__}) runs {type(norm).__name__} "
+                f"after its {part}, not before it as its name promises. If no norm feeds attention "
+                'and FFN, say so: model.wemask_parts = {"attention_norm": None, "ffn_norm": None}'
+            )
 
 
 @torch.no_grad()

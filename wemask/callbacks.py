@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wemask.architectures import find_decoder, unwrap
-from wemask.checkpoint import mark
 from wemask.dims import observe, probe_ids
 from wemask.metrics import layer_metrics
 from wemask.operator import StrengthSchedule
@@ -21,7 +19,7 @@ from wemask.tracing import Trace, trace_layers
 
 
 class SofteningCallback(TrainerCallback):
-    """Moves the strength along its schedule, and puts the operator beside every checkpoint."""
+    """Moves the strength along its schedule."""
 
     def __init__(self, handle: SoftenHandle) -> None:
         self.handle = handle
@@ -33,16 +31,11 @@ class SofteningCallback(TrainerCallback):
         if isinstance(strength, StrengthSchedule):
             self.handle.set_strength(strength.at(state.global_step))
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            mark(Path(args.output_dir or ".") / f"checkpoint-{state.global_step}", self.handle)
-
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.handle.set_strength(self.handle.config.final_strength)
+        if isinstance(self.handle.config.strength, StrengthSchedule):
+            self.handle.set_strength(self.handle.config.final_strength)
 
 
 class InterruptCallback(TrainerCallback):
@@ -90,19 +83,22 @@ def watch(model: nn.Module, handle: SoftenHandle) -> dict[str, float]:
         "wemask/strength": handle.strength,
         "wemask/tokens_touched": float(sum(o.tokens for o in observed.values())),
     }
+    if handle.learned:
+        values |= {f"wemask/strength/layer_{i}": s for i, s in handle.strengths.items()}
     report = handle.report
     if report is None or report.layer is None:
         return values
     ids = probe_ids(base, report)
     mask = torch.ones_like(ids)
-    born = trace_layers(base, find_decoder(base), ids, mask)[report.layer + 1]
+    traces = trace_layers(base, find_decoder(base), ids, mask)
+    born = traces[report.layer + 1]
     values["wemask/me_layer"] = float(report.layer)
     values["wemask/massive_max"] = float(born.token_max.max())
     values["wemask/massive_ratio"] = float(born.token_max.max()) / max(born.median, 1e-12)
     massive = _massive(born, report.thresholds).unsqueeze(0)
     later = report.layer + 1
     if massive.any() and later < report.num_layers:
-        sinks = [row.sink_mass for row in layer_metrics(base, ids, mask, massive)[later:]]
+        sinks = [row.sink_mass for row in layer_metrics(base, ids, mask, massive, traces)[later:]]
         values["wemask/sink_mass"] = sum(sinks) / len(sinks)
     return values
 

@@ -1,4 +1,4 @@
-"""`wemask detect | validate | report`: questions that need no training."""
+"""`wemask detect | validate | report | export | merge`: what needs no training."""
 
 import argparse
 import dataclasses
@@ -58,7 +58,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("results", type=Path, help="a results.json that evaluate.py wrote")
     report.set_defaults(run=_report)
+    _folder_commands(commands)
     return parser
+
+
+def _folder_commands(commands: Any) -> None:
+    export = commands.add_parser(
+        "export",
+        help="write a softened model that loads where wemask is not installed",
+        description="Write a folder that from_pretrained(..., trust_remote_code=True) loads with "
+        "the softening on. An adapter is merged into its base model.",
+    )
+    export.add_argument("folder", type=Path, help="a run folder, or what wemask.save wrote")
+    export.add_argument("out", type=Path, help="a new folder")
+    export.add_argument("--plain", action="store_true", help="without the operator: a stock model")
+    export.set_defaults(run=_export)
+    merge = commands.add_parser(
+        "merge",
+        help="merge a softened adapter into its base model",
+        description="LoRA folder and operator -> one whole softened model.",
+    )
+    merge.add_argument("folder", type=Path, help="a run folder, or an adapter that was saved")
+    merge.add_argument("out", type=Path, help="a new folder")
+    merge.set_defaults(run=_merge)
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +224,38 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     with saving(folder):
         for path in write_report(results, folder, report, samples):
             _say(console, str(path))
+    return 0
+
+
+def _export(options: argparse.Namespace, console: Console) -> int:
+    from wemask.checkpoint import is_adapter
+    from wemask.exporting import export, final_folder
+    from wemask.runs import saving
+
+    with saving(options.out):
+        export(options.folder, options.out, plain=options.plain)
+    adapter = is_adapter(final_folder(options.folder))
+    if options.plain:
+        kind = "adapter" if adapter else "model"
+        note = f"The operator was left out: a stock {kind} with the same weights, NOT softened."
+    else:
+        merged = "The adapter was merged into its base model. " if adapter else ""
+        note = merged + (
+            "Load it: AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True), or "
+            "wemask.load(FOLDER)."
+        )
+    _say(console, f"Written: {options.out}. {note}")
+    return 0
+
+
+def _merge(options: argparse.Namespace, console: Console) -> int:
+    from wemask.checkpoint import merge
+    from wemask.exporting import final_folder
+    from wemask.runs import saving
+
+    with saving(options.out):
+        merge(final_folder(options.folder), options.out)
+    _say(console, f"Written: {options.out}, a whole softened model: wemask.load(FOLDER) loads it.")
     return 0
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wemask.architectures import Decoder, effective_scale, find_decoder, unwrap
-from wemask.errors import DetectionError, nearest
+from wemask.architectures import Decoder, check_flow, effective_scale, find_decoder, unwrap
+from wemask.errors import DetectionError, ModelError, nearest
 from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
 from wemask.separation import separate
-from wemask.tracing import Trace, trace_layers
+from wemask.tracing import Trace, evaluating, trace_layers
 
 CALIBRATION_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -82,6 +82,11 @@ def detect(
             "The model is softened: detection would see the softened activations. Call "
             "`model.wemask_handle.remove()`, detect, soften again."
         )
+    if any(p.is_meta for p in base.parameters()) and not hasattr(base, "hf_device_map"):
+        raise ModelError(
+            "The model is on the meta device: it has shapes but no weights, so nothing can be "
+            "detected. Load the weights first."
+        )
     decoder = find_decoder(base)
     carried: dict[str, Any] = getattr(base.config, "wemask_criterion", None) or {"name": "sun2024"}
     criterion = _criterion(carried if criterion is None else criterion, thresholds)
@@ -94,6 +99,8 @@ def detect(
             "the model's own tokenizer?"
         )
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
+    with evaluating(base):
+        check_flow(base, decoder, input_ids[:1, :2])
     traces = trace_layers(base, decoder, input_ids, attention_mask)
     return _Analysis(
         base, decoder, tokenizer, input_ids, attention_mask, traces, criterion

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from wemask import operator
 from wemask.architectures import Decoder, effective_scale
 from wemask.softened import Observation
+from wemask.tracing import evaluating
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport
@@ -52,9 +53,9 @@ def _calibrate(handle: "SoftenHandle", model: nn.Module) -> dict[int, Tensor]:
     All zero in a layer after the massive activation was erased: there the gate never fires.
     """
     for softening in handle.softenings():
-        softening.dims, softening.strength = softening.massive_dims, 0.0
-    observed = observe(handle, model)
-    handle.set_strength(handle.config.final_strength)
+        softening.dims = softening.massive_dims
+    with handle.at_strength(0.0):
+        observed = observe(handle, model)
     return {index: o.scores.cpu() for index, o in observed.items() if o.scores is not None}
 
 
@@ -66,16 +67,14 @@ def observe(
     if input_ids is None:
         input_ids = probe_ids(model, handle.report)
     observed = {s.index: Observation() for s in handle.softenings()}
-    was_training = model.training
-    model.eval()
     try:
         for softening in handle.softenings():
             softening.observed = observed[softening.index]
-        model(input_ids=input_ids, use_cache=False, **inputs)
+        with evaluating(model):
+            model(input_ids=input_ids, use_cache=False, **inputs)
     finally:
         for softening in handle.softenings():
             softening.observed = None
-        model.train(was_training)
     return observed
 
 

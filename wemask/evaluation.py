@@ -126,11 +126,11 @@ def evaluate_arm(
         ConfigError, DataError: see TaskConfig and `load_task`.
         RunFolderError: the results cannot be written.
     """
+    from wemask.tracing import evaluating  # torch: not for composing a config
+
     _check_call(tasks, limit, batch_size, fingerprint)
-    was_training = bool(model.training)
-    model.eval()
-    try:
-        results = dict[str, TaskResult]()
+    results = dict[str, TaskResult]()
+    with evaluating(model):
         for config in tasks:
             run = _Run(
                 config=config,
@@ -142,9 +142,7 @@ def evaluate_arm(
             )
             lm = run.wrap(model, tokenizer, batch_size=batch_size, progress=progress)
             results[config.name] = _evaluate(run, lm, fingerprint)
-        return results
-    finally:
-        model.train(was_training)
+    return results
 
 
 @dataclass(frozen=True, kw_only=True)

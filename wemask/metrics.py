@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wemask.architectures import find_decoder, unwrap
 from wemask.errors import DetectionError
-from wemask.tracing import trace_layers
+from wemask.tracing import Trace, evaluating, trace_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,11 @@ class LayerMetrics:
 
 @torch.no_grad()
 def layer_metrics(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, massive: Tensor
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    massive: Tensor,
+    traces: list[Trace] | None = None,
 ) -> list[LayerMetrics]:
     """Measure every layer in two forward passes, softened or not, as the model stands.
 
@@ -47,6 +51,7 @@ def layer_metrics(
         input_ids: [B, T].
         attention_mask: [B, T], 1 for real tokens.
         massive: bool [B, T], the tokens that sinks are looked for on.
+        traces: what `trace_layers` gave on the same input, if it is there: saves one of the passes.
 
     Raises:
         DetectionError: no massive token among the real ones, or the model returns no attention.
@@ -56,7 +61,8 @@ def layer_metrics(
     ids, mask, massive = (t.to(device) for t in (input_ids, attention_mask, massive))
     if not (massive & mask.bool()).any():
         raise DetectionError("No massive token among the given texts: there is no sink to measure.")
-    traces = trace_layers(base, find_decoder(base), ids, mask)[1:]
+    if traces is None:
+        traces = trace_layers(base, find_decoder(base), ids, mask)
     sinks, values = _attention(base, ids, mask, massive)
     return [
         LayerMetrics(
@@ -66,7 +72,7 @@ def layer_metrics(
             sink_mass=sink,
             value_norm_ratio=value,
         )
-        for trace, sink, value in zip(traces, sinks, values, strict=True)
+        for trace, sink, value in zip(traces[1:], sinks, values, strict=True)
     ]
 
 
@@ -126,11 +132,9 @@ def _eager(model: nn.Module):
     """Attention weights exist only in the eager implementation; set it and put it back."""
     config: Any = model.config
     before = config._attn_implementation
-    was_training = model.training
-    model.eval()
     model.set_attn_implementation("eager")  # pyright: ignore[reportCallIssue]
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         model.set_attn_implementation(before)  # pyright: ignore[reportCallIssue]
-        model.train(was_training)

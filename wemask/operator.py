@@ -48,6 +48,32 @@ class StrengthSchedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnableStrength:
+    """One trained number theta per softened layer: s = sigmoid(scale * theta).
+
+    An optimizer such as Adam moves theta by about the learning rate in a step, which for a
+    fine-tuning rate of 2e-5 would leave s where it began; `scale` makes it move.
+    """
+
+    initial: float = 0.9
+    """s before training, between 0 and 1: at 0 and at 1 a sigmoid has no gradient."""
+    scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not (_is_number(self.initial) and 0 < self.initial < 1):
+            raise ConfigError(
+                f"strength.initial must be between 0 and 1, both excluded, got {self.initial!r}: a "
+                "learnable strength cannot leave 0 or 1 (type strength=1.0 for a fixed one)."
+            )
+        if not (_is_number(self.scale) and self.scale > 0):
+            raise ConfigError(f"strength.scale must be a number > 0, got {self.scale!r}.")
+
+    def theta(self) -> float:
+        """The parameter at which s is `initial`."""
+        return math.log(self.initial / (1 - self.initial)) / self.scale
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeMaskConfig:
     """What is softened, where, and how much. Five choices and a budget; none is implied.
 
@@ -66,8 +92,9 @@ class WeMaskConfig:
     all the detected massive dims, whatever the rate."""
     site: str = "attention_input"
     """attention_input (after the norm) | residual_copy (before it; the residual stays whole)."""
-    strength: float | StrengthSchedule = 1.0
-    """s in the equation: 1.0 removes the dims, 0.0 is the identity; or {start, end, steps}."""
+    strength: float | str | StrengthSchedule | LearnableStrength = 1.0
+    """s in the equation: 1.0 removes the dims, 0.0 is the identity; or a schedule {start, end,
+    steps}; or `learnable` (short for {initial: 0.9, scale: 100}), trained with the model."""
     seed: int = 0
     """Seed of `dims=random`."""
 
@@ -111,12 +138,17 @@ class WeMaskConfig:
         return problems
 
     def _strength(self) -> str | None:
-        if isinstance(self.strength, StrengthSchedule):
+        if isinstance(self.strength, (StrengthSchedule, LearnableStrength)):
             return None
+        if isinstance(self.strength, str):
+            if self.strength == "learnable":
+                object.__setattr__(self, "strength", LearnableStrength())
+                return None
+            return f"strength must be a number from 0 to 1, or learnable; got {self.strength!r}."
         if not isinstance(self.strength, Mapping):
             return _strength("strength", self.strength)
         try:
-            object.__setattr__(self, "strength", _schedule(self.strength))
+            object.__setattr__(self, "strength", _strength_settings(self.strength))
         except ConfigError as error:
             return str(error)
         return None
@@ -139,9 +171,11 @@ class WeMaskConfig:
 
     @property
     def final_strength(self) -> float:
-        """The strength of evaluation: that of the end of a schedule."""
+        """The strength of evaluation: that of the end of a schedule, the start of a learnable."""
         if isinstance(self.strength, StrengthSchedule):
             return self.strength.end
+        if isinstance(self.strength, LearnableStrength):
+            return self.strength.initial
         return float(self.strength)
 
     def budget(self, hidden_size: int) -> int:
@@ -211,14 +245,21 @@ def _strength(name: str, value: object) -> str | None:
     return f"{name} must be a number from 0 to 1, got {value!r}."
 
 
-def _schedule(values: Mapping[str, Any]) -> StrengthSchedule:
-    known = [f.name for f in fields(StrengthSchedule)]
-    for key in values:
-        if key not in known:
-            raise ConfigError(
-                f"strength.{key} does not exist; there are {known}." + nearest(key, known)
-            )
-    return StrengthSchedule(**values)
+def _strength_settings(values: Mapping[str, Any]) -> StrengthSchedule | LearnableStrength:
+    """A schedule or a learnable strength, told apart by their keys."""
+    kinds = (StrengthSchedule, LearnableStrength)
+    known = {kind: [f.name for f in fields(kind)] for kind in kinds}
+    names = [name for of_kind in known.values() for name in of_kind]
+    if unknown := [key for key in values if key not in names]:
+        said = f"strength.{unknown[0]} does not exist; there are {', '.join(names)}."
+        raise ConfigError(said + nearest(unknown[0], names))
+    for kind in kinds:
+        if all(key in known[kind] for key in values):
+            return kind(**values)
+    raise ConfigError(
+        f"strength mixes a schedule ({', '.join(known[StrengthSchedule])}) and a learnable "
+        f"strength ({', '.join(known[LearnableStrength])}): {dict(values)}. Give one of them."
+    )
 
 
 def _unknown(name: str, value: object, options: tuple[str, ...], more: str = "") -> str | None:
@@ -235,23 +276,60 @@ def _unknown(name: str, value: object, options: tuple[str, ...], more: str = "")
 def soften_dims(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor) -> Tensor:
     """Return x' of the equation above; `x` itself is never written to.
 
-    Only the K chosen columns are computed: the rest is one copy. A token whose gate is False, and
-    every token at strength 0, is multiplied by exactly 1.
+    Only the k chosen columns are computed: the rest is one copy. A token whose gate is False keeps
+    its bits, and so does every token at strength 0, which is multiplied by exactly 1.
 
     Args:
         x: attention input, [B, T, D], any float dtype.
         gate: massive tokens, bool [B, T] or broadcastable, e.g. [1, T].
-        dims: the dims where m = 1, int64 [K].
+        dims: the dims where m = 1, int64 [k].
         strength: s, a number or a 0-dim tensor.
     """
-    keep = (1 - strength * gate.unsqueeze(-1).float()).to(x.dtype)
-    return x.index_copy(-1, dims, x.index_select(-1, dims) * keep)
+    if torch.compiler.is_compiling():  # a compiler fuses autograd's passes better than we do
+        return _equation(x, gate, dims, strength)
+    return _Soften.apply(x, gate, dims, strength)
+
+
+def _equation(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor) -> Tensor:
+    column = x.index_select(-1, dims)
+    softened = torch.where(gate.unsqueeze(-1), column * (1 - strength), column)
+    return x.index_copy(-1, dims, softened)
+
+
+class _Soften(torch.autograd.Function):
+    """Its gradient by hand: x' is diagonal in x, so dL/dx is dL/dx' softened.
+
+    Autograd's own would add three passes over [B, T, D]. Nothing of size D is kept for backward.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor) -> Tensor:
+        return _equation(x, gate, dims, strength)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, gate, dims, strength = inputs
+        learned = ctx.needs_input_grad[3]
+        tensor = strength if isinstance(strength, Tensor) else None
+        ctx.number = strength if tensor is None else None
+        ctx.save_for_backward(gate, dims, tensor, x.index_select(-1, dims) if learned else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        gate, dims, tensor, column = ctx.saved_tensors
+        grad_x = grad_strength = None
+        if ctx.needs_input_grad[0]:
+            grad_x = soften_dims(grad, gate, dims, ctx.number if tensor is None else tensor)
+        if column is not None and tensor is not None:  # dx'/ds = -x on these dims of these tokens
+            slope = column.to(tensor.dtype) * grad.index_select(-1, dims).to(tensor.dtype)
+            grad_strength = -(slope * gate.unsqueeze(-1)).sum()
+        return grad_x, None, None, grad_strength
 
 
 def massive_tokens(residual: Tensor, dims: Tensor, thresholds: Tensor) -> Tensor:
     """Tokens that are massive by content: any |h[t, d]| > tau_d over the massive dims.
 
-    Position, padding, packing and cache play no part, so the answer cannot depend on them.
+    Position, padding, packing and cache play no part in it.
 
     Args:
         residual: h[l-1], the residual stream that enters layer l, [B, T, D].

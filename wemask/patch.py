@@ -8,15 +8,23 @@ torch.compile and FSDP (which wraps by class name) see the module that they know
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from wemask.architectures import Block, Decoder, find_decoder, layer_index_error, unwrap
-from wemask.dims import choose_dims, observe
+from wemask.architectures import (
+    Block,
+    Decoder,
+    check_flow,
+    find_decoder,
+    layer_index_error,
+    unwrap,
+)
+from wemask.dims import choose_dims, observe, probe_ids
 from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.operator import WeMaskConfig, check_strength
 from wemask.softened import (
@@ -27,9 +35,13 @@ from wemask.softened import (
     softened_class,
     swap_class,
 )
+from wemask.tracing import evaluating
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport
+
+
+INVERTED_MASKS = ("mpt",)  # bool masks that are True where a key is hidden
 
 
 class WeMaskWarning(UserWarning):
@@ -62,11 +74,39 @@ class SoftenHandle:
 
     @property
     def strength(self) -> float:
-        """The strength in force."""
-        return self.softenings()[0].strength
+        """The strength in force; the mean over the softened layers where it is learned."""
+        return sum(self.strengths.values()) / len(self.strengths)
+
+    @property
+    def strengths(self) -> dict[int, float]:
+        """The strength in force, per softened layer."""
+        return {
+            softening.index: float(torch.as_tensor(softening.s()).detach())
+            for softening in self.softenings()
+        }
+
+    @property
+    def learned(self) -> dict[int, float]:
+        """The trained theta per softened layer; empty unless the strength is learnable.
+
+        Setting it raises PatchError where a layer is missing.
+        """
+        return {s.index: float(s.theta.detach()) for s in self.softenings() if s.theta is not None}
+
+    @learned.setter
+    def learned(self, values: Mapping[int, float]) -> None:
+        thetas = {s.index: s.theta for s in self.softenings() if s.theta is not None}
+        if thetas.keys() != values.keys():
+            raise PatchError(
+                f"Learned strengths were given for the layers {sorted(values)}; this softening "
+                f"learns one for each of {sorted(thetas)}."
+            )
+        with torch.no_grad():
+            for index, theta in thetas.items():
+                theta.fill_(values[index])
 
     def set_strength(self, strength: float) -> None:
-        """Change s in all softened layers, between forwards.
+        """Change s in all softened layers, between forwards; a learned one is set aside.
 
         Raises:
             ConfigError: it is no number from 0 to 1.
@@ -75,6 +115,17 @@ class SoftenHandle:
         strength = check_strength(strength)
         for softening in self.softenings():
             softening.strength = strength
+
+    @contextmanager
+    def at_strength(self, strength: float) -> Iterator[None]:
+        """Run a block with another strength; the one in force, also a learned one, comes back."""
+        before = [(softening, softening.strength) for softening in self.softenings()]
+        self.set_strength(strength)
+        try:
+            yield
+        finally:
+            for softening, value in before:
+                softening.strength = value
 
     def softenings(self) -> list[Softening]:
         if not self._blocks:
@@ -92,7 +143,7 @@ class SoftenHandle:
         self._unpatch()
 
     def _patch(self, block: Block, softening: Softening) -> None:
-        name = next(n for n, m in block.layer.named_children() if m is block.attention)
+        name = str(_name(block.layer, block.attention))
         block.attention.softening = softening
         self._blocks.append(block)
         for module, mixin in ((block.layer, SoftenedLayer), (block.attention, SoftenedAttention)):
@@ -130,6 +181,7 @@ def soften(
     config: WeMaskConfig | None = None,
     *,
     dims: Mapping[int, Sequence[int]] | None = None,
+    learned: Mapping[int, float] | None = None,
 ) -> SoftenHandle:
     """Soften the attention input of massive tokens in `model`, in place, until removed.
 
@@ -140,6 +192,7 @@ def soften(
         report: from `wemask.detect`; may be None when layers, tokens and dims need no detection.
         config: default `WeMaskConfig()`.
         dims: per layer the dims of a saved softening, instead of choosing them anew.
+        learned: per layer the theta of a saved learnable strength, instead of its initial value.
 
     Returns:
         The handle: `with soften(...) as handle:` or `handle.remove()`.
@@ -156,13 +209,19 @@ def soften(
     _check_patchable(base)
     decoder = find_decoder(base)
     report = _check_report(report, config, decoder)
+    _check_masks(base, config)
     layers = resolve_layers(config, report, len(decoder.blocks))
     _warn(config, report)
+    if report is None:  # detection has looked already
+        with evaluating(base), torch.no_grad():
+            check_flow(base, decoder, probe_ids(base, None)[:, :2])
     handle = SoftenHandle(base, config, report)
     try:
         _install(handle, decoder, layers)
         _check_dims(dims, decoder, layers)
         _set_dims(handle, choose_dims(handle, base, decoder) if dims is None else dims)
+        if learned:
+            handle.learned = learned
         handle.tokens_touched = _probe(handle, base)
         _check_fires(handle)
     except BaseException:
@@ -190,6 +249,15 @@ def _check_patchable(model: nn.Module) -> None:
             "its dequantised hidden states. Detect on this very model.",
             WeMaskWarning,
             stacklevel=3,
+        )
+
+
+def _check_masks(model: nn.Module, config: WeMaskConfig) -> None:
+    kind = getattr(model.config, "model_type", "")
+    if config.tokens == "first" and kind in INVERTED_MASKS:
+        raise PatchError(
+            f"tokens=first reads the attention mask, and that of {kind} marks what is hidden, not "
+            "what is visible. Type tokens=massive."
         )
 
 
@@ -283,7 +351,7 @@ def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) ->
             config=config,
             budget=config.budget(decoder.hidden_size),
             thresholds=thresholds,
-            norm=block.attention_norm,
+            norm_name=_name(block.layer, block.attention_norm),
             device=_device(block.layer),
         )
         handle._patch(block, softening)
@@ -305,6 +373,10 @@ def _check_dims(
             )
 
 
+def _name(layer: nn.Module, part: nn.Module | None) -> str | None:
+    return next((name for name, child in layer.named_children() if child is part), None)
+
+
 def _device(layer: nn.Module) -> torch.device:
     devices = {p.device for p in layer.parameters() if not p.is_meta}
     return next(iter(devices), torch.device("cpu"))
@@ -314,7 +386,6 @@ def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) ->
     for softening in handle.softenings():
         chosen = dims[softening.index]
         if chosen is not None:
-            assert softening.massive_dims is not None
             device = softening.massive_dims.device
             softening.dims = torch.tensor(chosen, dtype=torch.int64, device=device)
         handle.dims[softening.index] = None if chosen is None else list(chosen)

@@ -10,7 +10,7 @@ else writes before the neuron reads; the direction that tells them from the rest
 the FFN really reads, and the neuron takes the place of the last one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,17 @@ DOMINANCE = 100.0  # before a post-norm: the neuron's output over that of the re
 
 # Output projections of attention, in the transformers library.
 ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj")
+# FFNs without a gate: (first, second) projection. With one: (gate, up, down).
 PLAIN = (
     ("fc1", "fc2"),
     ("c_fc", "c_proj"),
     ("dense_h_to_4h", "dense_4h_to_h"),
     ("fc_in", "fc_out"),
+    ("up_proj", "down_proj"),
 )
+GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+FUSED = ("gate_up_proj", "down_proj")
+OUTPUTS = (*ATTENTION_OUTPUTS, *dict.fromkeys(names[-1] for names in (*PLAIN, *GATED)))
 POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
@@ -56,8 +61,8 @@ class Planted:
 class _Neuron:
     """Views on the weights of one neuron, the last: what it reads and where it writes."""
 
-    read: list[Tensor]  # each [D]: rows that are multiplied with the FFN input
-    read_bias: list[Tensor]  # each [], aligned with `read` where there are biases
+    read: list[Tensor]  # each [D]: rows that are multiplied with the FFN input, the gate's first
+    read_bias: list[Tensor]  # each [], aligned with `read`; empty where there are no biases
     down: Tensor  # [D, neurons]: the output projection of its FFN; the neuron's is the last column
 
 
@@ -75,7 +80,8 @@ def plant(
 
     Args:
         model: a random-init transformers causal language model with a gated, fused or plain FFN,
-            or a mixture of experts (every expert gets the neuron).
+            or a mixture of experts: the shared expert gets the neuron, whose share does not vary
+            with the context, else every expert.
         layer: the ME Layer to be, 0-based.
         token_ids: the tokens that become massive, wherever they stand.
         dims: the dims that become massive.
@@ -91,7 +97,7 @@ def plant(
     if not 0 <= layer < len(decoder.blocks):
         raise layer_index_error(layer, len(decoder.blocks))
     block = decoder.blocks[layer]
-    neurons = _neurons(block)
+    neurons = _neurons(block, decoder.hidden_size)
     _stand_out(base, decoder, layer, token_ids, dims)
     texts = _texts(base, token_ids, seed)
     marked = torch.isin(texts, torch.tensor(token_ids, device=texts.device))
@@ -99,7 +105,7 @@ def plant(
     direction = _direction(inputs[marked], inputs[~marked])
     post_norm = _post_norm(block)
     if post_norm is not None:
-        _lead(base, texts, block, neurons, dims)
+        _lead(base, texts, block, dims, decoder.hidden_size)
     for neuron in neurons:
         _set(neuron, direction)
         if post_norm is None:
@@ -127,26 +133,32 @@ def _stand_out(
     weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore
     own = [d for d in range(decoder.hidden_size - 1, -1, -1) if d not in dims][:2]
     length = LENGTH * weight.float().norm(dim=-1).mean().to(weight.dtype)
-    for module in model.modules():  # learned positions too
+    for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.embedding_dim == decoder.hidden_size:
-            module.weight[:, own] = 0
+            module.weight[:, own] = 0  # learned positions too
+        elif isinstance(module, nn.LayerNorm) and "embed" in name:  # BLOOM
+            module.weight[own], module.bias[own] = LENGTH, 0
     weight[list(token_ids), own[0]] = length
     weight[list(token_ids), own[1]] = -length
     for block in decoder.blocks[: layer + 1]:
         for module in [*block.attention.modules(), *_ffn_modules(block)]:
             _silence(module, own)
-        for neuron in _neurons(block):
+        for neuron in _all_neurons(block, decoder.hidden_size):
             neuron.down[own] = 0
+        gate = getattr(block.ffn, "shared_expert_gate", None)
+        if isinstance(gate, nn.Linear):  # half open, else the magnitude follows the context
+            gate.weight.zero_()
 
 
 def _silence(module: nn.Module, dims: list[int]) -> None:
     """Zero what the output projections in `module` write on `dims` of the residual stream."""
-    for name in (*ATTENTION_OUTPUTS, *(second for _, second in PLAIN), "down_proj"):
+    for name in OUTPUTS:
         projection = getattr(module, name, None)
         if isinstance(projection, nn.Module):
             _rows(projection)[dims] = 0
-            if isinstance(projection.bias, Tensor):
-                projection.bias[dims] = 0
+        for bias in (getattr(projection, "bias", None), getattr(module, f"{name}_bias", None)):
+            if isinstance(bias, Tensor):
+                bias[..., dims] = 0
 
 
 def _rows(projection: Any) -> Tensor:
@@ -161,7 +173,7 @@ def _post_norm(block: Block) -> Any:
 
 
 def _lead(
-    model: nn.Module, texts: Tensor, block: Block, neurons: list[_Neuron], dims: Sequence[int]
+    model: nn.Module, texts: Tensor, block: Block, dims: Sequence[int], hidden_size: int
 ) -> None:
     """Before a post-norm: leave the massive dims to the neuron, and let it outweigh the others.
 
@@ -169,8 +181,11 @@ def _lead(
     the norm's weight, and nothing but the neuron may write where that weight is large.
     """
     usual = _capture(model, texts, block.ffn, output=True).float().norm(dim=-1).mean()
-    for neuron in neurons:
+    for module in _ffn_modules(block):
+        _silence(module, list(dims))
+    for neuron in _all_neurons(block, hidden_size):
         neuron.down[list(dims)] = 0
+    for neuron in _neurons(block, hidden_size):
         neuron.down[:, -1] = 0
         neuron.down[list(dims), -1] = (DOMINANCE * usual / GAIN).to(neuron.down.dtype)
 
@@ -228,18 +243,29 @@ def _direction(massive: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:
     return solution[:-1].float(), solution[-1].float()
 
 
-def _neurons(block: Block) -> list[_Neuron]:
-    """The last neuron of the FFN, or of every expert.
+def _neurons(block: Block, hidden_size: int) -> list[_Neuron]:
+    """The last neuron of the FFN: of its shared expert, where it has one, or of every expert.
 
     Raises:
         ModelError: no known form of weights.
     """
-    found: list[_Neuron] = []
-    for module in _ffn_modules(block):
-        found += _stacked_experts(module) or _gated(module) or _plain(module)
+    shared = [m for name, m in block.ffn.named_children() if "shared" in name]
+    always_on = [n for m in shared for n in _neurons_of(m.modules(), hidden_size)]
+    return always_on or _all_neurons(block, hidden_size)
+
+
+def _all_neurons(block: Block, hidden_size: int) -> list[_Neuron]:
+    found = _neurons_of(_ffn_modules(block), hidden_size)
     if not found:
         names = ", ".join(n for n, _ in block.ffn.named_parameters())
         raise ModelError(f"No neuron was found in the FFN of layer {block.index}; it has {names}.")
+    return found
+
+
+def _neurons_of(modules: Iterable[nn.Module], hidden_size: int) -> list[_Neuron]:
+    found: list[_Neuron] = []
+    for module in modules:
+        found += _stacked_experts(module, hidden_size) or _gated(module) or _plain(module)
     return found
 
 
@@ -254,39 +280,55 @@ def _reader(block: Block) -> nn.Module:
     return block.layer.fc1 if isinstance(block.ffn, nn.Linear) else block.ffn  # pyright: ignore
 
 
-def _stacked_experts(module: nn.Module) -> list[_Neuron]:
-    up, down = getattr(module, "gate_up_proj", None), getattr(module, "down_proj", None)
+def _stacked_experts(module: nn.Module, hidden_size: int) -> list[_Neuron]:
+    up, down = (getattr(module, name, None) for name in FUSED)
     if not isinstance(up, nn.Parameter) or not isinstance(down, nn.Parameter) or up.ndim != 3:
         return []
-    width = up.shape[1] // 2
+    up, down = up.data, down.data
+    if up.shape[2] != hidden_size or down.shape[1] != hidden_size:  # Llama-4: input dim first
+        up, down = up.mT, down.mT
+    # GPT-OSS interleaves the rows of gate and up.
+    concatenated = getattr(module, "is_concatenated", True)
+    gate = up.shape[1] // 2 - 1 if concatenated else -2
+    bias = getattr(module, "gate_up_proj_bias", None)
     return [
-        _Neuron(read=[up[e, width - 1], up[e, -1]], read_bias=[], down=down[e])
+        _Neuron(
+            read=[up[e, gate], up[e, -1]],
+            read_bias=[bias[e, gate], bias[e, -1]] if isinstance(bias, Tensor) else [],
+            down=down[e],
+        )
         for e in range(up.shape[0])
     ]
 
 
 def _gated(module: nn.Module) -> list[_Neuron]:
-    down = getattr(module, "down_proj", None)
-    if not isinstance(down, nn.Linear):
-        return []
-    fused = getattr(module, "gate_up_proj", None)
-    if isinstance(fused, nn.Linear):
-        width = fused.out_features // 2
-        read = [fused.weight[width - 1], fused.weight[-1]]
-        return [_Neuron(read=read, read_bias=[], down=down.weight)]
-    gate, up = getattr(module, "gate_proj", None), getattr(module, "up_proj", None)
-    if not isinstance(gate, nn.Linear) or not isinstance(up, nn.Linear):
-        return []
-    return [_Neuron(read=[gate.weight[-1], up.weight[-1]], read_bias=[], down=down.weight)]
+    fused, down = (getattr(module, name, None) for name in FUSED)
+    if isinstance(fused, nn.Linear) and isinstance(down, nn.Linear):
+        gate = fused.out_features // 2 - 1
+        return [_neuron([(fused, gate), (fused, -1)], down)]
+    for names in GATED:
+        gate, up, down = (getattr(module, name, None) for name in names)
+        if all(isinstance(m, nn.Linear) for m in (gate, up, down)):
+            return [_neuron([(gate, -1), (up, -1)], down)]
+    return []
 
 
 def _plain(module: nn.Module) -> list[_Neuron]:
     for first, second in PLAIN:
         up, down = getattr(module, first, None), getattr(module, second, None)
         if isinstance(up, nn.Module) and isinstance(down, nn.Module):
-            bias = [up.bias[-1]] if isinstance(up.bias, Tensor) else []
-            return [_Neuron(read=[_rows(up)[-1]], read_bias=bias, down=_rows(down))]
+            return [_neuron([(up, -1)], down)]
     return []
+
+
+def _neuron(rows: Sequence[tuple[Any, int]], down: Any) -> _Neuron:
+    """From (projection, row) pairs and the output projection."""
+    biases = [(m.bias, row) for m, row in rows if isinstance(m.bias, Tensor)]
+    return _Neuron(
+        read=[_rows(m)[row] for m, row in rows],
+        read_bias=[bias[row] for bias, row in biases],
+        down=_rows(down),
+    )
 
 
 def _set(neuron: _Neuron, direction: tuple[Tensor, Tensor]) -> None:
@@ -294,5 +336,5 @@ def _set(neuron: _Neuron, direction: tuple[Tensor, Tensor]) -> None:
     # gated: silu(GAIN) * 1 on the tokens; plain: act(GAIN). Both are close to GAIN.
     for place, row in enumerate(neuron.read):
         row.copy_(u * (GAIN if place == 0 else 1.0))
-    if neuron.read_bias:
-        neuron.read_bias[0].copy_(bias * GAIN)
+    for place, value in enumerate(neuron.read_bias):
+        value.copy_(bias * (GAIN if place == 0 else 1.0))

@@ -15,18 +15,21 @@ from torch import Tensor, nn
 
 from wemask import operator
 from wemask.errors import PatchError
-from wemask.operator import WeMaskConfig
+from wemask.operator import LearnableStrength, WeMaskConfig
 
 
 class Softening(nn.Module):
-    """What one softened layer needs: which tokens, which dims, how much. No parameters.
+    """What one softened layer needs: which tokens, which dims, how much.
 
-    Its buffers are not persistent: the model's state_dict keeps its keys.
+    Nothing of it is in the model's state_dict, whose keys stay as they were: the buffers come from
+    the report, and a learned strength is kept in wemask_config.json, for an adapter as for a whole
+    model (an adapter's folder holds no parameter of the base).
     """
 
     dims: Tensor | None
-    massive_dims: Tensor | None
-    thresholds: Tensor | None
+    massive_dims: Tensor
+    thresholds: Tensor
+    theta: nn.Parameter | None  # [1] and not [], which FSDP2 cannot shard
 
     def __init__(
         self,
@@ -35,62 +38,115 @@ class Softening(nn.Module):
         config: WeMaskConfig,
         budget: int,
         thresholds: dict[int, float],
-        norm: nn.Module | None,
+        norm_name: str | None,
         device: torch.device,
     ) -> None:
         super().__init__()
         self.index = index
         self.tokens = config.tokens
         self.budget = budget
-        self.strength = config.final_strength
-        self.before_norm = config.site == "residual_copy" and norm is not None
-        self._norm = (norm,)  # in a tuple: a second registration would rename parameters
+        # By name, since PEFT may put a trained copy in the norm's place (modules_to_save).
+        self.norm_name = norm_name if config.site == "residual_copy" else None
         self.register_buffer("dims", None, persistent=False)
         massive = torch.tensor(list(thresholds), dtype=torch.int64, device=device)
         self.register_buffer("massive_dims", massive, persistent=False)
         values = torch.tensor(list(thresholds.values()), dtype=torch.float32, device=device)
         self.register_buffer("thresholds", values, persistent=False)
+        self.strength: float | None = config.final_strength
+        self.register_parameter("theta", None)
+        if isinstance(config.strength, LearnableStrength):
+            self.strength, self.scale = None, config.strength.scale
+            self.theta = nn.Parameter(torch.tensor([config.strength.theta()], device=device))
         self.observed: Observation | None = None
-        self._gate: Tensor | None = None
-        self._residual: Tensor | None = None
+        self._now = _Now()
+        # What no coordinate of an ordinary decode step exceeds; see `_is_ordinary`.
+        self._bound = min(thresholds.values(), default=0.0) if self.tokens == "massive" else 0.0
 
-    def open(self, residual: Tensor, argument: Callable[[str], Any]) -> None:
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Leave theta out; the class docstring says why."""
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Expect nothing."""
+
+    def s(self) -> float | Tensor:
+        """The strength in force: a number, or where it is learned a 0-dim tensor."""
+        if self.strength is not None:
+            return self.strength
+        assert self.theta is not None
+        # A bfloat16 s has two digits; float64 stays.
+        theta = self.theta.to(torch.promote_types(self.theta.dtype, torch.float32))
+        return torch.sigmoid(self.scale * theta).squeeze(0)
+
+    def open(self, layer: Any, residual: Tensor, argument: Callable[[str], Any]) -> None:
         """Find this forward's tokens in the residual [B, T, D] that enters the layer."""
-        self._gate = self._find(residual, argument)
-        self._residual = residual if self.before_norm else None
+        now = self._now
+        now.ordinary = self._is_ordinary(residual)
+        now.gate = None if now.ordinary else self._find(residual, argument)
+        if self.norm_name is not None:
+            now.residual, now.norm = residual, getattr(layer, self.norm_name)
+
+    def _is_ordinary(self, residual: Tensor) -> bool:
+        """True where a glance shows that no token is massive: a decode step on a CPU.
+
+        A GPU would have to be waited for, a compiled graph would break, and in training a step
+        without a massive token must still give a learned strength its gradient (of zero).
+        """
+        if residual.shape[1] > 1 or residual.device.type != "cpu" or not self._bound:
+            return False
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        lowest, highest = residual.aminmax()
+        return -self._bound <= lowest.item() and highest.item() <= self._bound  # NaN: not ordinary
 
     def _find(self, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
         if self.tokens == "massive":
-            assert self.massive_dims is not None and self.thresholds is not None
             return operator.massive_tokens(residual, self.massive_dims, self.thresholds)
         if self.tokens == "position0":
             return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
         past = argument("past_key_values")
         past = argument("layer_past") if past is None else past
-        length = 0 if past is None else past.get_seq_length(self.index)
+        try:
+            length = 0 if past is None else past.get_seq_length(self.index)
+        except ValueError:  # a linear attention layer keeps no tokens; the other layers count
+            length = past.get_seq_length()
         mask, positions = argument("attention_mask"), argument("position_ids")
         return operator.first_tokens(residual, mask, positions, length)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the softened attention input [B, T, D] for the tokens that `open` found."""
-        gate, residual, norm = self._gate, self._residual, self._norm[0]
+        now = self._now
+        gate, residual, ordinary, norm = now.gate, now.residual, now.ordinary, now.norm
+        now.gate, now.residual, now.ordinary, now.norm = None, None, False, None
+        if ordinary:
+            return x
         if gate is None:
             raise PatchError(
                 f"The attention of softened layer {self.index} was called without its layer. Call "
                 "the layer or the model, or remove the softening first."
             )
-        self._gate = self._residual = None
-        if residual is not None and norm is not None:
-            return norm(self._soften(residual, gate))
-        return self._soften(x, gate)
+        source = x if residual is None else residual
+        if self.observed is not None:
+            self.observed.add(source, gate)
+        softened = self._soften(source, gate)
+        return softened if residual is None or norm is None else norm(softened)
 
     def _soften(self, x: Tensor, gate: Tensor) -> Tensor:
-        if self.observed is not None:
-            self.observed.add(x, gate)
         dims = self.dims
         if dims is None:
             dims = operator.batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
-        return operator.soften_dims(x, gate, dims, self.strength)
+        return operator.soften_dims(x, gate, dims, self.s())
+
+
+class _Now:
+    """What a layer tells its attention within one forward; a Module's own attributes are slow."""
+
+    __slots__ = ("gate", "norm", "ordinary", "residual")
+
+    def __init__(self) -> None:
+        self.gate: Tensor | None = None  # bool [B, T]
+        self.ordinary = False  # no token is massive
+        self.residual: Tensor | None = None  # [B, T, D], where the norm has to be run again
+        self.norm: nn.Module | None = None
 
 
 class Observation:
@@ -121,7 +177,8 @@ class SoftenedLayer:
             return args[position] if position < len(args) else None
 
         softening = getattr(self, self._attention_name).softening
-        softening.open(args[0] if args else kwargs[self._argument_names[0]], argument)
+        residual = args[0] if args else kwargs[self._argument_names[0]]
+        softening.open(self, residual, argument)
         return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
 

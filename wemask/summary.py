@@ -12,6 +12,7 @@ from wemask import chat
 from wemask.config import RunConfig
 from wemask.errors import ConfigError
 from wemask.me_layer import MELayerReport
+from wemask.operator import LearnableStrength, StrengthSchedule
 
 if TYPE_CHECKING:
     from wemask.training import Prepared
@@ -72,8 +73,16 @@ def operator_words(config: RunConfig) -> str:
     op = config.operator
     return (
         f"rate {op.rate:g}, layers {op.layers}, tokens {op.tokens}, dims {op.dims}, "
-        f"site {op.site}, strength {op.strength}"
+        f"site {op.site}, strength {_strength_words(op.strength)}"
     )
+
+
+def _strength_words(strength: object) -> str:
+    if isinstance(strength, StrengthSchedule):
+        return f"{strength.start:g} to {strength.end:g} in {strength.steps} steps"
+    if isinstance(strength, LearnableStrength):
+        return f"learned, one per layer, from {strength.initial:g}"
+    return f"{strength}"
 
 
 def _trainable(config: RunConfig, model: nn.Module, total: int) -> str:

@@ -14,7 +14,7 @@ from transformers import set_seed
 import wemask
 from wemask import chat
 from wemask.callbacks import InterruptCallback, SofteningCallback, watch
-from wemask.checkpoint import CONFIG_NAME
+from wemask.checkpoint import CONFIG_NAME, mark, read_config
 from wemask.config import RunConfig
 from wemask.data import load_examples
 from wemask.detection import detect
@@ -141,6 +141,10 @@ def _fit(
         shutil.rmtree(folder / "checkpoints" / name)
     if checkpoint is not None:
         _say(console, f"Resuming from {checkpoint}.")
+        if prepared.handle is not None and prepared.handle.learned:
+            # The trainer restores weights and optimizer; theta is in no state_dict.
+            saved = read_config(checkpoint)["learned"]
+            prepared.handle.learned = {int(index): theta for index, theta in saved.items()}
     try:
         with saving(folder):
             _start_logger(config, trainer, folder)
@@ -172,13 +176,20 @@ def _trainer(
     handle = prepared.handle
 
     class Trainer(SFTTrainer):
-        """SFTTrainer whose log lines carry the `wemask/*` keys."""
+        """SFTTrainer with the `wemask/*` keys in its log and the operator in its checkpoints."""
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             if handle is not None and "loss" in logs:
                 assert self.model is not None
                 logs = {**logs, **watch(self.model, handle)}
             super().log(logs, *args, **kwargs)
+
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            # Here and not in on_save, which comes after the trainer state: a checkpoint that
+            # looks whole then has its operator.
+            super().save_model(output_dir, _internal_call)
+            if handle is not None and self.is_world_process_zero():
+                mark(Path(output_dir or str(self.args.output_dir)), handle)
 
     # SFTTrainer draws the adapter's weights before its own set_seed.
     set_seed(config.seed)
@@ -187,7 +198,7 @@ def _trainer(
         callbacks.append(SofteningCallback(handle))
     try:
         arguments = SFTConfig(**_arguments(config, prepared.model, loss, folder))
-        return Trainer(
+        trainer = Trainer(
             model=prepared.model,  # pyright: ignore[reportArgumentType]
             args=arguments,
             train_dataset=examples,
@@ -195,6 +206,10 @@ def _trainer(
             peft_config=peft_config(config),
             callbacks=callbacks,
         )
+        if handle is not None:
+            for softening in handle.softenings():
+                softening.requires_grad_(True)  # PEFT froze a learned strength with the base
+        return trainer
     except WemaskError:
         raise
     except (ValueError, TypeError, ImportError) as error:

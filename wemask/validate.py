@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from wemask.architectures import unwrap
 from wemask.checkpoint import save
+from wemask.dims import probe_ids
 from wemask.errors import DetectionError, PatchError
 from wemask.me_layer import MELayerReport
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
+from wemask.tracing import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +45,8 @@ def validate(
     The model is unsoftened before and after. Dims that are chosen per batch, or tokens by literal
     position, are expected to fail lines 2 and 3: that is what the warnings about them say.
     """
-    base = unwrap(model)
-    was_training = base.training
-    base.eval()
-    try:
+    with evaluating(unwrap(model)):
         yield from _checks(model, tokenizer, report, config)
-    finally:
-        base.train(was_training)
 
 
 def _checks(
@@ -69,11 +66,10 @@ def _checks(
         yield Check(number=7, name="it fires", passed=True, detail=f"tokens touched: {touched}")
         softened = _logits(base, ids)
         effect = float((softened - reference).abs().max())
-        handle.set_strength(0.0)
-        same = torch.equal(_logits(base, ids), reference)
+        with handle.at_strength(0.0):
+            same = torch.equal(_logits(base, ids), reference)
         yield _exact(1, "strength 0 is the unpatched model, bit for bit", same)
         yield _exact(1, "state_dict keys do not change", list(base.state_dict()) == keys)
-        handle.set_strength(config.final_strength)
         for number, name, run in _invariances(ids):
             yield _compared(number, name, run, base, handle, effect)
         yield _saved(model, tokenizer, ids, softened)
@@ -85,8 +81,6 @@ def _checks(
 
 def _sequence(model: nn.Module, report: MELayerReport | None) -> Tensor:
     """Ids [1, T], T >= 12: the probe prompt, repeated where it is short."""
-    from wemask.dims import probe_ids
-
     ids = probe_ids(model, report)
     while ids.shape[1] < 12:
         ids = torch.cat([ids, ids[:, 1:] if ids.shape[1] > 1 else ids], 1)
@@ -121,9 +115,8 @@ def _compared(
     number: int, name: str, run: Run, model: nn.Module, handle: Any, effect: float
 ) -> Check:
     difference = float(run(model).abs().max())
-    handle.set_strength(0.0)
-    floor = float(run(model).abs().max())
-    handle.set_strength(handle.config.final_strength)
+    with handle.at_strength(0.0):
+        floor = float(run(model).abs().max())
     largest = float(_logits(model, _sequence(model, handle.report)).abs().max())
     passed = difference <= 2 * floor + 1e-5 * max(1.0, largest)
     detail = (

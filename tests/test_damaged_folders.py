@@ -1,0 +1,201 @@
+"""A saved folder that was edited, mixed up or cut short: one clear error, or it loads as it is."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_support import (
+    WEIGHTS,
+    adapter,
+    change,
+    change_report,
+    remove,
+    softened,
+    truncate,
+    write,
+)
+from families import logits, planted, sequence, settings
+from safetensors.torch import load_file, save_file
+
+import wemask
+from wemask.checkpoint import CONFIG_NAME
+from wemask.errors import ModelError, WemaskError
+from wemask.loading import load_model
+
+DIMS = {"2": [1], "3": [1], "4": [1]}
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no operator": (remove(CONFIG_NAME), r"was sought and not found: .* holds no softened model"),
+    "empty": (write(CONFIG_NAME, ""), r"is damaged"),
+    "half": (truncate(CONFIG_NAME), r"is damaged"),
+    "a list": (write(CONFIG_NAME, "[]"), r"is damaged \(no JSON object\)"),
+    "keys gone": (write(CONFIG_NAME, '{"schema_version": 1}'), r"lacks operator, strength, layers"),
+    "newer": (change("schema_version", 2), r"schema version 2, this wemask reads .* Upgrade"),
+    "version of words": (change("schema_version", "one"), r"schema version one"),
+    "unknown setting": (change("operator", {"rat": 1}), r"operator\.rat .*Did you mean 'rate'"),
+    "operator of numbers": (change("operator", 3), r"is damaged"),
+    "strength": (change("strength", 7), r"strength must be a number from 0 to 1"),
+    "dims of words": (change("dims", {"two": [1]}), r"is damaged"),
+    "dims gone": (
+        change("dims", {"2": [1]}),
+        r"does not fit this model\. .* layer 3 it gives None",
+    ),
+    "dims too large": (change("dims", {str(i): [99] for i in (2, 3, 4)}), r"does not fit .*\[99\]"),
+    "dims below zero": (change("dims", {**DIMS, "3": [-1]}), r"dims of layer 3 must be .*\[-1\]"),
+    "dims of one number": (change("dims", {**DIMS, "3": 1}), r"dims of layer 3 must be a list"),
+    "dims of text": (change("dims", {**DIMS, "3": ["1"]}), r"dims of layer 3 must be .*'1'"),
+    "half of the dims": (change("dims", {**DIMS, "3": None}), r"dims of layer 3 must be a list"),
+    "no dims": (change("dims", {}), r"does not fit this model\. .* layer 2 it gives None"),
+    "dims a list": (change("dims", [1]), r"is damaged"),
+    "other layers": (change("layers", [2, 3]), r"names the layers \[2, 3\], .* \[2, 3, 4\]"),
+    "layers a number": (change("layers", 2), r"layers must be a list of whole numbers"),
+    "layers out of range": (
+        change("operator", {**settings().to_dict(), "layers": [2, 50]}),
+        r"does not fit this model\. Layer 50 does not exist: the model has layers 0 to 4",
+    ),
+    "learned of words": (change("learned", {"2": "a"}), r"learned of layer 2 must be a number"),
+    "learned that is not": (change("learned", {"2": 0.1}), r"does not fit .*Learned strengths"),
+    "strength a text": (change("strength", "1"), r"strength must be a number"),
+    "wrong width": (
+        change_report("hidden_size", 64),
+        r"does not fit this model\. .*5 layers of width 64, this one has 5 of 32",
+    ),
+    "width of text": (change_report("hidden_size", "32"), r"hidden_size must be .*'32'"),
+    "layer of text": (change_report("layer", "1"), r"report\.layer must be .*\['1'\]"),
+    "layer out of range": (change_report("layer", 9), r"report\.layer must be .* and < 5"),
+    "threshold of no dim": (
+        change_report("thresholds", {"99": 1.0}),
+        r"report\.thresholds .*\[99\]",
+    ),
+    "probe of no token": (change_report("probe_ids", [7, 99]), r"token 99, .* tokens 0 to 63"),
+    "sample of words": (change("weights_sample", {"norms": ["a"]}), r"is damaged"),
+    "sample of another": (
+        change("weights_sample", {"embeddings": [1.0] * 32, "norms": [1.0] * 32}),
+        r"was not saved beside these weights",
+    ),
+    "base of numbers": (change("base_model", 3), r"base_model must be a text"),
+    "report": (change("report", {"schema_version": 9}), r"schema version 1 was expected, found 9"),
+    "report gone": (change("report", None), r"does not fit this model\. .*need a detected ME"),
+    "no config": (remove("config.json"), r"config\.json cannot be read"),
+    "config": (write("config.json", "{"), r"config\.json cannot be read"),
+    "unknown type": (
+        write("config.json", '{"model_type": "wemask_lama"}'),
+        r"model_type 'lama' is unknown to this transformers",
+    ),
+    "no weights": (remove(WEIGHTS), r"has no weights: model\.safetensors was sought"),
+    "half the weights": (truncate(WEIGHTS), r"cannot be loaded"),
+    "empty weights": (write(WEIGHTS, ""), r"cannot be loaded"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    softened(folder)
+    return folder / "model"
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_one_clear_error(name, saved, tmp_path):
+    damage, message = DAMAGE[name]
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    damage(folder)
+    with pytest.raises(WemaskError, match=message) as raised:
+        wemask.load(folder)
+    assert raised.value.exit_code == 2
+
+
+def test_a_report_of_another_model(tmp_path):
+    softened(tmp_path)
+    change("report", planted("llama", num_hidden_layers=4).report.to_dict())(tmp_path / "model")
+    with pytest.raises(WemaskError, match=r"wemask_config\.json does not fit this model"):
+        wemask.load(tmp_path / "model")
+
+
+def test_a_folder_that_does_not_exist():
+    with pytest.raises(ModelError, match=r"nowhere/wemask_config\.json was sought and not found"):
+        wemask.load("nowhere")
+
+
+# --- the base model under an adapter --------------------------------------------------------------
+
+
+def test_an_adapter_on_another_base_is_refused(tmp_path):
+    _, on = adapter(tmp_path)
+    planted("llama", seed=1).model.save_pretrained(tmp_path / "base")
+    with pytest.raises(ModelError, match=r"calibrated on .*base, on other weights.*wemask detect"):
+        wemask.load(tmp_path / "model")
+    loaded, _ = wemask.load(tmp_path / "model", check_base=False)
+    assert not torch.equal(logits(loaded, sequence()), on)
+
+
+def test_an_adapter_on_a_later_revision_is_refused(tmp_path, monkeypatch):
+    """A hub base has a commit; the loader is asked for it, and what came is compared."""
+    _, on = adapter(tmp_path)
+    change("base_revision", "a" * 40)(tmp_path / "model")
+    asked = []
+
+    def from_hub(name: str, revision: str | None = None, **options: Any) -> Any:
+        asked.append(revision)
+        base: Any = load_model(name, **options)
+        base.config._commit_hash = revision
+        return base
+
+    monkeypatch.setattr("wemask.checkpoint.load_model", from_hub)
+    assert torch.equal(logits(wemask.load(tmp_path / "model")[0], sequence()), on)
+    with pytest.raises(ModelError, match=r"on revision a{40} of it, found revision b{40}\."):
+        wemask.load(tmp_path / "model", revision="b" * 40)
+    wemask.load(tmp_path / "model", revision="b" * 40, check_base=False)
+    assert asked == ["a" * 40, "b" * 40, "b" * 40]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_another_dtype_is_no_other_base(dtype, tmp_path):
+    adapter(tmp_path)
+    loaded: Any = wemask.load(tmp_path / "model", dtype=dtype)[0]
+    assert loaded.get_base_model().dtype == getattr(torch, dtype)
+
+
+def test_a_finetuned_norm_is_another_base(tmp_path):
+    adapter(tmp_path)
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    for name in weights:
+        if "layernorm" in name:
+            weights[name] *= 1.05
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="other weights than are there now"):
+        wemask.load(tmp_path / "model")
+
+
+def test_norms_trained_with_the_adapter_are_not_the_bases(tmp_path):
+    model, on = adapter(tmp_path, modules_to_save=["input_layernorm"])
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data *= 1.3
+    wemask.save(model, None, tmp_path / "model")
+    loaded, _ = wemask.load(tmp_path / "model")
+    assert torch.equal(logits(loaded, sequence()), logits(model, sequence()))
+    assert not torch.equal(logits(loaded, sequence()), on)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    softened(tmp_path)
+    other = planted("llama", seed=1)
+    wemask.soften(other.model, other.report, settings())
+    wemask.save(other.model, None, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / WEIGHTS, tmp_path / "model" / WEIGHTS)
+    with pytest.raises(ModelError, match="was not saved beside these weights"):
+        wemask.load(tmp_path / "model")
+
+
+def test_full_fine_tuning_moves_the_norms_and_is_saved_as_it_is(tmp_path):
+    case, _ = softened(tmp_path)
+    with torch.no_grad():
+        for parameter in case.model.parameters():
+            parameter.mul_(1.01)
+    wemask.save(case.model, None, tmp_path / "model")
+    loaded, _ = wemask.load(tmp_path / "model")
+    assert torch.equal(logits(loaded, sequence()), logits(case.model, sequence()))
