@@ -54,7 +54,7 @@ class Switch:
     """Puts the softened classes into a model and takes them out, without a probe in between."""
 
     def __init__(self, handle: wemask.SoftenHandle) -> None:
-        self.blocks = list(handle._blocks)
+        self.blocks = list(handle.blocks)
         self.on = True
 
     def set(self, arm: str) -> None:
@@ -62,7 +62,7 @@ class Switch:
             return
         self.on = not self.on
         for block in self.blocks:
-            name = next(n for n, m in block.layer.named_children() if m is block.attention)
+            name = str(block.name_of(block.attention))
             for module, mixin in (
                 (block.layer, SoftenedLayer),
                 (block.attention, SoftenedAttention),

@@ -117,7 +117,9 @@ def test_checkpointed_gradients_are_equal(family, reentrant):
 CHOICES = st.fixed_dictionaries(
     {
         "rate": st.sampled_from([0.001, 0.1, 0.25, 0.5, 1.0]),
-        "dims": st.sampled_from(["me_norm", "attn_norm", "activation", "massive", "random"]),
+        "dims": st.sampled_from(
+            ["me_norm", "attn_norm", "activation", "massive", "random", "lowest"]
+        ),
         "site": st.sampled_from(["attention_input", "residual_copy"]),
         "layers": st.sampled_from(["after_me", "next", (2, 4), (3,)]),
         "strength": st.sampled_from([0.3, 1.0]),
@@ -131,7 +133,7 @@ CHOICES = st.fixed_dictionaries(
 @given(choices=CHOICES, seed=st.integers(0, 999), left=st.booleans())
 def test_contract_over_all_choices(family, choices, seed, left):
     case = shared(family)
-    if choices["dims"] in ("me_norm", "attn_norm") and family in NORMLESS + POST_NORM:
+    if choices["dims"] in ("me_norm", "attn_norm", "lowest") and family in NORMLESS + POST_NORM:
         with pytest.raises(ModelError, match="no norm weight"):
             wemask.soften(case.model, case.report, WeMaskConfig(**choices))
         return

@@ -13,6 +13,7 @@ from families import (
     WIDTH,
     build,
     detect,
+    logits,
     shared,
     texts,
 )
@@ -23,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from wemask.architectures import (
     Decoder,
-    check_flow,
+    checking_flow,
     effective_scale,
     find_decoder,
     layer_index_error,
@@ -221,7 +222,8 @@ def test_post_norm_under_pre_norm_names_is_noticed_when_it_runs():
     with pytest.raises(ModelError, match=r"Layer 0 \(Block\) runs LayerNorm after its attention"):
         detect(model)
     model.wemask_parts = {"attention_norm": None, "ffn_norm": None}
-    check_flow(model, find_decoder(model), texts()[:1])
+    with checking_flow(find_decoder(model)):
+        logits(model, texts()[:1])
 
 
 def test_a_residual_of_several_streams_is_refused():
@@ -229,7 +231,7 @@ def test_a_residual_of_several_streams_is_refused():
     hook = model.model.layers[0].register_forward_pre_hook(
         lambda module, args: (args[0].unsqueeze(2), *args[1:])
     )
-    with pytest.raises(ModelError, match=r"a residual of shape \[1, 2, 1, 32\]; \[batch,"):
+    with pytest.raises(ModelError, match=r"a residual of shape \[8, 12, 1, 32\]; \[batch,"):
         detect(model)
     hook.remove()
 
@@ -273,8 +275,8 @@ def test_no_causal_model_of_transformers_gets_the_wrong_norms():
             continue
         try:
             decoder = find_decoder(model)
-            with torch.no_grad():
-                check_flow(model, decoder, torch.arange(8, 12)[None])
+            with checking_flow(decoder):
+                logits(model, torch.arange(8, 12)[None])
         except ModelError:
             refused.append(model_type)
             continue

@@ -12,7 +12,8 @@ from transformers import TrainerControl, TrainerState
 
 from wemask import training
 from wemask.callbacks import InterruptCallback, SofteningCallback, watch
-from wemask.patch import SoftenHandle, soften
+from wemask.handle import SoftenHandle
+from wemask.patch import soften
 from wemask.training import prepare
 
 

@@ -1,14 +1,11 @@
 """What must hold for every choice of settings, drawn at random: batches, caches, packings."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from families import (
-    FAMILIES,
     LAYERS,
-    NORMLESS,
     POST_NORM,
     WIDTH,
     close,
@@ -37,7 +34,6 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 import wemask
 from wemask import WeMaskConfig
-from wemask.errors import ModelError
 
 CHOICES = st.fixed_dictionaries(
     {
@@ -184,24 +180,3 @@ def test_packed_gradients_are_the_sum_over_documents(form, implementation, token
         losses = [language_loss(out, row) for out, row in zip(outs, rows, strict=True)]
         torch.stack(losses).sum().backward()
         assert distance(collected(case.model), total) < 2e-4
-
-
-# --- every architecture, deeply -----------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-@hypothesis_settings(max_examples=20)
-@given(choices=CHOICES, seed=SEED, left=st.booleans())
-def test_contract_deeply_in_every_architecture(family, choices, seed, left):
-    case = shared(family)
-    needs_norm = choices["dims"] in ("me_norm", "attn_norm", "lowest")
-    missing = needs_norm and family in (*NORMLESS, *POST_NORM)
-    rows = [sequence(9, seed, massive_at=seed % 9), sequence(5, seed + 1)]
-    refused = pytest.raises(ModelError, match="no norm weight") if missing else nullcontext()
-    with refused, wemask.soften(case.model, case.report, WeMaskConfig(**choices)):
-        alone = [logits(case.model, row) for row in rows]
-        for out, on in zip(batched_logits(case.model, rows, left=left), alone, strict=True):
-            assert close(out, on[0])
-        assert close(cached_logits(case.model, rows[0], [1 + seed % 5]), alone[0])
-    assert unpatched(case.model)

@@ -16,9 +16,10 @@ __version__ = "0.1.0"
 _HOME = {
     "Criterion": "me_layer",
     "MELayerReport": "me_layer",
+    "LearnableStrength": "operator",
     "StrengthSchedule": "operator",
     "WeMaskConfig": "operator",
-    "SoftenHandle": "patch",
+    "SoftenHandle": "handle",
     "WeMaskWarning": "patch",
     "soften": "patch",
     "detect": "detection",
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     from wemask.detection import detect
     from wemask.errors import WemaskError
     from wemask.exporting import export
+    from wemask.handle import SoftenHandle
     from wemask.me_layer import Criterion, MELayerReport
-    from wemask.operator import StrengthSchedule, WeMaskConfig
-    from wemask.patch import SoftenHandle, WeMaskWarning, soften
+    from wemask.operator import LearnableStrength, StrengthSchedule, WeMaskConfig
+    from wemask.patch import WeMaskWarning, soften
 
 
 def __getattr__(name: str) -> Any:

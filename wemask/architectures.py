@@ -13,7 +13,8 @@ there is None:
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,10 @@ class Block:
     ffn: nn.Module
     ffn_norm: nn.Module | None
     """None in post-norm models. In parallel blocks (Phi, Cohere) the same module as above."""
+
+    def name_of(self, part: nn.Module | None) -> str | None:
+        """What the layer calls `part`; None where it is no child of it."""
+        return next((n for n, child in self.layer.named_children() if child is part), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,13 +261,13 @@ def _required(index: int, layer: nn.Module, part: str, overrides: Overrides) -> 
     return child
 
 
-@torch.no_grad()
-def check_flow(model: nn.Module, decoder: Decoder, input_ids: Tensor) -> None:
-    """Run `input_ids` [1, T] and see that the parts work in the order that their names promise.
+@contextmanager
+def checking_flow(decoder: Decoder) -> Iterator[None]:
+    """Within it, a forward pass must show the parts at work in the order that their names promise.
 
     Raises:
         ModelError: the residual is not [B, T, D] (hyper-connections), or what was taken for the
-            norm before attention or FFN runs after it (post-norm under pre-norm names).
+            norm before attention or FFN ran after it (post-norm under pre-norm names).
     """
     order: dict[nn.Module, int] = {}
 
@@ -283,7 +288,7 @@ def check_flow(model: nn.Module, decoder: Decoder, input_ids: Tensor) -> None:
         parts = (block.attention_norm, block.attention, block.ffn_norm, block.ffn)
         hooks += [part.register_forward_hook(ran) for part in parts if part is not None]
     try:
-        model(input_ids=input_ids, use_cache=False)
+        yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -322,10 +327,22 @@ def effective_scale(norm: nn.Module | None, what: str) -> Tensor:
             f"{what} has no norm weight, so dims=me_norm and dims=attn_norm do not exist here. "
             "Type operator.dims=massive or operator.dims=activation."
         )
-    probe = copy.deepcopy(norm).float().cpu()
+    probe = _copy_on_cpu(norm)
     v = torch.ones(1, 1, weight.shape[0])
     v[..., 1::2] = -1
     return ((probe(v) - probe(-v)) / (2 * v)).abs().flatten()
+
+
+def _copy_on_cpu(norm: nn.Module) -> nn.Module:
+    """A float32 copy, also of a norm whose weight accelerate keeps elsewhere (device_map)."""
+    if not hasattr(norm, "_hf_hook"):
+        return copy.deepcopy(norm).float().cpu()
+    from accelerate.hooks import remove_hook_from_module
+    from accelerate.utils import align_module_device
+
+    with align_module_device(norm, torch.device("cpu")):
+        probe = copy.deepcopy(norm)
+    return remove_hook_from_module(probe).float().cpu()
 
 
 def layer_index_error(index: int, count: int) -> ModelError:

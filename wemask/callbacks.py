@@ -12,9 +12,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from wemask.architectures import find_decoder, unwrap
 from wemask.dims import observe, probe_ids
+from wemask.handle import SoftenHandle
 from wemask.metrics import layer_metrics
 from wemask.operator import StrengthSchedule
-from wemask.patch import SoftenHandle
 from wemask.tracing import Trace, trace_layers
 
 

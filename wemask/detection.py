@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wemask.architectures import Decoder, check_flow, effective_scale, find_decoder, unwrap
+from wemask.architectures import Decoder, effective_scale, find_decoder, unwrap
 from wemask.errors import DetectionError, ModelError, nearest
 from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
 from wemask.separation import separate
-from wemask.tracing import Trace, evaluating, trace_layers
+from wemask.tracing import Trace, trace_layers
 
 CALIBRATION_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -99,8 +99,6 @@ def detect(
             "the model's own tokenizer?"
         )
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
-    with evaluating(base):
-        check_flow(base, decoder, input_ids[:1, :2])
     traces = trace_layers(base, decoder, input_ids, attention_mask)
     return _Analysis(
         base, decoder, tokenizer, input_ids, attention_mask, traces, criterion

@@ -12,8 +12,8 @@ from wemask.softened import Observation
 from wemask.tracing import evaluating
 
 if TYPE_CHECKING:
+    from wemask.handle import SoftenHandle
     from wemask.me_layer import MELayerReport
-    from wemask.patch import SoftenHandle
 
 
 def choose_dims(

@@ -15,10 +15,11 @@ from torch import nn
 
 from wemask.architectures import unwrap
 from wemask.errors import ModelError, PatchError, WemaskError
+from wemask.handle import SoftenHandle
 from wemask.identity import Sample, sample_weights
 from wemask.me_layer import MELayerReport
 from wemask.operator import WeMaskConfig, check_strength
-from wemask.patch import SoftenHandle, soften
+from wemask.patch import soften
 
 CONFIG_NAME = "wemask_config.json"
 SCHEMA_VERSION = 1
@@ -63,7 +64,7 @@ def handle_of(model: nn.Module) -> SoftenHandle:
 
 
 def _describe(handle: SoftenHandle) -> dict[str, Any]:
-    config = handle._model.config
+    config = handle.model.config
     return {
         "schema_version": SCHEMA_VERSION,
         "wemask_version": _version("wemask"),
@@ -76,8 +77,8 @@ def _describe(handle: SoftenHandle) -> dict[str, Any]:
         "layers": handle.layers,
         # The dims themselves: training moves norm weights, and re-choosing could find others.
         "dims": {str(i): dims for i, dims in handle.dims.items()},
-        "parts": getattr(handle._model, "wemask_parts", {}),
-        "weights_sample": sample_weights(handle._model),
+        "parts": getattr(handle.model, "wemask_parts", {}),
+        "weights_sample": sample_weights(handle.model),
         "report": None if handle.report is None else handle.report.to_dict(),
     }
 

@@ -115,14 +115,14 @@ def sink_mass(weights: Tensor, mask: Tensor, massive: Tensor) -> float:
     length = mask.shape[1]
     later = torch.ones(length, length, device=mask.device).tril(-1).bool()  # query i > key k
     pairs = later & mask.bool()[:, :, None] & (massive & mask.bool())[:, None, :]
-    per_pair = weights.float().mean(1)
+    per_pair = weights.float().mean(1).to(mask.device)  # a layer may be elsewhere (device_map)
     # A query may follow several massive tokens: their mass adds up.
     queries = pairs.any(-1).sum().clamp(min=1)
     return float((per_pair * pairs).sum() / queries)
 
 
 def _norm_ratio(values: Tensor, mask: Tensor, massive: Tensor) -> float:
-    norms = values.float().norm(dim=-1)
+    norms = values.float().norm(dim=-1).to(mask.device)
     ordinary = mask.bool() & ~massive
     return float(norms[massive & mask.bool()].mean() / norms[ordinary].mean().clamp(min=1e-12))
 

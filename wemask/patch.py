@@ -8,33 +8,24 @@ torch.compile and FSDP (which wraps by class name) see the module that they know
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from wemask.architectures import (
-    Block,
     Decoder,
-    check_flow,
+    checking_flow,
     find_decoder,
     layer_index_error,
     unwrap,
 )
 from wemask.dims import choose_dims, observe, probe_ids
 from wemask.errors import ConfigError, DetectionError, PatchError
-from wemask.operator import WeMaskConfig, check_strength
-from wemask.softened import (
-    SoftenedAttention,
-    SoftenedLayer,
-    Softening,
-    restore_class,
-    softened_class,
-    swap_class,
-)
+from wemask.handle import SoftenHandle
+from wemask.operator import WeMaskConfig
+from wemask.softened import Softening
 from wemask.tracing import evaluating
 
 if TYPE_CHECKING:
@@ -46,133 +37,6 @@ INVERTED_MASKS = ("mpt",)  # bool masks that are True where a key is hidden
 
 class WeMaskWarning(UserWarning):
     """A legal choice whose result depends on padding, batch mates or the cache."""
-
-
-class SoftenHandle:
-    """A softened model: what was touched, and the way back.
-
-    Use it as a context manager, or call `remove()`.
-
-    Attributes:
-        config: the settings.
-        report: the detected ME Layer, or None when everything was given by number.
-        layers: the softened layers.
-        dims: per layer the softened dims; None where they are chosen anew in each forward.
-        tokens_touched: per layer, how many tokens of the probe prompt were softened.
-    """
-
-    def __init__(
-        self, model: nn.Module, config: WeMaskConfig, report: "MELayerReport | None"
-    ) -> None:
-        self.config = config
-        self.report = report
-        self.layers: list[int] = []
-        self.dims: dict[int, list[int] | None] = {}
-        self.tokens_touched: dict[int, int] = {}
-        self._model = model
-        self._blocks: list[Block] = []
-
-    @property
-    def strength(self) -> float:
-        """The strength in force; the mean over the softened layers where it is learned."""
-        return sum(self.strengths.values()) / len(self.strengths)
-
-    @property
-    def strengths(self) -> dict[int, float]:
-        """The strength in force, per softened layer."""
-        return {
-            softening.index: float(torch.as_tensor(softening.s()).detach())
-            for softening in self.softenings()
-        }
-
-    @property
-    def learned(self) -> dict[int, float]:
-        """The trained theta per softened layer; empty unless the strength is learnable.
-
-        Setting it raises PatchError where a layer is missing.
-        """
-        return {s.index: float(s.theta.detach()) for s in self.softenings() if s.theta is not None}
-
-    @learned.setter
-    def learned(self, values: Mapping[int, float]) -> None:
-        thetas = {s.index: s.theta for s in self.softenings() if s.theta is not None}
-        if thetas.keys() != values.keys():
-            raise PatchError(
-                f"Learned strengths were given for the layers {sorted(values)}; this softening "
-                f"learns one for each of {sorted(thetas)}."
-            )
-        with torch.no_grad():
-            for index, theta in thetas.items():
-                theta.fill_(values[index])
-
-    def set_strength(self, strength: float) -> None:
-        """Change s in all softened layers, between forwards; a learned one is set aside.
-
-        Raises:
-            ConfigError: it is no number from 0 to 1.
-            PatchError: the softening was removed.
-        """
-        strength = check_strength(strength)
-        for softening in self.softenings():
-            softening.strength = strength
-
-    @contextmanager
-    def at_strength(self, strength: float) -> Iterator[None]:
-        """Run a block with another strength; the one in force, also a learned one, comes back."""
-        before = [(softening, softening.strength) for softening in self.softenings()]
-        self.set_strength(strength)
-        try:
-            yield
-        finally:
-            for softening, value in before:
-                softening.strength = value
-
-    def softenings(self) -> list[Softening]:
-        if not self._blocks:
-            raise PatchError("This softening was removed. Call wemask.soften again.")
-        return [b.attention.softening for b in self._blocks]  # pyright: ignore[reportReturnType]
-
-    def remove(self) -> None:
-        """Take the softening out; the model is then what it was, bit for bit.
-
-        Raises:
-            PatchError: it was removed before.
-        """
-        if getattr(self._model, "wemask_handle", None) is not self:
-            raise PatchError("This softening was removed before. Call wemask.soften again.")
-        self._unpatch()
-
-    def _patch(self, block: Block, softening: Softening) -> None:
-        name = str(_name(block.layer, block.attention))
-        block.attention.softening = softening
-        self._blocks.append(block)
-        for module, mixin in ((block.layer, SoftenedLayer), (block.attention, SoftenedAttention)):
-            swap_class(module, softened_class(mixin, type(module), name))
-
-    def _unpatch(self) -> None:
-        for block in self._blocks:
-            for module in (block.layer, block.attention):
-                if isinstance(module, (SoftenedLayer, SoftenedAttention)):
-                    restore_class(module)
-            del block.attention.softening
-        self._blocks = []
-        if getattr(self._model, "wemask_handle", None) is self:
-            del self._model.wemask_handle
-
-    def __enter__(self) -> "SoftenHandle":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if getattr(self._model, "wemask_handle", None) is self:  # not removed inside the block
-            self.remove()
-
-    def __repr__(self) -> str:
-        return f"SoftenHandle(layers={self.layers}, tokens_touched={self.tokens_touched})"
 
 
 def soften(
@@ -213,8 +77,8 @@ def soften(
     layers = resolve_layers(config, report, len(decoder.blocks))
     _warn(config, report)
     if report is None:  # detection has looked already
-        with evaluating(base), torch.no_grad():
-            check_flow(base, decoder, probe_ids(base, None)[:, :2])
+        with evaluating(base), torch.no_grad(), checking_flow(decoder):
+            base(input_ids=probe_ids(base, None)[:, :2], use_cache=False)
     handle = SoftenHandle(base, config, report)
     try:
         _install(handle, decoder, layers)
@@ -225,7 +89,7 @@ def soften(
         handle.tokens_touched = _probe(handle, base)
         _check_fires(handle)
     except BaseException:
-        handle._unpatch()
+        handle.uninstall()
         raise
     return handle
 
@@ -342,7 +206,7 @@ def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
 def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
     config, report = handle.config, handle.report
     thresholds = report.thresholds if report is not None and config.tokens == "massive" else {}
-    model: Any = handle._model
+    model: Any = handle.model
     model.wemask_handle = handle
     for index in layers:
         block = decoder.blocks[index]
@@ -351,10 +215,10 @@ def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) ->
             config=config,
             budget=config.budget(decoder.hidden_size),
             thresholds=thresholds,
-            norm_name=_name(block.layer, block.attention_norm),
+            norm_name=block.name_of(block.attention_norm),
             device=_device(block.layer),
         )
-        handle._patch(block, softening)
+        handle.install(block, softening)
         handle.layers.append(index)
 
 
@@ -371,10 +235,6 @@ def _check_dims(
                 f"dims must give dims from 0 to {decoder.hidden_size - 1} for each of the layers "
                 f"{list(layers)}; for layer {index} it gives {given}."
             )
-
-
-def _name(layer: nn.Module, part: nn.Module | None) -> str | None:
-    return next((name for name, child in layer.named_children() if child is part), None)
 
 
 def _device(layer: nn.Module) -> torch.device:

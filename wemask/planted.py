@@ -26,6 +26,7 @@ from wemask.architectures import (
     unwrap,
 )
 from wemask.errors import ModelError
+from wemask.tracing import evaluating
 
 GAIN = 8.0  # pre-activation of the neuron on its tokens; ordinary tokens stay around 0
 LENGTH = 9.0  # of a chosen token's own dims, in units of the usual length of an embedding
@@ -221,13 +222,11 @@ def _capture(model: nn.Module, ids: Tensor, module: nn.Module, *, output: bool) 
             kept.append(args[0] if args else next(iter(kwargs.values())))
 
     hook = module.register_forward_hook(keep, with_kwargs=True)
-    was_training = model.training
-    model.eval()
     try:
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        with evaluating(model):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         hook.remove()
-        model.train(was_training)
     return kept[0].reshape(*ids.shape, -1)
 
 

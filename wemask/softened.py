@@ -79,6 +79,8 @@ class Softening(nn.Module):
 
     def open(self, layer: Any, residual: Tensor, argument: Callable[[str], Any]) -> None:
         """Find this forward's tokens in the residual [B, T, D] that enters the layer."""
+        if self.massive_dims.device != residual.device:
+            self.to(residual.device)  # accelerate runs offloaded layers on another device
         now = self._now
         now.ordinary = self._is_ordinary(residual)
         now.gate = None if now.ordinary else self._find(residual, argument)
@@ -104,13 +106,17 @@ class Softening(nn.Module):
         if self.tokens == "position0":
             return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
         past = argument("past_key_values")
-        past = argument("layer_past") if past is None else past
-        try:
-            length = 0 if past is None else past.get_seq_length(self.index)
-        except ValueError:  # a linear attention layer keeps no tokens; the other layers count
-            length = past.get_seq_length()
+        length = self._cached_length(argument("layer_past") if past is None else past)
         mask, positions = argument("attention_mask"), argument("position_ids")
         return operator.first_tokens(residual, mask, positions, length)
+
+    def _cached_length(self, past: Any) -> int:
+        if past is None:
+            return 0
+        try:
+            return past.get_seq_length(self.index)
+        except ValueError:  # a linear attention layer keeps no tokens; the other layers count
+            return past.get_seq_length()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the softened attention input [B, T, D] for the tokens that `open` found."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wemask.architectures import Block, Decoder
+from wemask.architectures import Block, Decoder, checking_flow
 from wemask.errors import ModelError
 
 TRACKED_DIMS = 64  # columns kept per layer; a massive dim outside them is not massive there
@@ -36,7 +36,7 @@ class Trace:
 
 
 def _trace(layer: int, h: Tensor, real: Tensor) -> Trace:
-    h = h[real].float()
+    h = h[real.to(h.device)].float()  # device_map may have put this layer elsewhere
     magnitude = h.abs()
     token_max = magnitude.amax(-1)
     dims = magnitude.amax(0).topk(min(TRACKED_DIMS, h.shape[-1])).indices
@@ -72,6 +72,7 @@ class _Recorder:
 
     def __init__(self, real: Tensor) -> None:
         self.real = real  # bool [B, T]
+        self._places = real.flatten().nonzero().flatten()  # [N]: of the real tokens in B * T
         self.traces: list[Trace] = []
         self._entered: Tensor | None = None  # residual that entered the current layer
         self._middle: Tensor | None = None  # residual that the FFN half of the layer reads
@@ -124,23 +125,21 @@ class _Recorder:
         """Cosine of the layer before, and who wrote this layer's strongest token."""
         token = int(trace.token_max.argmax())
         before, state = self.traces[-1], trace._state
-        assert self._entered is not None and state is not None
+        assert self._entered is not None and state is not None and before._state is not None
+
+        def at(tensor: Tensor, token: int) -> Tensor:  # its state, float32 [D]
+            return tensor.reshape(-1, h.shape[-1])[int(self._places[token])].float().cpu()
+
         row = int(before.token_max.argmax())
-        cosine = nn.functional.cosine_similarity
-        assert before._state is not None
-        before.cosine = float(cosine(before._state, h[self.real][row].float().cpu(), dim=0))
+        before.cosine = float(nn.functional.cosine_similarity(before._state, at(h, row), dim=0))
         before._state = None
-
-        def at(tensor: Tensor) -> Tensor:  # that token, in the tracked dims
-            return tensor.reshape(h.shape)[self.real][token].float().cpu()[trace.dims]
-
-        entered, total = at(self._entered), state[trace.dims]
+        entered, total = at(self._entered, token)[trace.dims], state[trace.dims]
         write = total - entered
         if self._middle is None:  # the FFN half read nothing we know; leave the share open
             return
-        middle = at(self._middle)
+        middle = at(self._middle, token)[trace.dims]
         if torch.equal(middle, entered) and self._attention is not None:  # parallel block
-            middle = entered + at(self._attention)
+            middle = entered + at(self._attention, token)[trace.dims]
         share = (total - middle) / torch.where(write == 0, 1, write)
         trace.ffn_share = share
 
@@ -170,11 +169,11 @@ def trace_layers(
         attention_mask: [B, T], 1 for real tokens; pads are in no reduction.
 
     Raises:
-        ModelError: values that are not finite, or not every layer ran with our hooks (a compiled
-            or replaced forward).
+        ModelError: values that are not finite, parts in another order than their names promise, or
+            not every layer ran with our hooks (a compiled or replaced forward).
     """
     recorder = _Recorder(attention_mask.bool())
-    with evaluating(model), recorder.attached(decoder):
+    with evaluating(model), checking_flow(decoder), recorder.attached(decoder):
         model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     if len(recorder.traces) != len(decoder.blocks) + 1:
         raise ModelError(

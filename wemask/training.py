@@ -19,9 +19,10 @@ from wemask.config import RunConfig
 from wemask.data import load_examples
 from wemask.detection import detect
 from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
+from wemask.handle import SoftenHandle
 from wemask.loading import load_model, load_tokenizer
 from wemask.me_layer import MELayerReport
-from wemask.patch import SoftenHandle, soften
+from wemask.patch import soften
 from wemask.results import write_whole
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import peft_config, show_summary
