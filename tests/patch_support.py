@@ -50,6 +50,7 @@ def cached_logits(model: Any, ids: Tensor, chunks: Sequence[int]) -> Tensor:
 def unpatched(model: nn.Module) -> bool:
     """Nothing of ours is left in the model."""
     names = [name for name, _ in model.named_modules() if "softening" in name]
+    names += [name for name, m in model.named_modules() if "wemask_now" in vars(m)]
     mixed = [m for m in model.modules() if any("Soften" in c.__name__ for c in type(m).__mro__)]
     return not names and not mixed and not hasattr(model, "wemask_handle")
 

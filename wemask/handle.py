@@ -122,6 +122,7 @@ class SoftenHandle:
         """Make this layer a softened one; `wemask.soften` does so for all that it chose."""
         name = str(block.name_of(block.attention))
         block.attention.softening = softening
+        block.layer.wemask_now = block.attention.wemask_now = softening.now  # pyright: ignore
         self.blocks.append(block)
         for module, mixin in ((block.layer, SoftenedLayer), (block.attention, SoftenedAttention)):
             swap_class(module, softened_class(mixin, type(module), name))
@@ -132,6 +133,7 @@ class SoftenHandle:
             for module in (block.layer, block.attention):
                 if isinstance(module, (SoftenedLayer, SoftenedAttention)):
                     restore_class(module)
+                del module.wemask_now
             del block.attention.softening
         self.blocks = []
         if getattr(self.model, "wemask_handle", None) is self:

@@ -58,9 +58,8 @@ class Softening(nn.Module):
             self.strength, self.scale = None, config.strength.scale
             self.theta = nn.Parameter(torch.tensor([config.strength.theta()], device=device))
         self.observed: Observation | None = None
-        self._now = _Now()
-        # What no coordinate of an ordinary decode step exceeds; see `_is_ordinary`.
-        self._bound = min(thresholds.values(), default=0.0) if self.tokens == "massive" else 0.0
+        by_content = thresholds.values() if self.tokens == "massive" else ()
+        self.now = Now(bound=min(by_content, default=0.0))
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Leave theta out; the class docstring says why."""
@@ -81,24 +80,9 @@ class Softening(nn.Module):
         """Find this forward's tokens in the residual [B, T, D] that enters the layer."""
         if self.massive_dims.device != residual.device:
             self.to(residual.device)  # accelerate runs offloaded layers on another device
-        now = self._now
-        now.ordinary = self._is_ordinary(residual)
-        now.gate = None if now.ordinary else self._find(residual, argument)
+        self.now.gate = self._find(residual, argument)
         if self.norm_name is not None:
-            now.residual, now.norm = residual, getattr(layer, self.norm_name)
-
-    def _is_ordinary(self, residual: Tensor) -> bool:
-        """True where a glance shows that no token is massive: a decode step on a CPU.
-
-        A GPU would have to be waited for, a compiled graph would break, and in training a step
-        without a massive token must still give a learned strength its gradient (of zero).
-        """
-        if residual.shape[1] > 1 or residual.device.type != "cpu" or not self._bound:
-            return False
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return False
-        lowest, highest = residual.aminmax()
-        return -self._bound <= lowest.item() and highest.item() <= self._bound  # NaN: not ordinary
+            self.now.residual, self.now.norm = residual, getattr(layer, self.norm_name)
 
     def _find(self, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
         if self.tokens == "massive":
@@ -120,11 +104,9 @@ class Softening(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the softened attention input [B, T, D] for the tokens that `open` found."""
-        now = self._now
-        gate, residual, ordinary, norm = now.gate, now.residual, now.ordinary, now.norm
-        now.gate, now.residual, now.ordinary, now.norm = None, None, False, None
-        if ordinary:
-            return x
+        now = self.now
+        gate, residual, norm = now.gate, now.residual, now.norm
+        now.gate, now.residual, now.norm = None, None, None
         if gate is None:
             raise PatchError(
                 f"The attention of softened layer {self.index} was called without its layer. Call "
@@ -143,16 +125,34 @@ class Softening(nn.Module):
         return operator.soften_dims(x, gate, dims, self.s())
 
 
-class _Now:
-    """What a layer tells its attention within one forward; a Module's own attributes are slow."""
+class Now:
+    """What a layer tells its attention within one forward.
 
-    __slots__ = ("gate", "norm", "ordinary", "residual")
+    A plain object, which both have at hand: to look up a submodule or buffer costs a decode step
+    more than to look at its token.
+    """
 
-    def __init__(self) -> None:
-        self.gate: Tensor | None = None  # bool [B, T]
+    __slots__ = ("bound", "gate", "norm", "ordinary", "residual")
+
+    def __init__(self, *, bound: float) -> None:
+        self.bound = bound  # what no coordinate of an ordinary token exceeds; 0: not known
         self.ordinary = False  # no token is massive
+        self.gate: Tensor | None = None  # bool [B, T]
         self.residual: Tensor | None = None  # [B, T, D], where the norm has to be run again
         self.norm: nn.Module | None = None
+
+    def glance(self, residual: Tensor) -> bool:
+        """True where a glance at [B, T, D] shows that no token is massive: a CPU's decode step.
+
+        A GPU would have to be waited for, a compiled graph would break, and in training a step
+        without a massive token must still give a learned strength its gradient (of zero).
+        """
+        if residual.shape[1] > 1 or residual.device.type != "cpu" or not self.bound:
+            return False
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        lowest, highest = residual.aminmax()
+        return -self.bound <= lowest.item() and highest.item() <= self.bound  # NaN: not ordinary
 
 
 class Observation:
@@ -171,10 +171,18 @@ class Observation:
 class SoftenedLayer:
     """Mixed in before the class of a decoder layer: finds the tokens in its residual input."""
 
+    wemask_now: Now
     _attention_name: str
     _argument_names: tuple[str, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        residual = args[0] if args else kwargs[self._argument_names[0]]
+        self.wemask_now.ordinary = self.wemask_now.glance(residual)
+        if not self.wemask_now.ordinary:
+            self._find_tokens(residual, args, kwargs)
+        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _find_tokens(self, residual: Tensor, args: tuple, kwargs: dict[str, Any]) -> None:
         def argument(name: str) -> Any:
             if name in kwargs:
                 return kwargs[name]
@@ -182,20 +190,20 @@ class SoftenedLayer:
             position = names.index(name) if name in names else len(args)
             return args[position] if position < len(args) else None
 
-        softening = getattr(self, self._attention_name).softening
-        residual = args[0] if args else kwargs[self._argument_names[0]]
-        softening.open(self, residual, argument)
-        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        getattr(self, self._attention_name).softening.open(self, residual, argument)
 
 
 class SoftenedAttention:
     """Mixed in before the class of an attention module: softens its input."""
 
     softening: Softening
+    wemask_now: Now
     _argument_names: tuple[str, ...]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if args:
+        if self.wemask_now.ordinary:
+            self.wemask_now.ordinary = False
+        elif args:
             args = (self.softening(args[0]), *args[1:])
         else:
             name = self._argument_names[0]
