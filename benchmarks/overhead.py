@@ -112,7 +112,8 @@ def summarise(seconds: Seconds, goal: float) -> dict[str, Any]:
     }
     for arm in ARMS[1:]:
         ratios = [s / a for s, a in zip(seconds[arm], seconds["A"], strict=True)]
-        interval = quantile_test(ratios, q=statistics.median(ratios), p=0.5).confidence_interval()
+        test: Any = quantile_test(ratios, p=0.5)
+        interval = test.confidence_interval()
         result[arm] = {
             "ratio": statistics.median(ratios),
             "low": float(interval.low),
@@ -258,9 +259,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model = shapes.build(options.shape, device, dtype)
     ids = shapes.ids(model, options.length, rows=options.batch)
     cases: dict[str, Any] = {}
-    detection = rounds(options.rounds, Nothing(), time_detection(model, device), "detection")  # pyright: ignore
-    cases["detection"] = summarise(detection, GOALS["detection"])
-    cases["detection"]["memory"] = memory.of_detection(model, shapes.ids(model, 24, rows=16))
+    if "detection" in options.only:
+        seconds = rounds(options.rounds, Nothing(), time_detection(model, device), "detection")  # pyright: ignore
+        cases["detection"] = summarise(seconds, GOALS["detection"])
+        cases["detection"]["memory"] = memory.of_detection(model, shapes.ids(model, 24, rows=16))
     twin = shapes.twin(model)
     handle = wemask.soften(model, shapes.detect(model), wemask.WeMaskConfig(rate=options.rate))
     switch = Switch(handle)
@@ -270,17 +272,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "forward+backward": time_backward(run, ids, device),
         "prefill": time_forward(run, ids, device, use_cache=True, logits_to_keep=1),
     }
-    for name, time_once in timings.items():
+    for name in [name for name in timings if name in options.only]:
         model.train("backward" in name)
-        cases[name] = summarise(rounds(options.rounds, switch, time_once, name), GOALS[name])
+        cases[name] = summarise(rounds(options.rounds, switch, timings[name], name), GOALS[name])
         model.eval()
+    if "forward+backward" in options.only:
+        cases["forward+backward"]["memory"] = memory.of_backward(model, ids, switch.set)
     name = "decode, 64 steps"
-    plain: Any = torch.compile(twin) if options.compile else twin
-    runs = {"A": plain, "A/A": plain, "S": run}
-    cases[name] = summarise(time_decode(runs, options.rounds, ids, device), GOALS[name])
-    cases["forward+backward"]["memory"] = memory.of_backward(model, ids, switch.set)
-    if not options.compile:
-        name = "training step (TRL)"
+    if name in options.only:
+        plain: Any = torch.compile(twin) if options.compile else twin
+        runs = {"A": plain, "A/A": plain, "S": run}
+        cases[name] = summarise(time_decode(runs, options.rounds, ids, device), GOALS[name])
+    name = "training step (TRL)"
+    if name in options.only and not options.compile:
         steps = time_trl_steps(model, switch, options.rounds, options.length, options.batch)
         cases[name] = summarise(steps, GOALS[name])
     return {"machine": machine(options), "settings": settings(options, model), "cases": cases}
@@ -328,6 +332,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="rows (default 1)")
     parser.add_argument("--rate", type=float, default=0.001, help="share of dims (default 0.001)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(GOALS),
+        default=list(GOALS),
+        metavar="CASE",
+        help=f"time these again and keep the rest of the result file: {'; '.join(GOALS)}",
+    )
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/NAME.json")
     options = parser.parse_args()
     if options.length <= DECODED:
@@ -342,6 +354,10 @@ def main() -> None:
     where = options.device if options.device == "cuda" else f"cpu-{options.threads}thread"
     path = options.output or RESULTS / f"{options.shape}-{where}{compiled}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if len(options.only) < len(GOALS) and path.exists():
+        kept = json.loads(path.read_text())["cases"]
+        cases = {name: result["cases"].get(name, kept.get(name)) for name in GOALS}
+        result["cases"] = {name: case for name, case in cases.items() if case is not None}
     path.write_text(json.dumps(result, indent=2) + "\n")
     for name, case in result["cases"].items():
         s, aa = case["S"], case["A/A"]

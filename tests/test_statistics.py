@@ -1,6 +1,7 @@
 """Statistics against published examples and second implementations; invariants and bad input.
 
-Error rates, coverage and power are in test_statistics_rates.py.
+Error rates, coverage and power are in test_statistics_rates.py, clusters and seeds in
+test_statistics_units.py.
 """
 
 import math
@@ -17,12 +18,11 @@ from paired_tables import table
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from wemask import statistics
+from wemask import intervals
 from wemask.errors import ConfigError, DataError
-from wemask.statistics import compare_paired, holm, mcnemar_power, mean_interval, t_power
+from wemask.statistics import compare_paired, holm, mean_interval
 
 # Published worked examples
 
@@ -88,7 +88,7 @@ def test_mcnemar_matches_statsmodels(case: tuple[int, int, int]) -> None:
 @given(counts)
 def test_tangos_ends_are_where_the_score_test_stops_rejecting(case: tuple[int, int, int]) -> None:
     a_only, b_only, n = case
-    low, high = statistics._tango(a_only, b_only, n, 0.95)
+    low, high = intervals.tango(a_only, b_only, n, 0.95)
 
     def score(delta: float) -> float:
         def loss(b_rate: float) -> float:  # -log likelihood at P(b only), P(a only) = that + delta
@@ -133,26 +133,6 @@ def test_wilson_matches_statsmodels(right: int, wrong: int, confidence: float) -
     ours = mean_interval([True] * right + [False] * wrong, confidence=confidence)
     theirs = proportion_confint(right, right + wrong, alpha=1 - confidence, method="wilson")
     assert (ours.low, ours.high) == pytest.approx(theirs, abs=1e-9)
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 20, 100])
-@pytest.mark.parametrize("effect", [0.1, 0.3, 0.8])
-def test_t_power_matches_statsmodels(n: int, effect: float) -> None:
-    theirs = TTestPower().power(effect, n, 0.05, alternative="two-sided")
-    assert t_power(n, effect) == pytest.approx(theirs, abs=2e-6)
-
-
-@pytest.mark.parametrize("case", [(12, 0.4, 0.2), (12, 0.1, 0.1), (20, 0.5, 0.1), (6, 1.0, 0.0)])
-def test_mcnemar_power_matches_the_sum_over_all_tables(case: tuple[int, float, float]) -> None:
-    n, a_rate, b_rate = case
-    rates = [a_rate, b_rate, 1 - a_rate - b_rate]
-    expected = sum(
-        stats.multinomial.pmf([b, c, n - b - c], n, rates)
-        for b in range(n + 1)
-        for c in range(n + 1 - b)
-        if b + c and stats.binomtest(b, b + c).pvalue <= 0.05
-    )
-    assert mcnemar_power(*case) == pytest.approx(expected, abs=1e-9)
 
 
 def second_bca(x: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:

@@ -7,8 +7,9 @@ import pytest
 from paired_tables import table
 from scipy import stats
 
-from wemask import statistics
-from wemask.statistics import compare_paired, mcnemar_power
+from wemask import intervals
+from wemask.power import mcnemar_power
+from wemask.statistics import compare_paired
 
 # The minimum detectable difference
 
@@ -70,7 +71,7 @@ def test_tangos_interval_covers(n: int, rate: float, delta: float) -> None:
         for c in range(n + 1 - b):
             weight = float(stats.multinomial.pmf([b, c, n - b - c], n, rates))
             if weight > 1e-8:
-                low, high = statistics._tango(b, c, n, 0.95)
+                low, high = intervals.tango(b, c, n, 0.95)
                 covered += weight * (low <= delta <= high)
                 total += weight
     assert total == pytest.approx(1, abs=1e-4)

@@ -8,7 +8,7 @@ from families import FAMILIES, LAYERS, MASSIVE, ME_LAYER, build, planted, sequen
 
 from wemask.architectures import find_decoder
 from wemask.errors import ModelError
-from wemask.tracing import trace_layers
+from wemask.tracing import _median, trace_layers
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,3 +84,18 @@ def test_layers_that_do_not_run_are_an_error():
     model.config.num_hidden_layers = 3
     with pytest.raises(ModelError, match=r"3 of 5 layers ran in a forward pass"):
         trace_layers(model, decoder, *batch())
+
+
+@pytest.mark.parametrize("count", [1, 2, 4095, 4096, 20_000, 131_072])
+@pytest.mark.parametrize("kind", ["drawn", "equal", "sorted", "two values", "by dim"])
+def test_the_median_is_that_of_torch(count, kind):
+    generator = torch.Generator().manual_seed(count)
+    values = torch.randn(count, generator=generator).abs()
+    values = {
+        "drawn": values,
+        "equal": torch.full((count,), 3.0),
+        "sorted": values.sort().values,
+        "two values": (values > 0.7).float(),
+        "by dim": values * torch.arange(count).remainder(64),  # the sample must not be of one dim
+    }[kind]
+    assert _median(values) == float(values.median())

@@ -4,7 +4,8 @@
     results["gsm8k"].accuracy
 
 Writes `<folder>/eval/<task>/samples.jsonl` and `meta.json`. A finished task is read back instead of
-run again when nothing that could change its result has changed. lm_eval is imported on first use.
+run again when nothing that could change its result has changed; of an unfinished one (killed) only
+what is missing is run. lm_eval is imported on first use.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wemask.errors import ConfigError, RunFolderError, WemaskError
+from wemask.journal import Journal
 from wemask.results import write_whole
 from wemask.tasks.samples import Sample, read_log
 from wemask.tasks.settings import OWN_TASKS, TaskConfig, tasks_from_config
@@ -207,6 +209,7 @@ def _evaluate(run: _Run, lm: "WemaskLM", fingerprint: str) -> TaskResult:
     finished = _read_finished(run, key)
     if finished is not None:
         return finished
+    lm.journal = Journal(run.folder / "unfinished.jsonl", key)
     start = time.perf_counter()
     logged = run_task(lm, loaded, limit=run.limit, seed=run.seed)
     metric, samples = read_log(logged, run.config, arm=run.arm, own=loaded.own, sent=lm.sent)
@@ -219,6 +222,7 @@ def _evaluate(run: _Run, lm: "WemaskLM", fingerprint: str) -> TaskResult:
         "note": _note(lm, loaded),
     }
     path = _write(run.folder, samples, {"key": key, "result": result})
+    lm.journal.remove()
     return TaskResult(name=run.config.name, samples=samples, path=path, reused=False, **result)
 
 

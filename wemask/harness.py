@@ -8,8 +8,9 @@ import copy
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from wemask.errors import ModelError
+from wemask.journal import Journal, digest
 from wemask.tasks.loading import LoadedTask, quiet
 from wemask.tasks.samples import Sent
 
@@ -46,6 +48,7 @@ GREEDY = {
     "no_repeat_ngram_size": 0,
     "use_cache": True,
 }
+CHUNK = 16  # batches of multiple-choice requests that are written down together
 TURN = "wemask-turn"  # stands for an assistant's words when the template is asked how a turn ends
 
 
@@ -100,6 +103,8 @@ class WemaskLM(_HFLM):
             )
         self._model = self.pretrained = model
         self.progress, self.label = progress, label
+        self.journal: Journal | None = None
+        self.seed = 0  # of tasks that sample
         self.sent: dict[str, Sent] = {}
         self.shortened = 0  # multiple-choice requests that lost the beginning of their prompt
         self._ends = _end_ids(model, self.tokenizer)
@@ -112,28 +117,57 @@ class WemaskLM(_HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return one output per request, in order; each is what the prompt gives on its own."""
         outputs = [""] * len(requests)
-        bar = tqdm(
-            total=len(requests),
-            desc=self.label,
-            unit="item",
-            disable=disable_tqdm or not self.progress,
-        )
-        with bar:
+        with self._bar(len(requests), disable_tqdm) as bar:
             for settings, members in _by_settings(requests):
                 prompts = {i: self._prepare(requests[i].args[0], settings) for i in members}
                 for batch in _batches(prompts, self.batch_size):
-                    texts = self._generate([prompts[i] for i in batch], settings)
+                    asked = [prompts[i] for i in batch]
+                    unit = digest([settings, [p.ids for p in asked], asked[0].budget, batch])
+                    texts = self._once(unit, partial(self._generate, asked, settings))
                     for i, (text, finished) in zip(batch, texts, strict=True):
                         outputs[i] = text
                         self._remember(requests[i].args[0], prompts[i], finished)
                     bar.update(len(batch))
         return outputs
 
+    def _bar(self, total: int, disable: bool) -> tqdm:
+        """Items done, items per second, and how long the rest will take."""
+        disable = disable or not self.progress
+        return tqdm(total=total, desc=self.label, unit="item", disable=disable)
+
+    def _once(self, unit: str, run: Callable[[], Any]) -> Any:
+        """What `run` returns, or returned before the run was killed."""
+        done = None if self.journal is None else self.journal.get(unit)
+        if done is None:
+            # So a batch that is sampled does not depend on how many were run before it.
+            torch.manual_seed(int(unit[:15], 16) ^ self.seed)
+            done = run()
+            if self.journal is not None:
+                self.journal.add(unit, done)
+        return done
+
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Return (log probability, is greedy) of each continuation."""
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self.progress)
+        outputs: list[tuple[float, bool]] = []
+        size = CHUNK * self.batch_size
+        with self._bar(len(requests), disable_tqdm) as bar:
+            for start in range(0, len(requests), size):
+                part = requests[start : start + size]
+                unit = digest([start, [request.args for request in part]])
+                scores, shortened = self._once(unit, partial(self._likelihoods, part))
+                outputs += [(score, greedy) for score, greedy in scores]
+                self.shortened += shortened
+                bar.update(len(part))
+        return outputs
+
+    def _likelihoods(self, requests: list[Instance]) -> tuple[list[tuple[float, bool]], int]:
+        """Return the scores, and how many prompts lost their beginning."""
+        before, self.shortened = self.shortened, 0
+        scores = super().loglikelihood(requests, disable_tqdm=True)
+        shortened, self.shortened = self.shortened, before
+        return [(float(score), bool(greedy)) for score, greedy in scores], shortened
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
@@ -215,6 +249,7 @@ def run_task(
     lm: WemaskLM, loaded: LoadedTask, *, limit: int | None, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Ask every item and score it; return lm-eval's logged samples by (sub)task name."""
+    lm.seed = seed
     with quiet(), seeded(seed):
         for task in loaded.tasks.values():
             task.set_fewshot_seed(seed)

@@ -285,7 +285,8 @@ def soften_dims(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor)
         dims: the dims where m = 1, int64 [k].
         strength: s, a number or a 0-dim tensor.
     """
-    if torch.compiler.is_compiling():  # a compiler fuses autograd's passes better than we do
+    # Without gradients there is nothing to save; a compiler fuses autograd's passes itself.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _equation(x, gate, dims, strength)
     return _Soften.apply(x, gate, dims, strength)
 

@@ -1,5 +1,9 @@
 """Paired comparisons of two arms on the same items: difference, interval, test, what could be seen.
 
+    compare_paired(a, b)                 item by item: one run of each arm
+    compare_clustered(a, b, clusters)    the same where items share a source (a subject, a passage)
+    compare_seeds(a, b)                  run by run: several training seeds of each method
+
 Every function takes one score per item and is deterministic by its seed. Input that has no answer
 (no items, NaN, unequal lengths, text, two dimensions) raises DataError; nothing returns NaN and
 nothing warns. Right/wrong data are bool or 0/1 scores; everything else is a real score.
@@ -19,23 +23,19 @@ An interval and a test are two methods: near p = 0.05 one may exclude 0 while th
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import stats
 
 from wemask.errors import ConfigError, DataError
+from wemask.intervals import EQUAL, binary_interval, real_interval
+from wemask.power import detectable_binary, detectable_real
 
-POWER = 0.8  # of the minimum detectable difference
-BOOTSTRAP_ITEMS = 200  # fewer real scores: t interval
-BOOTSTRAP_NONZERO = 20  # fewer items that differ: Tango's or the t interval
-_BATCH = 4_000_000  # scores held at once while resampling, 32 MB
-_EQUAL = 1e-12  # a smaller spread, relative to the largest score, is rounding
-_GAUSS = np.polynomial.legendre.leggauss(200)  # nodes and weights on [-1, 1]
 _LARGEST = 1e100  # a larger score is a mistake, and its square would overflow
 
 Scores = Sequence[float] | NDArray[Any] | Iterable[float]
@@ -100,27 +100,133 @@ def compare_paired(
     and for a single real score, which has no spread; ConfigError for the settings.
     """
     _check_settings(confidence, resamples, seed)
+    left, right = _paired_scores(a, b)
+    binary = _is_binary(left) and _is_binary(right)
+    return _compare(left, right, binary, confidence, resamples, seed)
+
+
+def compare_seeds(a: Scores, b: Scores, *, confidence: float = 0.95) -> PairedComparison:
+    """Compare two methods over training seeds: paired t over runs, not over items.
+
+    The run is the unit here, so that the interval holds what another seed would have changed; that
+    of `compare_paired` knows only what other items would have.
+
+    Args:
+        a: one score per seed, e.g. a run's accuracy, shape [seeds]; real, even if all are 0 or 1.
+        b: scores of the other method for the same seeds in the same order, shape [seeds].
+        confidence: of the interval.
+
+    Raises DataError as `compare_paired` does, and for a single seed, which has no spread.
+    """
+    _check_settings(confidence, 100, 0)
+    left, right = _paired_scores(a, b)
+    if len(left) == 1:
+        raise DataError(
+            "One seed has no spread, so it says nothing about other seeds. Train at least 2 (5 are "
+            "better): python train.py --multirun seed=0,1,2,3,4"
+        )
+    return _compare(left, right, False, confidence, 100, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteredComparison:
+    """Arm a against arm b on n items that come in clusters."""
+
+    delta: float  # mean(a) - mean(b), over items
+    low: float  # interval of delta at `confidence`
+    high: float
+    p_value: float  # two-sided, of "no difference"
+    n: int  # items
+    clusters: int
+    standard_error: float  # of delta, clustered
+    # Variance of delta over what it would be if all items were independent; 1 when that is 0.
+    design_effect: float
+    confidence: float
+
+
+def compare_clustered(
+    a: Scores, b: Scores, clusters: Sequence[object], *, confidence: float = 0.95
+) -> ClusteredComparison:
+    """Compare the scores of two arms where items share a source, with clustered standard errors.
+
+    The mean difference as a regression on a constant, its variance robust to any dependence inside
+    a cluster (CR1), t with clusters - 1 degrees of freedom (Miller, arXiv 2411.00640; Cameron and
+    Miller 2015). With fewer than about 20 clusters it rejects too often when there is no effect.
+
+    Args:
+        a: one score per item, shape [n].
+        b: scores of the other arm for the same items in the same order, shape [n].
+        clusters: the source of each item, a text or a number, length n.
+        confidence: of the interval.
+
+    Raises DataError as `compare_paired` does, for another number of clusters than of scores, and
+    for fewer than 2 different clusters.
+    """
+    from statsmodels.regression.linear_model import OLS
+
+    _check_settings(confidence, 100, 0)
+    left, right = _paired_scores(a, b)
+    groups = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)[1]
+    if len(groups) != len(left):
+        raise DataError(
+            f"Every item needs its cluster: {len(left)} scores, {len(groups)} clusters."
+        )
+    n, count = len(left), int(groups.max()) + 1
+    if count < 2:
+        raise DataError("All items are of one cluster, so nothing says how clusters vary.")
+    differences = left - right
+    fit: Any = OLS(differences, np.ones(n)).fit(
+        cov_type="cluster", cov_kwds={"groups": groups}, use_t=True
+    )
+    error, delta = float(fit.bse[0]), float(differences.mean())
+    alike = error <= EQUAL * max(np.abs(left).max(), np.abs(right).max())
+    low, high = (delta, delta) if alike else map(float, fit.conf_int(1 - confidence)[0])
+    independent = float(differences.var(ddof=1)) / n
+    return ClusteredComparison(
+        delta=delta,
+        low=low,
+        high=high,
+        p_value=_p_of_alike(delta, count) if alike else float(fit.pvalues[0]),
+        n=n,
+        clusters=count,
+        standard_error=error,
+        design_effect=error**2 / independent if independent > 0 else 1.0,
+        confidence=confidence,
+    )
+
+
+def _paired_scores(a: Scores, b: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     left, right = _scores(a, "a"), _scores(b, "b")
     if len(left) != len(right):
         raise DataError(
             f"Paired arms need the same items: a has {len(left)} scores, b has {len(right)}. "
             "Keep the items that both arms have, in the same order."
         )
+    return left, right
+
+
+def _compare(
+    left: NDArray[np.float64],
+    right: NDArray[np.float64],
+    binary: bool,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> PairedComparison:
     n, differences = len(left), left - right
     a_only, b_only = int((differences > 0).sum()), int((differences < 0).sum())
     scale = float(max(np.abs(left).max(), np.abs(right).max()))
     effect = _d_z(differences, scale)
-    binary = _is_binary(left) and _is_binary(right)
     if binary:
-        low, high, interval = _binary_interval(differences, confidence, resamples, seed)
+        low, high, interval = binary_interval(differences, confidence, resamples, seed)
         discordant = a_only + b_only
         p_value = float(stats.binomtest(a_only, discordant).pvalue) if discordant else 1.0
         test = "exact McNemar"
-        detectable = _detectable_binary(n, discordant / n, 1 - confidence)
+        detectable = detectable_binary(n, discordant / n, 1 - confidence)
     else:
-        low, high, interval = _real_interval(differences, scale, confidence, resamples, seed)
+        low, high, interval = real_interval(differences, scale, confidence, resamples, seed)
         p_value, test = _paired_t(differences, effect, scale)
-        detectable = _detectable_real(differences, effect, 1 - confidence)
+        detectable = detectable_real(differences, effect, 1 - confidence)
     delta = float(differences.mean())
     return PairedComparison(
         delta=delta,
@@ -157,7 +263,7 @@ def mean_interval(
         low, high, method = float(wilson.low), float(wilson.high), "Wilson score"
     else:
         scale = float(np.abs(scores).max())
-        low, high, method = _real_interval(scores, scale, confidence, resamples, seed)
+        low, high, method = real_interval(scores, scale, confidence, resamples, seed)
     return Interval(mean=mean, low=min(low, mean), high=max(high, mean), n=n, method=method)
 
 
@@ -177,19 +283,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(steps, 1.0)[np.argsort(order)].tolist()
 
 
-def mcnemar_power(n: int, a_only: float, b_only: float, *, alpha: float = 0.05) -> float:
-    """Return the power of the exact McNemar test for `n` items and these discordance rates.
-
-    Unconditional: the number of discordant items is binomial(n, a_only + b_only).
-    """
-    return _mcnemar_power(n, a_only, b_only, _critical_counts(n, alpha))
-
-
-def t_power(n: int, effect: float, *, alpha: float = 0.05) -> float:
-    """Return the power of the two-sided paired t test of `n` >= 2 items at Cohen's d_z `effect`."""
-    return _t_power(abs(effect) * math.sqrt(n), *_t_bounds(n, alpha))
-
-
 def _paired_t(
     differences: NDArray[np.float64], effect: float | None, scale: float
 ) -> tuple[float, str]:
@@ -197,8 +290,14 @@ def _paired_t(
     n = len(differences)
     if effect is not None:
         return float(2 * stats.t.sf(abs(effect) * math.sqrt(n), n - 1)), "paired t"
-    all_zero = abs(float(differences.mean())) <= _EQUAL * scale
-    return 1.0 if all_zero else 2.0 ** (1 - n), "exact sign-flip permutation"
+    mean = float(differences.mean())
+    p_value = _p_of_alike(0.0 if abs(mean) <= EQUAL * scale else mean, n)
+    return p_value, "exact sign-flip permutation"
+
+
+def _p_of_alike(delta: float, units: int) -> float:
+    """p of the exact sign-flip test where all `units` differ by the same `delta`."""
+    return 2.0 ** (1 - units) if delta else 1.0
 
 
 def _odds_ratio(a_only: int, b_only: int) -> float | None:
@@ -208,151 +307,9 @@ def _odds_ratio(a_only: int, b_only: int) -> float | None:
     return (a_only + half) / (b_only + half)
 
 
-def _binary_interval(
-    differences: NDArray[np.float64], confidence: float, resamples: int, seed: int
-) -> tuple[float, float, str]:
-    """Return (low, high, method) of the mean of differences in {-1, 0, 1}."""
-    n = len(differences)
-    a_only, b_only = int((differences > 0).sum()), int((differences < 0).sum())
-    if a_only + b_only >= BOOTSTRAP_NONZERO and max(a_only, b_only) < n:
-        return *_bca(differences, confidence, resamples, seed), "BCa bootstrap"
-    return *_tango(a_only, b_only, n, confidence), "Tango score"
-
-
-def _real_interval(
-    x: NDArray[np.float64], scale: float, confidence: float, resamples: int, seed: int
-) -> tuple[float, float, str]:
-    """Return (low, high, method) of the mean of real scores or of differences."""
-    n, mean = len(x), float(x.mean())
-    if n == 1:
-        raise DataError(
-            "One real score has no spread, so no interval and no test: give at least 2 items, or "
-            "score right/wrong as 0 and 1."
-        )
-    deviation = float(x.std(ddof=1))
-    if deviation <= _EQUAL * scale:
-        return mean, mean, "none: all values are equal"
-    if n >= BOOTSTRAP_ITEMS and np.count_nonzero(x != stats.mode(x).mode) >= BOOTSTRAP_NONZERO:
-        return *_bca(x, confidence, resamples, seed), "BCa bootstrap"
-    margin = float(stats.t.isf((1 - confidence) / 2, n - 1)) * deviation / math.sqrt(n)
-    return mean - margin, mean + margin, "t"
-
-
-def _bca(
-    x: NDArray[np.float64], confidence: float, resamples: int, seed: int
-) -> tuple[float, float]:
-    """BCa bootstrap interval of the mean (Efron 1987); `x` has at least two distinct values."""
-    interval = stats.bootstrap(
-        (x,),
-        np.mean,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, _BATCH // len(x)),
-        confidence_level=confidence,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
-def _tango(a_only: int, b_only: int, n: int, confidence: float) -> tuple[float, float]:
-    """Tango's score interval for a difference of paired proportions (Stat Med 1998, 17:891).
-
-    The values of delta that the score test does not reject. Defined for every table, n = 1 and no
-    discordant item included.
-    """
-    z = float(stats.norm.isf((1 - confidence) / 2))
-
-    def error(delta: float) -> float:
-        """Return the standard error of a_only - b_only if the difference were delta."""
-        middle = (2 * n - a_only + b_only) * delta - a_only - b_only
-        inside = middle**2 + 8 * n * b_only * delta * (1 - delta)
-        rate = (math.sqrt(max(inside, 0.0)) - middle) / (4 * n)  # of b-only items, at most likely
-        return math.sqrt(max(n * (2 * rate + delta * (1 - delta)), 0.0))
-
-    observed = (a_only - b_only) / n
-
-    def low_side(delta: float) -> float:
-        return n * (observed - delta) - z * error(delta)
-
-    def high_side(delta: float) -> float:
-        return n * (observed - delta) + z * error(delta)
-
-    # Beside `observed`, not at it: there the error is 0 when no or every item is discordant.
-    low = _root(low_side, -1.0, observed - 1e-9) if observed > -1 else -1.0
-    return low, _root(high_side, observed + 1e-9, 1.0) if observed < 1 else 1.0
-
-
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a decreasing `function` crosses 0 in [low, high], or the end that is nearer."""
-    if function(low) <= 0:
-        return low
-    if function(high) >= 0:
-        return high
-    return optimize.root_scalar(function, bracket=(low, high), method="brentq", xtol=1e-12).root
-
-
 def _d_z(differences: NDArray[np.float64], scale: float) -> float | None:
     deviation = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    return float(differences.mean()) / deviation if deviation > _EQUAL * scale else None
-
-
-def _critical_counts(n: int, alpha: float) -> NDArray[np.float64]:
-    """Return, for 0..n discordant items, the largest count of one kind that rejects; -1: none."""
-    totals = np.arange(n + 1)
-    counts = np.asarray(stats.binom.ppf(alpha / 2, totals, 0.5), dtype=float)
-    # ppf is the first count whose tail reaches alpha / 2: one too many unless it is exact.
-    return np.where(stats.binom.cdf(counts, totals, 0.5) > alpha / 2, counts - 1, counts)
-
-
-def _mcnemar_power(n: int, a_only: float, b_only: float, critical: NDArray[np.float64]) -> float:
-    rate = min(a_only + b_only, 1.0)
-    if rate == 0:
-        return 0.0
-    totals = np.arange(n + 1)
-    weight = stats.binom.pmf(totals, n, rate)
-    likely = (weight > 1e-12) & (critical >= 0)
-    total, limit = totals[likely], critical[likely]
-    share = min(a_only / rate, 1.0)
-    rejects = stats.binom.cdf(limit, total, share) + stats.binom.sf(total - limit - 1, total, share)
-    return float(np.sum(weight[likely] * rejects))
-
-
-def _detectable_binary(n: int, discordance: float, alpha: float) -> float | None:
-    """Smallest |delta| with 80% power at this discordance, or at |delta| itself if that is more."""
-    critical = _critical_counts(n, alpha)
-
-    def shortfall(delta: float) -> float:
-        rate = max(discordance, delta)
-        return POWER - _mcnemar_power(n, (rate + delta) / 2, (rate - delta) / 2, critical)
-
-    return None if shortfall(1.0) > 0 else _root(shortfall, 0.0, 1.0)
-
-
-def _t_bounds(n: int, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what |mean| must exceed, in standard errors, at quantiles of the sampled deviation.
-
-    With the quantiles' weights. scipy's noncentral t says NaN for thousands of items.
-    """
-    nodes, weights = _GAUSS
-    deviation = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, n - 1) / (n - 1))  # sampled / true
-    return stats.t.isf(alpha / 2, n - 1) * deviation, weights / 2
-
-
-def _t_power(shift: float, bounds: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    return float(weights @ (special.ndtr(shift - bounds) + special.ndtr(-bounds - shift)))
-
-
-def _detectable_real(
-    differences: NDArray[np.float64], effect: float | None, alpha: float
-) -> float | None:
-    if effect is None:
-        return None
-    n = len(differences)
-    bounds, weights = _t_bounds(n, alpha)
-    beyond = 2 * float(stats.t.isf(alpha / 2, n - 1)) + 10  # power is above 80% for every n >= 2
-    shift = _root(lambda shift: POWER - _t_power(shift, bounds, weights), 0.0, beyond)
-    return shift / math.sqrt(n) * float(differences.std(ddof=1))
+    return float(differences.mean()) / deviation if deviation > EQUAL * scale else None
 
 
 def _is_binary(scores: NDArray[np.float64]) -> bool:

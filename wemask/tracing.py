@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from wemask.architectures import Block, Decoder, checking_flow
 from wemask.errors import ModelError
 
+SAMPLED = 4096  # values that say about where the median is
 TRACKED_DIMS = 64  # columns kept per layer; a massive dim outside them is not massive there
 
 
@@ -35,8 +36,12 @@ class Trace:
     _state: Tensor | None = None  # signed state of the strongest token, until the next layer
 
 
-def _trace(layer: int, h: Tensor, real: Tensor) -> Trace:
-    h = h[real.to(h.device)].float()  # device_map may have put this layer elsewhere
+def _trace(layer: int, h: Tensor, places: Tensor) -> Trace:
+    """Reduce h [B, T, D]; `places` [N] says where in B * T the real tokens are."""
+    h = h.reshape(-1, h.shape[-1])
+    if len(places) < len(h):
+        h = h.index_select(0, places.to(h.device))  # device_map may have put this layer elsewhere
+    h = h.float()
     magnitude = h.abs()
     token_max = magnitude.amax(-1)
     dims = magnitude.amax(0).topk(min(TRACKED_DIMS, h.shape[-1])).indices
@@ -60,18 +65,27 @@ def _trace(layer: int, h: Tensor, real: Tensor) -> Trace:
 
 
 def _median(values: Tensor) -> float:
-    """The lower median, as torch.median has it; on a CPU, numpy selects seven times faster."""
-    if values.device.type != "cpu":
-        return float(values.flatten().median())
-    middle = (values.numel() - 1) // 2
-    return float(np.partition(values.numpy().ravel(), middle)[middle])
+    """The lower median, exactly that of torch.median.
+
+    On a CPU a sample says between which values it lies, and only those are put in order: ten times
+    faster, where the median would be the dearest part of detection.
+    """
+    flat = values.flatten()
+    middle = (len(flat) - 1) // 2
+    if flat.device.type != "cpu":
+        return float(flat.median())
+    sample = flat[:: max(1, len(flat) // SAMPLED) | 1].sort().values  # odd: not always one dim
+    low, high = (sample[int(share * (len(sample) - 1))] for share in (0.45, 0.55))
+    below, inside = int((flat < low).sum()), flat[(flat >= low) & (flat <= high)]
+    if below <= middle < below + len(inside):
+        flat, middle = inside, middle - below
+    return float(np.partition(flat.numpy(), middle)[middle])
 
 
 class _Recorder:
     """Forward hooks that turn each layer's output into a `Trace` as soon as it is there."""
 
     def __init__(self, real: Tensor) -> None:
-        self.real = real  # bool [B, T]
         self._places = real.flatten().nonzero().flatten()  # [N]: of the real tokens in B * T
         self.traces: list[Trace] = []
         self._entered: Tensor | None = None  # residual that entered the current layer
@@ -99,7 +113,7 @@ class _Recorder:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             h = args[0] if args else kwargs["hidden_states"]
             if block.index == 0:
-                self.traces.append(_trace(-1, h, self.real))
+                self.traces.append(_trace(-1, h, self._places))
             self._entered = h
 
         return hook
@@ -114,7 +128,7 @@ class _Recorder:
     def _leave(self, block: Block):
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
             h = output[0] if isinstance(output, (tuple, list)) else output
-            trace = _trace(block.index, h, self.real)
+            trace = _trace(block.index, h, self._places)
             self._compare(trace, h)
             self.traces.append(trace)
             self._entered = self._middle = self._attention = None

@@ -1,0 +1,27 @@
+"""Power against second implementations; test_statistics_rates.py simulates what it promises."""
+
+import pytest
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+
+from wemask.power import mcnemar_power, t_power
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20, 100])
+@pytest.mark.parametrize("effect", [0.1, 0.3, 0.8])
+def test_t_power_matches_statsmodels(n: int, effect: float) -> None:
+    theirs = TTestPower().power(effect, n, 0.05, alternative="two-sided")
+    assert t_power(n, effect) == pytest.approx(theirs, abs=2e-6)
+
+
+@pytest.mark.parametrize("case", [(12, 0.4, 0.2), (12, 0.1, 0.1), (20, 0.5, 0.1), (6, 1.0, 0.0)])
+def test_mcnemar_power_matches_the_sum_over_all_tables(case: tuple[int, float, float]) -> None:
+    n, a_rate, b_rate = case
+    rates = [a_rate, b_rate, 1 - a_rate - b_rate]
+    expected = sum(
+        stats.multinomial.pmf([b, c, n - b - c], n, rates)
+        for b in range(n + 1)
+        for c in range(n + 1 - b)
+        if b + c and stats.binomtest(b, b + c).pvalue <= 0.05
+    )
+    assert mcnemar_power(*case) == pytest.approx(expected, abs=1e-9)
