@@ -78,15 +78,22 @@ def test_bitsandbytes_on_a_cpu(bits, tmp_path):
     pytest.importorskip("bitsandbytes")
     from transformers import BitsAndBytesConfig
 
-    planted("llama").model.save_pretrained(tmp_path / "base")
+    # Some CPUs pack 4-bit weights in blocks of 64: narrower layers fail there, softened or not.
+    wide = planted("llama", hidden_size=64, intermediate_size=128)
+    wide.model.save_pretrained(tmp_path / "base")
     quantisation = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
     model: Any = AutoModelForCausalLM.from_pretrained(
         tmp_path / "base", quantization_config=quantisation, dtype=torch.float32
     )
     off = logits(model, sequence())
+    with wemask.soften(model, detect(model), settings()) as handle:
+        on = logits(model, sequence())
+        assert all(handle.tokens_touched.values()) and not torch.equal(on, off)
+    assert torch.equal(logits(model, sequence()), off)
+    model.save_pretrained(tmp_path / "plain")
+    if not torch.equal(logits(model, sequence()), off):
+        pytest.skip("NOT TESTED: on this CPU, bitsandbytes spoils a 4-bit model that is saved")
     handle = wemask.soften(model, detect(model), settings())
-    on = logits(model, sequence())
-    assert all(handle.tokens_touched.values()) and not torch.equal(on, off)
     wemask.save(model, None, tmp_path / "model")
     loaded: Any = wemask.load(tmp_path / "model")[0]
     assert type(loaded.model.layers[0].self_attn.q_proj).__name__ == f"Linear{bits}bit" + (
