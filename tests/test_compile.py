@@ -135,6 +135,7 @@ def test_backward_through_a_compiled_model_equals_the_oracles(backend, dynamic, 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing_inside_a_compiled_model_changes_no_gradient(reentrant):
     case, ids = small(), batch()
