@@ -30,13 +30,7 @@ from scipy.stats import quantile_test
 from torch import Tensor, nn
 
 import wemask
-from wemask.softened import (
-    SoftenedAttention,
-    SoftenedLayer,
-    restore_class,
-    softened_class,
-    swap_class,
-)
+from wemask.softened import restore_classes, swap_classes
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = ("A", "A/A", "S")
@@ -63,15 +57,11 @@ class Switch:
             return
         self.on = not self.on
         for block in self.blocks:
-            name = str(block.name_of(block.attention))
-            for module, mixin in (
-                (block.layer, SoftenedLayer),
-                (block.attention, SoftenedAttention),
-            ):
-                if self.on:
-                    swap_class(module, softened_class(mixin, type(module), name))
-                else:
-                    restore_class(module)
+            if self.on:
+                name = str(block.name_of(block.attention))
+                swap_classes(block.layer, block.attention, name)
+            else:
+                restore_classes(block.layer, block.attention)
 
 
 Seconds = dict[str, list[float]]

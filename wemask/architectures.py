@@ -105,6 +105,11 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def without_weights(model: nn.Module) -> bool:
+    """True on the meta device; accelerate's offloaded layers have weights, kept elsewhere."""
+    return any(p.is_meta for p in model.parameters()) and not hasattr(model, "hf_device_map")
+
+
 def find_decoder(model: nn.Module) -> Decoder:
     """Find the blocks of a causal language model, also inside a VLM.
 

@@ -156,10 +156,10 @@ class RunConfig:
         return dataclasses.replace(self, method=method, run_dir=None)
 
 
-def digest(values: Any) -> str:
-    """Eight hex digits of the settings, in any order of their keys."""
+def digest(values: Any, digits: int = 8) -> str:
+    """A hash of plain values, in hex digits; the order of keys does not matter."""
     text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 # --- DictConfig -> dataclasses --------------------------------------------------------------------

@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wemask.architectures import Decoder, effective_scale, find_decoder, unwrap
+from wemask.architectures import (
+    Decoder,
+    effective_scale,
+    find_decoder,
+    unwrap,
+    without_weights,
+)
 from wemask.errors import DetectionError, ModelError, nearest
 from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
 from wemask.separation import separate
@@ -82,7 +88,7 @@ def detect(
             "The model is softened: detection would see the softened activations. Call "
             "`model.wemask_handle.remove()`, detect, soften again."
         )
-    if any(p.is_meta for p in base.parameters()) and not hasattr(base, "hf_device_map"):
+    if without_weights(base):
         raise ModelError(
             "The model is on the meta device: it has shapes but no weights, so nothing can be "
             "detected. Load the weights first."

@@ -11,14 +11,7 @@ from torch import nn
 from wemask.architectures import Block
 from wemask.errors import PatchError
 from wemask.operator import WeMaskConfig, check_strength
-from wemask.softened import (
-    SoftenedAttention,
-    SoftenedLayer,
-    Softening,
-    restore_class,
-    softened_class,
-    swap_class,
-)
+from wemask.softened import Softening, restore_classes, swap_classes
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport
@@ -120,21 +113,16 @@ class SoftenHandle:
 
     def install(self, block: Block, softening: Softening) -> None:
         """Make this layer a softened one; `wemask.soften` does so for all that it chose."""
-        name = str(block.name_of(block.attention))
         block.attention.softening = softening
         block.layer.wemask_now = block.attention.wemask_now = softening.now  # pyright: ignore
         self.blocks.append(block)
-        for module, mixin in ((block.layer, SoftenedLayer), (block.attention, SoftenedAttention)):
-            swap_class(module, softened_class(mixin, type(module), name))
+        swap_classes(block.layer, block.attention, str(block.name_of(block.attention)))
 
     def uninstall(self) -> None:
         """Give every layer its own class back, also where only some are softened yet."""
         for block in self.blocks:
-            for module in (block.layer, block.attention):
-                if isinstance(module, (SoftenedLayer, SoftenedAttention)):
-                    restore_class(module)
-                del module.wemask_now
-            del block.attention.softening
+            restore_classes(block.layer, block.attention)
+            del block.layer.wemask_now, block.attention.wemask_now, block.attention.softening
         self.blocks = []
         if getattr(self.model, "wemask_handle", None) is self:
             del self.model.wemask_handle

@@ -29,8 +29,9 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from wemask.config import digest
 from wemask.errors import ModelError
-from wemask.journal import Journal, digest
+from wemask.journal import Journal
 from wemask.tasks.loading import LoadedTask, quiet
 from wemask.tasks.samples import Sent
 
@@ -122,7 +123,7 @@ class WemaskLM(_HFLM):
                 prompts = {i: self._prepare(requests[i].args[0], settings) for i in members}
                 for batch in _batches(prompts, self.batch_size):
                     asked = [prompts[i] for i in batch]
-                    unit = digest([settings, [p.ids for p in asked], asked[0].budget, batch])
+                    unit = digest([settings, [p.ids for p in asked], asked[0].budget, batch], 64)
                     texts = self._once(unit, partial(self._generate, asked, settings))
                     for i, (text, finished) in zip(batch, texts, strict=True):
                         outputs[i] = text
@@ -155,7 +156,7 @@ class WemaskLM(_HFLM):
         with self._bar(len(requests), disable_tqdm) as bar:
             for start in range(0, len(requests), size):
                 part = requests[start : start + size]
-                unit = digest([start, [request.args for request in part]])
+                unit = digest([start, [request.args for request in part]], 64)
                 scores, shortened = self._once(unit, partial(self._likelihoods, part))
                 outputs += [(score, greedy) for score, greedy in scores]
                 self.shortened += shortened
@@ -164,9 +165,10 @@ class WemaskLM(_HFLM):
 
     def _likelihoods(self, requests: list[Instance]) -> tuple[list[tuple[float, bool]], int]:
         """Return the scores, and how many prompts lost their beginning."""
-        before, self.shortened = self.shortened, 0
+        before = self.shortened
         scores = super().loglikelihood(requests, disable_tqdm=True)
-        shortened, self.shortened = self.shortened, before
+        shortened = self.shortened - before
+        self.shortened = before  # the caller counts them, also those of a run before a kill
         return [(float(score), bool(greedy)) for score, greedy in scores], shortened
 
     def _loglikelihood_tokens(

@@ -4,12 +4,12 @@ A unit is a batch with its exact members, so that what is run after a kill meets
 that it would have met without it, and the result is the same to the last bit.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from wemask.config import digest
 from wemask.errors import RunFolderError
 
 
@@ -24,7 +24,7 @@ class Journal:
     def __init__(self, path: Path, key: Any) -> None:
         self.path = path
         self._done: dict[str, Any] = {}
-        header = json.dumps({"key": digest(key)})
+        header = json.dumps({"key": digest(key, 64)})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             whole = self._read(header)
@@ -76,9 +76,3 @@ class Journal:
 
     def _unwritable(self, error: OSError) -> RunFolderError:
         return RunFolderError(f"Outputs cannot be written to {self.path}: {error}.")
-
-
-def digest(value: Any) -> str:
-    """A hash of plain values."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

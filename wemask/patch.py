@@ -20,6 +20,7 @@ from wemask.architectures import (
     find_decoder,
     layer_index_error,
     unwrap,
+    without_weights,
 )
 from wemask.dims import choose_dims, observe, probe_ids
 from wemask.errors import ConfigError, DetectionError, PatchError
@@ -100,7 +101,7 @@ def _check_patchable(model: nn.Module) -> None:
             "This model is softened already. Call `model.wemask_handle.remove()` first, or work on "
             "a copy.deepcopy of the unsoftened model."
         )
-    if any(p.is_meta for p in model.parameters()) and not hasattr(model, "hf_device_map"):
+    if without_weights(model):
         raise PatchError(
             "The model is on the meta device: it has shapes but no weights, so norm weights and "
             "massive tokens cannot be read. Load the weights first."

@@ -211,6 +211,23 @@ class SoftenedAttention:
         return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def swap_classes(layer: nn.Module, attention: nn.Module, attention_name: str) -> None:
+    """Make a layer and its attention subclasses of themselves.
+
+    Raises:
+        PatchError: as `swap_class`; one of the two may be swapped then.
+    """
+    for module, mixin in ((layer, SoftenedLayer), (attention, SoftenedAttention)):
+        swap_class(module, softened_class(mixin, type(module), attention_name))
+
+
+def restore_classes(layer: nn.Module, attention: nn.Module) -> None:
+    """Undo `swap_classes`, also where it stopped half way."""
+    for module in (layer, attention):
+        if isinstance(module, (SoftenedLayer, SoftenedAttention)):
+            restore_class(module)
+
+
 @cache
 def softened_class(mixin: type, original: type, attention_name: str) -> type:
     """Subclass of `original` with its name, by which FSDP, PEFT and transformers look it up."""
