@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Criterion": "me_layer",
     "MELayerReport": "me_layer",
-    "LearnableStrength": "operator",
-    "StrengthSchedule": "operator",
+    "LearnableStrength": "strength",
+    "StrengthSchedule": "strength",
     "WeMaskConfig": "operator",
     "SoftenHandle": "handle",
     "WeMaskWarning": "patch",
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from wemask.exporting import export
     from wemask.handle import SoftenHandle
     from wemask.me_layer import Criterion, MELayerReport
-    from wemask.operator import LearnableStrength, StrengthSchedule, WeMaskConfig
+    from wemask.operator import WeMaskConfig
     from wemask.patch import WeMaskWarning, soften
+    from wemask.strength import LearnableStrength, StrengthSchedule
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from wemask.architectures import find_decoder, unwrap
 from wemask.dims import observe, probe_ids
 from wemask.handle import SoftenHandle
 from wemask.metrics import layer_metrics
-from wemask.operator import StrengthSchedule
+from wemask.strength import StrengthSchedule
 from wemask.tracing import Trace, trace_layers
 
 

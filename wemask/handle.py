@@ -10,8 +10,9 @@ from torch import nn
 
 from wemask.architectures import Block
 from wemask.errors import PatchError
-from wemask.operator import WeMaskConfig, check_strength
+from wemask.operator import WeMaskConfig
 from wemask.softened import Softening, restore_classes, swap_classes
+from wemask.strength import check_strength
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport

@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wemask.config import digest
 from wemask.errors import RunFolderError
 
 
@@ -24,7 +23,7 @@ class Journal:
     def __init__(self, path: Path, key: Any) -> None:
         self.path = path
         self._done: dict[str, Any] = {}
-        header = json.dumps({"key": digest(key, 64)})
+        header = json.dumps({"key": key}, sort_keys=True, default=str)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             whole = self._read(header)

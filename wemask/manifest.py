@@ -18,8 +18,9 @@ from wemask.errors import ModelError, PatchError, WemaskError
 from wemask.handle import SoftenHandle
 from wemask.identity import Sample, sample_weights
 from wemask.me_layer import MELayerReport
-from wemask.operator import WeMaskConfig, check_strength
+from wemask.operator import WeMaskConfig
 from wemask.patch import soften
+from wemask.strength import check_strength
 
 CONFIG_NAME = "wemask_config.json"
 SCHEMA_VERSION = 1

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from wemask.manifest import Manifest
-from wemask.operator import LearnableStrength
+from wemask.strength import LearnableStrength
 
 _TEXT = """# {title}
 

@@ -11,7 +11,6 @@ Shapes: B batch, T tokens, D hidden size, K dims of interest. This file holds th
 (`WeMaskConfig`) and pure tensor functions; `patch.py` puts them into a model.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -20,57 +19,18 @@ import torch
 from torch import Tensor
 
 from wemask.errors import ConfigError, nearest
+from wemask.strength import (
+    LearnableStrength,
+    StrengthSchedule,
+    is_number,
+    strength_problem,
+    strength_settings,
+)
 
 LAYERS = ("after_me", "from_me", "next", "before_me")
 TOKENS = ("massive", "first", "position0")
 DIMS = ("me_norm", "batch_activation", "attn_norm", "activation", "massive", "random", "lowest")
 SITES = ("attention_input", "residual_copy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StrengthSchedule:
-    """Strength that moves linearly during training from `start` to `end` within `steps` steps."""
-
-    start: float = 0.0
-    end: float = 1.0
-    steps: int = 100
-
-    def __post_init__(self) -> None:
-        problems = [_strength("strength.start", self.start), _strength("strength.end", self.end)]
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            problems.append(f"strength.steps must be a whole number >= 1, got {self.steps!r}.")
-        if any(problems):
-            raise ConfigError("\n".join(filter(None, problems)))
-
-    def at(self, step: int) -> float:
-        """Strength after `step` optimizer steps; `end` from `steps` on."""
-        return self.start + (self.end - self.start) * min(1.0, max(0.0, step / self.steps))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnableStrength:
-    """One trained number theta per softened layer: s = sigmoid(scale * theta).
-
-    An optimizer such as Adam moves theta by about the learning rate in a step, which for a
-    fine-tuning rate of 2e-5 would leave s where it began; `scale` makes it move.
-    """
-
-    initial: float = 0.9
-    """s before training, between 0 and 1: at 0 and at 1 a sigmoid has no gradient."""
-    scale: float = 100.0
-
-    def __post_init__(self) -> None:
-        if not (_is_number(self.initial) and 0 < self.initial < 1):
-            raise ConfigError(
-                f"strength.initial must be between 0 and 1, both excluded, got {self.initial!r}: a "
-                "learnable strength cannot leave 0 or 1 (type strength=1.0 for a fixed one)."
-            )
-        if not (_is_number(self.scale) and self.scale > 0):
-            raise ConfigError(f"strength.scale must be a number > 0, got {self.scale!r}.")
-
-    def theta(self) -> float:
-        """The parameter at which s is `initial`."""
-        return math.log(self.initial / (1 - self.initial)) / self.scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +66,7 @@ class WeMaskConfig:
             raise ConfigError("\n".join(filter(None, problems)))
 
     def _rate(self) -> str | None:
-        if _is_number(self.rate) and 0 < self.rate <= 1:
+        if is_number(self.rate) and 0 < self.rate <= 1:
             return None
         return f"rate is the share of dims to soften, 0 < rate <= 1, got {self.rate!r}."
 
@@ -146,9 +106,9 @@ class WeMaskConfig:
                 return None
             return f"strength must be a number from 0 to 1, or learnable; got {self.strength!r}."
         if not isinstance(self.strength, Mapping):
-            return _strength("strength", self.strength)
+            return strength_problem("strength", self.strength)
         try:
-            object.__setattr__(self, "strength", _strength_settings(self.strength))
+            object.__setattr__(self, "strength", strength_settings(self.strength))
         except ConfigError as error:
             return str(error)
         return None
@@ -220,46 +180,6 @@ class WeMaskConfig:
                 )
             )
         return cls(**values)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value)
-
-
-def check_strength(value: float) -> float:
-    """Return `value` if it can be s of the equation.
-
-    Raises:
-        ConfigError: it is no number from 0 to 1.
-    """
-    if problem := _strength("strength", value):
-        raise ConfigError(problem)
-    return value
-
-
-def _strength(name: str, value: object) -> str | None:
-    if _is_number(value) and 0 <= value <= 1:  # pyright: ignore[reportOperatorIssue]
-        return None
-    return f"{name} must be a number from 0 to 1, got {value!r}."
-
-
-def _strength_settings(values: Mapping[str, Any]) -> StrengthSchedule | LearnableStrength:
-    """A schedule or a learnable strength, told apart by their keys."""
-    kinds = (StrengthSchedule, LearnableStrength)
-    known = {kind: [f.name for f in fields(kind)] for kind in kinds}
-    names = [name for of_kind in known.values() for name in of_kind]
-    if unknown := [key for key in values if key not in names]:
-        said = f"strength.{unknown[0]} does not exist; there are {', '.join(names)}."
-        raise ConfigError(said + nearest(unknown[0], names))
-    for kind in kinds:
-        if all(key in known[kind] for key in values):
-            return kind(**values)
-    raise ConfigError(
-        f"strength mixes a schedule ({', '.join(known[StrengthSchedule])}) and a learnable "
-        f"strength ({', '.join(known[LearnableStrength])}): {dict(values)}. Give one of them."
-    )
 
 
 def _unknown(name: str, value: object, options: tuple[str, ...], more: str = "") -> str | None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from wemask import operator
 from wemask.errors import PatchError
-from wemask.operator import LearnableStrength, WeMaskConfig
+from wemask.operator import WeMaskConfig
+from wemask.strength import LearnableStrength
 
 
 class Softening(nn.Module):
