@@ -4,31 +4,45 @@ import shlex
 import sys
 from typing import Any
 
-from wemask.composition import command, train_overrides
+from wemask.composition import command, exit_on_error, train_overrides
 from wemask.config import run_config
+
+STUDIES: list[Any] = []  # those of this process: a sweep has several
 
 
 def run(cfg: Any) -> None:
     """One comparison of the composed settings."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from wemask.arms import Experiment, evaluate
     from wemask.evaluation import tasks_from_config
+    from wemask.study import Study, evaluate
 
+    hydra = HydraConfig.get()
     tasks: Any = OmegaConf.to_container(cfg.tasks, resolve=True)
-    evaluate(
-        Experiment(
-            config=run_config(cfg),
-            arms=[cfg.arms] if isinstance(cfg.arms, str) else list(cfg.arms or ()),
-            tasks=tasks_from_config(tasks),
-            limit=cfg.limit,
-            batch_size=cfg.batch_size,
-            train_missing=cfg.train_missing,
-            command=shlex.join(["python", "evaluate.py", *sys.argv[1:]]),
-            overrides=train_overrides(sys.argv[1:]),
-        )
+    study = Study(
+        config=run_config(cfg),
+        arms=[cfg.arms] if isinstance(cfg.arms, str) else list(cfg.arms or ()),
+        tasks=tasks_from_config(tasks),
+        limit=cfg.limit,
+        batch_size=cfg.batch_size,
+        train_missing=cfg.train_missing,
+        eval_seed=cfg.eval_seed,
+        command=shlex.join(["python", "evaluate.py", *sys.argv[1:]]),
+        overrides=train_overrides(sys.argv[1:]),
+        sweep=hydra.runtime.choices.get("experiment") or "sweep"
+        if hydra.mode == RunMode.MULTIRUN
+        else None,
     )
+    evaluate(study)
+    STUDIES.append(study)
 
 
 if __name__ == "__main__":
     command("evaluate", run)
+    if STUDIES and STUDIES[0].sweep:
+        from wemask.study import finish_sweep
+
+        with exit_on_error():
+            finish_sweep(STUDIES)

@@ -1,384 +1,199 @@
-"""The experiment: base, training-free, SFT and WeMask-SFT on the same items, compared in pairs."""
+"""What each arm is: which run, with which operator, and what it is compared with.
 
-import datetime
-import gc
-import itertools
-import os
-import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+An arm is a way to answer the question of an experiment: the model as it is, softened, fine-tuned,
+fine-tuned softened. A control is the same with an operator that should not work as well, at the
+same budget; an A/A arm is another arm once more, and should differ from it in nothing.
+"""
+
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
 from torch import nn
 
 import wemask
-from wemask import statistics
 from wemask.config import RunConfig, digest
-from wemask.detection import calibration_inputs, detect
-from wemask.errors import ConfigError, RunFolderError, nearest
-from wemask.evaluation import TaskConfig, TaskResult, check_tasks, evaluate_arm
+from wemask.detection import detect
 from wemask.loading import load_model, load_tokenizer
-from wemask.me_layer import MELayerReport
-from wemask.metrics import layer_metrics
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
-from wemask.report import terminal_table, write_report
-from wemask.runs import environment, open_folder, open_run_folder, saving
-from wemask.training import load_base, train
-from wemask.verdict import NEAR_ZERO
+from wemask.training import load_base
 
-# arm -> the method whose run it is; sft_then_wemask is the run of sft, softened only now.
-METHODS = {
-    "base": "base",
-    "training_free": "training_free",
-    "sft": "sft",
-    "wemask_sft": "wemask",
-    "sft_then_wemask": "sft",
+# What a control changes in the operator; rate, strength and all else stay the real one's.
+CONTROLS: dict[str, dict[str, Any]] = {
+    "random_dims": {"dims": "random"},
+    "lowest_dims": {"dims": "lowest"},
+    "uniform": {"dims": "uniform"},
+    "wrong_layers": {"layers": "before_me", "tokens": "first"},
+    "wrong_token": {"tokens": "wrong"},
+    "set_zero": {"site": "residual_stream", "layers": "next", "dims": "massive", "fill": "zero"},
+    "set_mean": {"site": "residual_stream", "layers": "next", "dims": "massive", "fill": "mean"},
+}
+DRAWN = ("random_dims", "wrong_token")  # another seed is another control
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One arm of an experiment."""
+
+    method: str
+    """The method whose run it is (`config.METHODS`)."""
+    reference: str | None = None
+    """The arm without the operator: what a gain of this one is a gain over."""
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings of a control's operator."""
+    control_of: str | None = None
+    """The real arm that a control stands beside."""
+    drawn: bool = False
+    """The control has a seed of its own."""
+    softened_after: bool = False
+    """The operator is put into the trained model only now."""
+    again: bool = False
+    """An A/A arm: its reference once more, in batches of another size."""
+
+    @property
+    def subfolder(self) -> str:
+        """Where an arm that shares its run with another keeps its results."""
+        return "softened" if self.softened_after else "again" if self.again else ""
+
+
+def _controls() -> dict[str, Arm]:
+    return {
+        f"{name}{suffix}": Arm(
+            method=method,
+            changes=changes,
+            reference=reference,
+            control_of=real,
+            drawn=name in DRAWN,
+        )
+        for suffix, method, reference, real in (
+            ("", "training_free", "base", "training_free"),
+            ("_sft", "wemask", "sft", "wemask_sft"),
+        )
+        for name, changes in CONTROLS.items()
+    }
+
+
+ARMS: dict[str, Arm] = {
+    "base": Arm(method="base"),
+    "base_again": Arm(method="base", reference="base", again=True),
+    "training_free": Arm(method="training_free", reference="base"),
+    "sft": Arm(method="sft"),
+    "wemask_sft": Arm(method="wemask", reference="sft"),
+    "sft_then_wemask": Arm(method="sft", reference="sft", softened_after=True),
+    **_controls(),
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """What `evaluate.py` was asked for.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmRun:
+    """An arm with its settings: what is loaded, and how its results are known again."""
 
-    Raises:
-        ConfigError: unknown or repeated arms, or no task.
-    """
-
+    name: str
     config: RunConfig
-    arms: Sequence[str]
-    tasks: Sequence[TaskConfig]
-    limit: int | None = None
-    batch_size: int = 32
-    train_missing: bool = True
-    command: str = "python evaluate.py"
-    overrides: Sequence[str] = ()
-    """Command-line settings that `train.py` takes as well, to name the missing command."""
+    """Of the run, with the arm's own method and operator."""
 
-    def __post_init__(self) -> None:
-        problems = [
-            f"arms has {arm!r}; there are {', '.join(METHODS)}.{nearest(arm, METHODS)}"
-            for arm in self.arms
-            if arm not in METHODS
-        ]
-        if len(set(self.arms)) != len(self.arms) or not self.arms:
-            problems.append(f"arms must be different and at least one, got {list(self.arms)}.")
-        if not self.tasks:
-            problems.append("tasks is empty. Type tasks=[synthetic].")
-        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
-            problems.append(f"limit is a whole number >= 1 or null, got {self.limit!r}.")
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            problems.append(f"batch_size is a whole number >= 1, got {self.batch_size!r}.")
-        if type(self.train_missing) is not bool:
-            problems.append(f"train_missing must be true or false, got {self.train_missing!r}.")
-        if problems:
-            raise ConfigError("\n".join(problems))
+    @classmethod
+    def of(cls, name: str, config: RunConfig) -> "ArmRun":
+        """The run of arm `name` under an experiment's settings.
 
-    def run(self, arm: str) -> RunConfig:
-        """The run that an arm stands for."""
-        return self.config.with_method(METHODS[arm])
+        Raises:
+            ConfigError: the control's settings contradict those of the operator.
+        """
+        arm = ARMS[name]
+        changes = dict(arm.changes)
+        if arm.drawn:
+            changes["seed"] = config.operator.seed + config.seed
+        operator = dataclasses.replace(config.operator, **changes)
+        run = dataclasses.replace(config, operator=operator).with_method(arm.method)
+        return cls(name=name, config=run)
 
-    def identity(self) -> dict[str, Any]:
-        """Every setting that can change the comparison, as plain values."""
-        return {
-            "arms": {arm: self.run(arm).identity() for arm in self.arms},
-            "tasks": {task.name: asdict(task) for task in self.tasks},
-            "limit": self.limit,
-        }
+    @property
+    def arm(self) -> Arm:
+        return ARMS[self.name]
 
+    @property
+    def operator(self) -> WeMaskConfig | None:
+        """The operator that is on when the arm answers."""
+        return self.config.operator if self.config.softens or self.arm.softened_after else None
+
+    @property
     def folder(self) -> Path:
-        """Where the comparison goes."""
-        config = self.config
-        name = f"{config.model.name}__compare__s{config.seed}__{digest(self.identity())}"
-        return config.run_dir or config.output_dir / config.experiment / name
+        """Where the arm's `eval/` goes."""
+        return self.config.folder() / self.arm.subfolder
 
+    @property
+    def final(self) -> Path:
+        """The trained weights."""
+        return self.config.folder() / "final"
 
-def evaluate(experiment: Experiment, console: Console | None = None) -> Path:
-    """Train what is missing, run every arm on every task, compare, write the report.
+    @property
+    def missing(self) -> bool:
+        """Whether it has to be trained first."""
+        return self.config.trains and not self.final.exists()
 
-    Finished arms are read back, so running it again resumes.
+    @property
+    def seed(self) -> int | None:
+        """The seed of training or of a control's draw; None where nothing is drawn."""
+        if self.config.trains:
+            return self.config.seed
+        return self.config.operator.seed if self.arm.drawn else None
 
-    Returns:
-        The folder with results.json, report.md, report.html and figures/.
+    def settings(self) -> dict[str, Any]:
+        """All that can change its result, but for the seed: equal in runs that are repetitions."""
+        values = self.config.identity()
+        values.pop("seed", None)
+        if self.operator is not None:
+            values["operator"] = self.operator.to_dict()
+            if self.arm.drawn:
+                del values["operator"]["seed"]
+        return values
 
-    Raises:
-        WemaskError: bad settings, data or model; a missing run with `train_missing=false`.
-    """
-    console = console or Console()
-    check_tasks(experiment.tasks)
-    missing = _missing(experiment)
-    # Before the training: a model that cannot be softened is refused now, not hours later.
-    report, softening, model_info = _look_at_base(experiment, console)
-    for method, run in missing.items():
-        console.rule(f"training method={method}")
-        train(run, console)
-        _free()
-    folder = experiment.folder()
-    if experiment.config.dry_run:
-        console.print("dry_run=true: nothing was trained or compared, nothing was written.")
-        return folder
-    explicit = experiment.config.run_dir is not None
-    open_folder(folder, experiment.identity(), explicit=explicit)
-    results: dict[str, dict[str, TaskResult]] = {}
-    for arm in experiment.arms:
-        console.rule(f"arm {arm}")
-        results[arm] = _run_arm(experiment, arm)
-        _free()
-    _check_same_items(results)
-    document = _document(experiment, report, softening, model_info, results)
-    samples = {(arm, t): r.samples for arm, rs in results.items() for t, r in rs.items()}
-    with saving(folder):
-        write_report(document, folder, report, samples)
-    console.print(terminal_table(document))
-    for note in document["notes"]:
-        console.print(note, style="yellow", markup=False)
-    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, markup=False)
-    return folder
+    def fingerprint(self) -> str:
+        """Changes with the weights and with the operator, and when a run is trained again."""
+        files = sorted(self.final.glob("*.safetensors")) if self.config.trains else []
+        stamp = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        return digest([self.name, self.settings(), self.seed, stamp])
 
-
-def _missing(experiment: Experiment) -> dict[str, RunConfig]:
-    """Method -> run that is not trained yet; with `train_missing=false` an error names commands."""
-    runs = {METHODS[arm]: experiment.run(arm) for arm in experiment.arms}
-    missing = {m: run for m, run in runs.items() if run.trains and not _final(run).exists()}
-    if missing and not experiment.train_missing:
-        lines = [
-            shlex.join(["python", "train.py", *experiment.overrides, f"method={method}"])
-            for method in missing
-        ]
-        raise RunFolderError("Not trained yet. Run first:\n  " + "\n  ".join(lines))
-    return missing
-
-
-def _final(run: RunConfig) -> Path:
-    return run.folder() / "final"
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _look_at_base(
-    experiment: Experiment, console: Console
-) -> tuple[MELayerReport, dict[str, Any] | None, dict[str, Any]]:
-    """Detect in the base model, and measure what the softening does to it."""
-    model, tokenizer, _ = load_base(experiment.config)
-    report = detect(model, tokenizer, criterion=experiment.config.model.criterion)
-    console.print(report.verdict, markup=False)
-    info = {
-        "name": experiment.config.model.name,
-        "path": experiment.config.model.path,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "dtype": report.model["dtype"],
-    }
-    softening = None
-    if report.found:
-        softening = _softening(model, tokenizer, report, experiment.config.operator)
-    elif any(arm not in ("base", "sft") for arm in experiment.arms):
-        soften(model, report, experiment.config.operator).remove()  # refuses without given layers
-    del model
-    _free()
-    return report, softening, info
-
-
-def _softening(
-    model: nn.Module, tokenizer: Any, report: MELayerReport, operator: WeMaskConfig
-) -> dict[str, Any]:
-    """Massive activations and sinks of the base model with the operator off and on."""
-    ids, mask = calibration_inputs(tokenizer)
-    massive = torch.zeros_like(mask, dtype=torch.bool)
-    for token in report.tokens:
-        massive[token.text, token.position] = True
-    off = layer_metrics(model, ids, mask, massive)
-    with soften(model, report, operator) as handle:
-        on = layer_metrics(model, ids, mask, massive)
+    def about(self, budget: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What `wemask compare` needs to know about these results, as plain values."""
         return {
-            "config": operator.to_dict(),
-            "layers": handle.layers,
-            "dims": {str(i): dims or [] for i, dims in handle.dims.items()},
-            "tokens_touched": {str(i): n for i, n in handle.tokens_touched.items()},
-            "metrics": {"off": [m.to_dict() for m in off], "on": [m.to_dict() for m in on]},
+            "arm": self.name,
+            "method": self.config.method,
+            "seed": self.seed,
+            "settings": self.settings(),
+            "operator": self.operator.to_dict() if self.operator is not None else None,
+            "run_folder": str(self.config.folder()) if self.config.trains else None,
+            "budget": dict(budget) if budget is not None else None,
         }
 
+    def load(self) -> tuple[nn.Module, Any]:
+        """Model and tokenizer, softened where the arm is.
 
-def _run_arm(experiment: Experiment, arm: str) -> dict[str, TaskResult]:
-    run = experiment.run(arm)
-    folder = open_run_folder(run)
-    model, tokenizer = _load_arm(experiment, arm)
-    settings = [arm, run.identity(), _stamp(run)]
-    if arm == "sft_then_wemask":  # the one arm whose operator is not in the run's identity
-        settings.append(experiment.config.operator.to_dict())
-        folder = folder / "softened"
-    fingerprint = digest(settings)
-    return evaluate_arm(
-        model,
-        tokenizer,
-        experiment.tasks,
-        arm=arm,
-        folder=folder,
-        fingerprint=fingerprint,
-        limit=experiment.limit,
-        batch_size=experiment.batch_size,
-        seed=experiment.config.seed,
-    )
+        Raises:
+            WemaskError: the run is damaged, or the model cannot be softened.
+        """
+        run = self.config
+        options = {**run.model.load_options(), "revision": None}
+        if run.method == "wemask":
+            options.pop("revision")
+            return wemask.load(self.final, **options)
+        if not run.trains:
+            model, tokenizer, _ = load_base(run)
+        elif (self.final / "adapter_config.json").exists():
+            model, tokenizer = self._load_adapter()
+        else:
+            model = load_model(str(self.final), **options)
+            tokenizer = load_tokenizer(str(self.final))
+        if self.operator is not None:
+            report = detect(model, tokenizer, criterion=run.model.criterion)
+            soften(model, report, self.operator)
+        return model, tokenizer
 
+    def _load_adapter(self) -> tuple[nn.Module, Any]:
+        from peft import PeftModel
 
-def _stamp(run: RunConfig) -> list[Any]:
-    """Changes when a run is trained again, so that results of the old weights are not reused."""
-    files = sorted(_final(run).glob("*.safetensors")) if run.trains else []
-    return [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
-
-
-def _load_arm(experiment: Experiment, arm: str) -> tuple[nn.Module, Any]:
-    run = experiment.run(arm)
-    options = {**run.model.load_options(), "revision": None}
-    if arm == "wemask_sft":
-        options.pop("revision")
-        return wemask.load(_final(run), **options)
-    if not run.trains:
-        model, tokenizer, _ = load_base(run)
-    elif (_final(run) / "adapter_config.json").exists():
-        model, tokenizer = _load_adapter(run)
-    else:
-        model = load_model(str(_final(run)), **options)
-        tokenizer = load_tokenizer(str(_final(run)))
-    if arm in ("training_free", "sft_then_wemask"):
-        report = detect(model, tokenizer, criterion=run.model.criterion)
-        soften(model, report, run.operator)
-    return model, tokenizer
-
-
-def _load_adapter(run: RunConfig) -> tuple[nn.Module, Any]:
-    from peft import PeftModel
-
-    base, _, _ = load_base(run)
-    model = PeftModel.from_pretrained(base, str(_final(run))).eval()  # pyright: ignore
-    return model, load_tokenizer(str(_final(run)))
-
-
-def _check_same_items(results: dict[str, dict[str, TaskResult]]) -> None:
-    """Paired statistics need the same items in the same order, and the same prompts."""
-    first, *others = results.items()
-    for arm, tasks in others:
-        for name, result in tasks.items():
-            expected = first[1][name]
-            if [s["id"] for s in result.samples] != [s["id"] for s in expected.samples]:
-                raise RunFolderError(
-                    f"Task {name}: arms {first[0]} and {arm} have different items. Delete "
-                    f"{result.path.parent} and run again."
-                )
-            if result.template_sha256 != expected.template_sha256:
-                raise RunFolderError(
-                    f"Task {name}: arms {first[0]} and {arm} were prompted with different chat "
-                    "templates, so they cannot be compared."
-                )
-
-
-# --- results.json ---------------------------------------------------------------------------------
-
-
-def _document(
-    experiment: Experiment,
-    report: MELayerReport,
-    softening: dict[str, Any] | None,
-    model_info: dict[str, Any],
-    results: dict[str, dict[str, TaskResult]],
-) -> Any:
-    first = next(iter(results.values()))
-    return {
-        "schema_version": 1,
-        "command": experiment.command,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "wemask_version": wemask.__version__,
-        **environment(),
-        "model": model_info,
-        "me_layer": report.to_dict(),
-        "softening": softening,
-        "tasks": {name: _task_info(result) for name, result in first.items()},
-        "arms": {
-            arm: {name: _score(experiment, arm, result) for name, result in tasks.items()}
-            for arm, tasks in results.items()
-        },
-        "comparisons": compare_arms(results),
-        "notes": _notes(report, results),
-    }
-
-
-def _task_info(result: TaskResult) -> dict[str, Any]:
-    return {
-        "metric": result.metric,
-        "n": len(result.samples),
-        "source": result.source,
-        "template_sha256": result.template_sha256,
-        "fewshot": result.fewshot,
-        "note": result.note,
-    }
-
-
-def _verdicts(result: TaskResult) -> list[bool]:
-    return [sample["correct"] for sample in result.samples]
-
-
-def _score(experiment: Experiment, arm: str, result: TaskResult) -> dict[str, Any]:
-    interval = statistics.mean_interval(_verdicts(result))
-    run = experiment.run(arm)
-    return {
-        "n": interval.n,
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "extraction_failures": result.extraction_failures,
-        "seconds": result.seconds,
-        "samples": os.path.relpath(result.path, experiment.folder()),
-        "run_folder": str(run.folder()) if run.trains else None,
-    }
-
-
-def compare_arms(results: dict[str, dict[str, TaskResult]]) -> list[dict[str, Any]]:
-    """Every pair of arms on every task, later arm minus earlier, Holm over all of them."""
-    rows: list[dict[str, Any]] = []
-    for task in next(iter(results.values())):
-        for b, a in itertools.combinations(results, 2):
-            pair = statistics.compare_paired(
-                _verdicts(results[a][task]), _verdicts(results[b][task])
-            )
-            rows.append(
-                {
-                    "task": task,
-                    "a": a,
-                    "b": b,
-                    "n": pair.n,
-                    "delta": pair.delta,
-                    "low": pair.low,
-                    "high": pair.high,
-                    "p_value": pair.p_value,
-                    "a_only": pair.a_only,
-                    "b_only": pair.b_only,
-                    "odds_ratio": pair.odds_ratio,
-                    "effect_size": pair.effect_size,
-                    "minimum_detectable": pair.minimum_detectable,
-                    "test": pair.test,
-                }
-            )
-    adjusted = statistics.holm([row["p_value"] for row in rows]) if rows else []
-    for row, p in zip(rows, adjusted, strict=True):
-        row["p_holm"] = float(p)
-    return rows
-
-
-def _notes(report: MELayerReport, results: dict[str, dict[str, TaskResult]]) -> list[str]:
-    notes = []
-    for name in next(iter(results.values())):
-        best = max(tasks[name].accuracy for tasks in results.values())
-        if best < NEAR_ZERO:
-            notes.append(
-                f"{name}: accuracy is near zero on every arm (at most {best:.1%}). The comparison "
-                "shows that the path works; it says nothing about the method."
-            )
-    if not report.found:
-        notes.append(report.verdict)
-    return notes
+        base, _, _ = load_base(self.config)
+        model = PeftModel.from_pretrained(base, str(self.final)).eval()  # pyright: ignore
+        return model, load_tokenizer(str(self.final))

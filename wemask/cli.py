@@ -1,7 +1,9 @@
-"""`wemask detect | validate | report | export | merge`: what needs no training."""
+"""`wemask detect | validate | compare | report | export | merge`: what needs no training."""
 
 import argparse
 import dataclasses
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +53,17 @@ def _parser() -> argparse.ArgumentParser:
         help="operator settings, e.g. rate=0.01 dims=massive layers=[2,3]",
     )
     validate.set_defaults(run=_validate)
+    compare = commands.add_parser(
+        "compare",
+        help="one report of any finished runs that were asked the same",
+        description="Compare finished runs item by item: comparisons that evaluate.py wrote, or run "
+        "folders that it evaluated. Runs that differ in their seed only are one arm. Other items, "
+        "prompts or engine are refused.",
+    )
+    compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder of outputs/")
+    compare.add_argument("--out", type=Path, help="folder to write to [outputs/compare/HASH]")
+    compare.add_argument("--wandb", metavar="PROJECT", help="log to W&B (offline: WANDB_MODE)")
+    compare.set_defaults(run=_compare)
     report = commands.add_parser(
         "report",
         help="write report.md, report.html and figures again from a results.json",
@@ -202,25 +215,35 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
     return 1 if failed else 0
 
 
-def _report(options: argparse.Namespace, console: Console) -> int:
-    import numpy as np
-    import torch
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    from wemask.config import digest
+    from wemask.study import compare_runs
 
-    from wemask.me_layer import MELayerReport
-    from wemask.report import RELIEF_NAME, write_report
+    places = [str(path.resolve()) for path in options.runs]
+    out = options.out or Path("outputs") / "compare" / digest(places)
+    words = ["wemask", "compare", *map(str, options.runs)]
+    logger: dict[str, Any] = {"name": "none"}
+    if options.wandb:
+        words += ["--wandb", options.wandb]
+        mode = os.environ.get("WANDB_MODE", "offline")
+        logger = {"name": "wandb", "project": options.wandb, "mode": mode}
+    compare_runs(options.runs, out, command=shlex.join(words), logger=logger, console=console)
+    return 0
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    from wemask.report import read_detection, write_report
     from wemask.results import load_results
     from wemask.runs import saving
 
     results = load_results(options.results)
     folder = options.results.parent
     samples = {
-        (arm, task): _read_samples(folder / score["samples"])
+        (arm, task): _read_samples(folder / score["runs"][0]["samples"])
         for arm, tasks in results["arms"].items()
         for task, score in tasks.items()
     }
-    report = MELayerReport.from_dict(results["me_layer"])
-    if (folder / RELIEF_NAME).exists():
-        report.relief = torch.from_numpy(np.load(folder / RELIEF_NAME, allow_pickle=False))
+    report = read_detection(results["me_layer"], [folder])
     with saving(folder):
         for path in write_report(results, folder, report, samples):
             _say(console, str(path))

@@ -31,7 +31,7 @@ LEAST = {
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
 }
-OF_EVALUATION = ("tasks", "arms", "limit", "batch_size", "train_missing")
+OF_EVALUATION = ("tasks", "arms", "limit", "batch_size", "train_missing", "eval_seed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,12 +132,12 @@ class RunConfig:
         values: dict[str, Any] = {
             "model": dataclasses.asdict(self.model),
             "method": self.method,
-            "seed": self.seed,
         }
         if self.softens:
             values["operator"] = self.operator.to_dict()
         if self.trains:
             values |= {
+                "seed": self.seed,
                 "data": dataclasses.asdict(self.data),
                 "trainer": self.trainer,
                 "peft": self.peft,
@@ -148,7 +148,8 @@ class RunConfig:
         """The run folder: the same for every rank and every requeued job of these settings."""
         if self.run_dir is not None:
             return self.run_dir
-        name = f"{self.model.name}__{self.method}__s{self.seed}__{digest(self.identity())}"
+        seed = f"s{self.seed}__" if self.trains else ""  # an untrained model is the same for all
+        name = f"{self.model.name}__{self.method}__{seed}{digest(self.identity())}"
         return self.output_dir / self.experiment / name
 
     def with_method(self, method: str) -> "RunConfig":

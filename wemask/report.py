@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -80,6 +81,15 @@ def write_report(
         write_whole(folder / name, text)
         written.append(folder / name)
     return written
+
+
+def read_detection(me_layer: dict[str, Any], folders: Sequence[Path]) -> MELayerReport:
+    """The detection of a results.json, with its relief where one of the folders has it."""
+    report = MELayerReport.from_dict(me_layer)
+    relief = next((f / RELIEF_NAME for f in folders if (f / RELIEF_NAME).exists()), None)
+    if relief is not None:
+        report.relief = torch.from_numpy(np.load(relief, allow_pickle=False))
+    return report
 
 
 def build_figures(results: Results, report: MELayerReport | None) -> list[ReportFigure]:

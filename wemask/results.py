@@ -1,4 +1,4 @@
-"""What `results.json` holds (schema version 1), and the check that a dict really holds it.
+"""What `results.json` holds (schema version 2), and the check that a dict really holds it.
 
 The TypedDicts below are the schema: `validate_results` reads them at run time, so the types that
 pyright checks and the types that a file is checked against cannot drift apart. All accuracies and
@@ -15,7 +15,7 @@ from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints, i
 
 from wemask.errors import DataError, nearest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class ModelInfo(TypedDict):
@@ -59,25 +59,69 @@ class TaskInfo(TypedDict):
 
     metric: str  # "exact_match", "acc", ...
     n: int  # items
+    draws: int  # outputs per item (avg@k); 1 is greedy
+    clusters: int | None  # sources that items share (subjects, passages); None: independent items
     source: str  # dataset id, or the local file
     template_sha256: str  # of the prompt template: equal hashes mean equal prompts
+    items_sha256: str  # of all items: equal hashes mean equal items
     fewshot: int
     note: str | None  # a remark to print with the task's numbers
 
 
-class ArmScore(TypedDict):
-    """One arm on one task."""
+class Budget(TypedDict):
+    """What an arm's operator does to the base model on the probe prompt."""
 
-    n: int
-    mean: float  # share of right answers
-    low: float  # 95% interval of the mean
-    high: float
+    layers: int  # softened
+    dims: int  # per layer
+    tokens: int  # touched, summed over the layers
+    removed_energy: float  # share of the touched tokens' squared norm that is gone, 0..1
+
+
+class ArmInfo(TypedDict):
+    """What an arm is."""
+
+    arm: str  # as `arms=[...]` names it; the key in `arms` may say more, such as a rate
+    method: str  # base, training_free, sft, wemask
+    seeds: list[int]  # of training, or of a control's draw; [] where nothing is drawn
+    operator: dict[str, Any] | None  # the fields of WeMaskConfig; None: not softened
+    reference: str | None  # the same without the operator: what a gain is a gain over
+    control_of: str | None  # the real arm that this one is a control of
+    again: bool  # an A/A arm: its reference once more
+    budget: Budget | None
+
+
+class RunScore(TypedDict):
+    """One run of an arm on one task: one seed."""
+
+    seed: int | None
+    mean: float
     extraction_failures: int  # outputs in which no answer was found (they count as wrong)
     seconds: float
     samples: str  # path of samples.jsonl, relative to results.json
-    run_folder: (
-        str | None
-    )  # the training run the arm was loaded from, None when nothing was trained
+    run_folder: str | None  # the training run; None when nothing was trained
+
+
+class ArmScore(TypedDict):
+    """One arm on one task, over all its runs."""
+
+    n: int
+    mean: float  # share of right answers
+    low: float  # 95% interval of the mean, over items
+    high: float
+    metrics: dict[str, float]  # every metric of the task, mean over the runs
+    runs: list[RunScore]
+
+
+class Evidence(TypedDict):
+    """How sure one comparison is when one kind of unit is taken to vary."""
+
+    unit: str  # "items", "clusters" or "seeds"
+    units: int
+    low: float
+    high: float
+    p_value: float
+    minimum_detectable: float | None
+    test: str
 
 
 class Comparison(TypedDict):
@@ -86,18 +130,35 @@ class Comparison(TypedDict):
     task: str
     a: str
     b: str
+    kind: str  # "main", "control" (a or b is one) or "same" (an A/A pair)
     n: int  # paired items
     delta: float  # mean(a) - mean(b)
-    low: float  # 95% interval of delta
+    low: float  # 95% interval of delta, over `unit`
     high: float
     p_value: float
-    p_holm: float  # p_value after Holm's correction over the family of comparisons
-    a_only: int  # items only a got right
-    b_only: int  # items only b got right
+    p_holm: float  # p_value after Holm's correction over the comparisons of this kind
+    a_only: int  # items only a got right; with several runs: on which a was right more often
+    b_only: int  # the same for b
     odds_ratio: float | None
     effect_size: float | None
-    minimum_detectable: float | None  # smallest true difference this many items would have shown
+    minimum_detectable: float | None  # smallest true difference that would have been seen
     test: str  # name of the test behind p_value
+    unit: str  # what varies: "seeds" where both arms have several, else "clusters", else "items"
+    units: int
+    others: list[Evidence]  # the same comparison over the other units
+
+
+class SamePair(TypedDict):
+    """Two runs of one method that differ in their seed only (A/A), item by item."""
+
+    task: str
+    arm: str
+    seed_a: int
+    seed_b: int
+    delta: float  # mean(a) - mean(b)
+    low: float
+    high: float
+    p_value: float
 
 
 class Results(TypedDict):
@@ -113,8 +174,13 @@ class Results(TypedDict):
     me_layer: dict[str, Any]  # MELayerReport.to_dict(), a document with its own version
     softening: Softening | None  # None: nothing to soften
     tasks: dict[str, TaskInfo]
+    settings: dict[str, Any]  # resolved: arm -> every setting that can change its result
+    conditions: dict[str, dict[str, Any]]  # task -> engine: batch size, dtype, versions, ...
+    arm_info: dict[str, ArmInfo]
+    absent: dict[str, str]  # control -> why this model cannot have it
     arms: dict[str, dict[str, ArmScore]]  # arm -> task -> score, arms in reading order
     comparisons: list[Comparison]
+    same: list[SamePair]
     notes: list[str]  # honest remarks, printed with the report
 
 
@@ -251,6 +317,8 @@ def _contradictions(results: Results) -> list[str]:
     except ValueError:
         problems.append(f"results.created is not an ISO 8601 time: {results['created']!r}")
     for arm, scores in results["arms"].items():
+        if arm not in results["arm_info"]:
+            problems.append(f"results.arm_info.{arm} is missing")
         for task, score in scores.items():
             where = f"results.arms.{arm}.{task}"
             if task not in results["tasks"]:

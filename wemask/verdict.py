@@ -14,6 +14,7 @@ SIGNIFICANT = 0.05  # on the Holm-corrected p-value; the interval must exclude z
 RELEVANT = 0.05  # a difference of 5 points matters; a test blind to it says little
 NEAR_ZERO = 0.05  # if no arm gets more than this right, a lack of difference says nothing
 NEAR_ONE = 0.95  # the same at the ceiling
+LISTED = 4  # comparisons of one outcome that a sentence names; more are counted
 
 Outcome = Literal["better", "worse", "no_difference", "blind", "floor", "ceiling"]
 
@@ -31,6 +32,14 @@ _ARM_WORDS = {
     "sft": "SFT",
     "wemask_sft": "WeMask-SFT",
     "sft_then_wemask": "SFT, softened after",
+    "base_again": "base again (A/A)",
+    "random_dims": "random dims",
+    "lowest_dims": "lowest dims",
+    "uniform": "uniform damping",
+    "wrong_layers": "wrong layers",
+    "wrong_token": "wrong token",
+    "set_zero": "massive set to zero",
+    "set_mean": "massive set to mean",
 }
 # The question "did WeMask help?" is asked of the first of these pairs that was compared.
 QUESTIONS = (("wemask_sft", "sft"), ("training_free", "base"))
@@ -48,8 +57,22 @@ class Finding:
 
 
 def arm_words(arm: str) -> str:
-    """Name an arm for readers; an arm we have no words for (a control) keeps its own name."""
-    return _ARM_WORDS.get(arm, arm)
+    """Name an arm for readers: `random_dims_sft (rate=0.1)` -> "random dims, SFT (rate=0.1)".
+
+    An arm that we have no words for keeps its own name.
+    """
+    name, bracket, rest = arm.partition(" (")
+    plain = name.removesuffix("_sft")
+    if name in _ARM_WORDS or plain not in _ARM_WORDS:
+        words = _ARM_WORDS.get(name, name)
+    else:
+        words = f"{_ARM_WORDS[plain]}, SFT"
+    return f"{words}{bracket}{rest}"
+
+
+def unit_words(comparison: Comparison) -> str:
+    """What an interval is over: "400 items", "5 seeds"."""
+    return f"{comparison['units']:,} {comparison['unit']}"
 
 
 def percent(share: float) -> str:
@@ -150,8 +173,9 @@ def finding_words(finding: Finding) -> str:
             "which leaves no room to see a difference"
         )
     means = f"{percent(finding.mean_a)} against {percent(finding.mean_b)}"
+    over = "" if c["unit"] == "items" else f" over {unit_words(c)}"
     sure = (
-        f"95% interval of the difference {points(c['low'])} to {points(c['high'])}, "
+        f"95% interval of the difference {points(c['low'])} to {points(c['high'])}{over}, "
         f"{p_words(c['p_holm'])}, n = {n}"
     )
     if finding.outcome in ("better", "worse"):
@@ -173,29 +197,90 @@ def finding_words(finding: Finding) -> str:
 
 def _help_sentence(results: Results) -> str:
     for a, b in QUESTIONS:
-        compared = [find_comparison(results, task, a, b) for task in ordered_tasks(results)]
-        findings = [judge(results, c) for c in compared if c is not None]
+        findings = _findings(results, a, b)
         if findings:
-            return _capital(_clauses(findings, f"{arm_words(a)} against {arm_words(b)}")) + "."
+            pair = f"{arm_words(a)} against {arm_words(b)}"
+            return _capital(_clauses(findings, pair)) + "." + specificity(results, a)
     arms = ", ".join(arm_words(arm) for arm in results["arms"]) or "none"
     return f"Whether WeMask helps was not tested: no pair of arms with and without it ({arms})."
 
 
+def _findings(results: Results, a: str, b: str) -> list[Finding]:
+    """All comparisons of arms named a with arms named b, whatever their settings."""
+    found = []
+    for task in ordered_tasks(results):
+        for left in arms_named(results, a):
+            compared = [find_comparison(results, task, left, r) for r in arms_named(results, b)]
+            found += [judge(results, c) for c in compared if c is not None]
+    return found
+
+
+def arms_named(results: Results, name: str) -> list[str]:
+    """The arms of one name: several where their settings differ."""
+    return [arm for arm, info in results["arm_info"].items() if info["arm"] == name]
+
+
+def specificity(results: Results, real: str) -> str:
+    """Answer "is the gain specific?" for a real arm, or "" where it has no controls."""
+    controls = [arm for arm, info in results["arm_info"].items() if info["control_of"] == real]
+    labels = arms_named(results, real)
+    if not controls or len(labels) != 1:
+        return ""
+    sentences = []
+    for task in ordered_tasks(results):
+        reference = next(
+            iter(arms_named(results, results["arm_info"][labels[0]]["reference"] or "")), ""
+        )
+        gain = find_comparison(results, task, labels[0], reference)
+        compared = {c: find_comparison(results, task, labels[0], c) for c in controls}
+        beaten = {c: judge(results, row).outcome for c, row in compared.items() if row is not None}
+        if gain is not None and beaten:
+            sentences.append(_specific_words(task, judge(results, gain), beaten))
+    return "".join(f" {_capital(sentence)}." for sentence in sentences)
+
+
+def _specific_words(task: str, gain: Finding, against: dict[str, Outcome]) -> str:
+    better = [c for c, outcome in against.items() if outcome == "better"]
+    worse = [c for c, outcome in against.items() if outcome == "worse"]
+    equal = [arm_words(c) for c in against if c not in better]
+    if gain.outcome != "better":
+        told = [arm_words(c) for c in (*better, *worse)]
+        apart = (
+            f"; of the controls only {', '.join(told)} differ from it"
+            if told
+            else (f", and none of {len(against)} controls is told apart from it")
+        )
+        return f"on {task} there is no gain that could be specific{apart}"
+    if not equal:
+        return f"on {task} the gain is specific: every one of {len(against)} controls is below it"
+    return (
+        f"on {task} the gain is not shown to be specific: {', '.join(equal)} "
+        f"{'is' if len(equal) == 1 else 'are'} not below it ({len(better)} of {len(against)} are)"
+    )
+
+
 def _clauses(findings: list[Finding], pair: str) -> str:
-    """Every finding in full where there are few, else the tasks grouped by outcome."""
+    """Every finding in full where there are few, else grouped by outcome."""
     if len(findings) <= 2:
         return "; ".join(finding_words(f) for f in findings)
     groups: dict[Outcome, list[str]] = {}
     for f in findings:
-        change = f" ({points(f.comparison['delta'])})" if f.outcome in ("better", "worse") else ""
-        groups.setdefault(f.outcome, []).append(f.comparison["task"] + change)
+        c, (_, bracket, settings) = f.comparison, f.comparison["a"].partition(" (")
+        change = f" ({points(c['delta'])})" if f.outcome in ("better", "worse") else ""
+        groups.setdefault(f.outcome, []).append(f"{c['task']}{bracket}{settings}{change}")
     # The order of OUTCOME_WORDS puts what was found before what could not be.
     grouped = "; ".join(
-        f"{OUTCOME_WORDS[outcome]} on {', '.join(groups[outcome])}"
+        _listed(OUTCOME_WORDS[outcome], groups[outcome], len(findings))
         for outcome in OUTCOME_WORDS
         if outcome in groups
     )
     return f"{pair}: {grouped}"
+
+
+def _listed(outcome: str, places: list[str], total: int) -> str:
+    if len(places) <= LISTED:
+        return f"{outcome} on {', '.join(places)}"
+    return f"{outcome} in {len(places)} of {total} comparisons"
 
 
 def _outcome(comparison: Comparison, scores: Iterable[ArmScore]) -> Outcome:
@@ -223,6 +308,7 @@ def _turned(comparison: Comparison) -> Comparison:
         "high": -comparison["low"],
         "a_only": comparison["b_only"],
         "b_only": comparison["a_only"],
+        "others": [{**o, "low": -o["high"], "high": -o["low"]} for o in comparison["others"]],
         "odds_ratio": 1 / odds if odds else None,
         "effect_size": None if effect is None else -effect,
     }

@@ -1,0 +1,372 @@
+"""A study: train what is missing, ask every arm the same items, compare, write the report."""
+
+import datetime
+import gc
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+import wemask
+from wemask.arms import ARMS, ArmRun
+from wemask.compare import document, samples_of
+from wemask.config import RunConfig, digest
+from wemask.detection import calibration_inputs, detect
+from wemask.entries import Entry, check_comparable, group, read_runs
+from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
+from wemask.evaluation import TaskConfig, check_tasks, evaluate_arm
+from wemask.handle import SoftenHandle
+from wemask.me_layer import MELayerReport
+from wemask.metrics import layer_metrics
+from wemask.operator import WeMaskConfig
+from wemask.patch import soften
+from wemask.report import read_detection, terminal_table, write_report
+from wemask.results import Results
+from wemask.runs import open_folder, open_run_folder, saving
+from wemask.tracking import log_study
+from wemask.training import load_base, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What `evaluate.py` was asked for.
+
+    Raises:
+        ConfigError: unknown or repeated arms, or no task.
+    """
+
+    config: RunConfig
+    arms: Sequence[str]
+    tasks: Sequence[TaskConfig]
+    limit: int | None = None
+    batch_size: int = 32
+    train_missing: bool = True
+    eval_seed: int = 0
+    """Of few-shot examples and of sampled outputs: the same for every arm and training seed."""
+    command: str = "python evaluate.py"
+    overrides: Sequence[str] = ()
+    """Command-line settings that `train.py` takes as well, to name the missing command."""
+    sweep: str | None = None
+    """Name of the sweep that this is a job of: the sweep's own report is the one that is logged."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"arms has {arm!r}; there are {', '.join(ARMS)}.{nearest(arm, ARMS)}"
+            for arm in self.arms
+            if arm not in ARMS
+        ]
+        if len(set(self.arms)) != len(self.arms) or not self.arms:
+            problems.append(f"arms must be different and at least one, got {list(self.arms)}.")
+        if not self.tasks:
+            problems.append("tasks is empty. Type tasks=[synthetic].")
+        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
+            problems.append(f"limit is a whole number >= 1 or null, got {self.limit!r}.")
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            problems.append(f"batch_size is a whole number >= 1, got {self.batch_size!r}.")
+        if type(self.eval_seed) is not int or self.eval_seed < 0:
+            problems.append(f"eval_seed is a whole number >= 0, got {self.eval_seed!r}.")
+        if type(self.train_missing) is not bool:
+            problems.append(f"train_missing must be true or false, got {self.train_missing!r}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def run(self, arm: str) -> ArmRun:
+        """The run that an arm stands for."""
+        return ArmRun.of(arm, self.config)
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that can change the comparison, as plain values."""
+        return {
+            "arms": {
+                arm: {**self.run(arm).settings(), "seed": self.run(arm).seed} for arm in self.arms
+            },
+            "tasks": {task.name: asdict(task) for task in self.tasks},
+            "limit": self.limit,
+            "eval_seed": self.eval_seed,
+        }
+
+    def folder(self) -> Path:
+        """Where the comparison goes."""
+        config = self.config
+        name = f"{config.model.name}__compare__s{config.seed}__{digest(self.identity())}"
+        return config.run_dir or config.output_dir / config.experiment / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What was seen in the model that all arms start from."""
+
+    report: MELayerReport
+    softening: dict[str, Any] | None
+    model: dict[str, Any]
+    budgets: dict[str, dict[str, Any]]
+    """Arm -> what its operator does to this model; without those it cannot be put into."""
+    impossible: dict[str, str]
+    """Control -> why it does not exist for this model."""
+
+
+def evaluate(study: Study, console: Console | None = None) -> Path:
+    """Train what is missing, run every arm on every task, compare, write the report.
+
+    Finished arms are read back, so running it again resumes.
+
+    Returns:
+        The folder with results.json, report.md, report.html and figures/.
+
+    Raises:
+        WemaskError: bad settings, data or model; a missing run with `train_missing=false`.
+    """
+    console = console or Console()
+    check_tasks(study.tasks)
+    missing = _missing(study)
+    # Before the training: a model that cannot be softened is refused now, not hours later.
+    base = _look_at_base(study, console)
+    runs = [study.run(arm) for arm in study.arms if arm not in base.impossible]
+    for run in missing:
+        if run.name not in base.impossible:
+            console.rule(f"training {run.name}")
+            train(run.config, console)
+            _free()
+    folder = study.folder()
+    if study.config.dry_run:
+        console.print("dry_run=true: nothing was trained or compared, nothing was written.")
+        return folder
+    explicit = study.config.run_dir is not None
+    open_folder(folder, study.identity(), explicit=explicit)
+    entries = [_ask(study, run, base, console) for run in runs]
+    facts = {
+        "command": study.command,
+        "model": base.model,
+        "me_layer": base.report.to_dict(),
+        "softening": base.softening,
+        "absent": base.impossible,
+        "notes": [] if base.report.found else [base.report.verdict],
+    }
+    logger = study.config.logger if study.sweep is None else {"name": "none"}
+    finish(entries, facts, folder, base.report, logger, console)
+    return folder
+
+
+def finish(
+    entries: Sequence[Entry],
+    facts: Mapping[str, Any],
+    folder: Path,
+    report: MELayerReport | None,
+    logger: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Compare evaluated runs, and write, log and print what came out.
+
+    Args:
+        entries: the runs.
+        facts: command, model, me_layer, softening, notes: see `results.Results`.
+        folder: for results.json, report.md, report.html and figures/.
+        report: the detection with its relief in memory, if it is there.
+        logger: the `logger` section of the settings.
+        console: for the table.
+
+    Raises:
+        DataError: the runs cannot be compared.
+        RunFolderError: the folder cannot be written.
+    """
+    groups = group(entries)
+    check_comparable(groups)
+    made = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "wemask_version": wemask.__version__,
+    }
+    results = document(groups, folder, {**facts, **made})
+    with saving(folder):
+        write_report(results, folder, report, samples_of(groups))
+    log_study(results, folder, logger)
+    console.print(terminal_table(results))
+    for note in results["notes"]:
+        console.print(note, style="yellow", markup=False)
+    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, markup=False)
+
+
+def finish_sweep(studies: Sequence[Study], console: Console | None = None) -> None:
+    """One report of all jobs of a sweep, beside theirs.
+
+    Raises:
+        WemaskError: as `compare_runs`.
+    """
+    first = studies[0]
+    if first.config.dry_run:
+        return
+    folders = list(dict.fromkeys(study.folder() for study in studies))
+    name = digest([folder.name for folder in folders])
+    config = first.config
+    out = config.output_dir / config.experiment / f"{config.model.name}__{first.sweep}__{name}"
+    compare_runs(folders, out, command=first.command, logger=config.logger, console=console)
+
+
+def compare_runs(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    command: str,
+    logger: Mapping[str, Any],
+    console: Console | None = None,
+) -> None:
+    """Compare finished runs: the same report as `evaluate`, from what they left on disk.
+
+    Args:
+        folders: comparisons, or runs that were evaluated; see `entries.read_runs`.
+        out: for the report; created.
+        command: to print in it.
+        logger: the `logger` section of the settings.
+        console: for the table.
+
+    Raises:
+        DataError: no or damaged results, or such as cannot be compared.
+        RunFolderError: `out` cannot be written.
+    """
+    entries, documents = read_runs(folders)
+    facts = {"command": command, **_facts_of(entries, documents, folders)}
+    report = read_detection(facts["me_layer"], folders)
+    finish(entries, facts, out, report, logger, console or Console())
+
+
+def _facts_of(
+    entries: Sequence[Entry], documents: Sequence[Results], folders: Sequence[Path]
+) -> dict[str, Any]:
+    """What is known of the model: from a comparison, else from a run folder."""
+    if documents:
+        absent = {arm: why for d in documents for arm, why in d["absent"].items()}
+        keys = ("model", "me_layer", "softening")
+        return {key: documents[0][key] for key in keys} | {"absent": absent, "notes": []}
+    detected = MELayerReport.load(folders[0] / "me_layer.json").to_dict()
+    return {
+        "model": entries[0].about["model"],
+        "me_layer": detected,
+        "softening": None,
+        "absent": {},
+        "notes": [],
+    }
+
+
+def _missing(study: Study) -> list[ArmRun]:
+    """Runs that are not trained yet; with `train_missing=false` an error names commands."""
+    runs = {run.final: run for run in map(study.run, study.arms) if run.missing}
+    if runs and not study.train_missing:
+        lines = [_train_command(study, run) for run in runs.values()]
+        raise RunFolderError("Not trained yet. Run first:\n  " + "\n  ".join(lines))
+    return list(runs.values())
+
+
+def _train_command(study: Study, run: ArmRun) -> str:
+    changes = run.arm.changes
+    if run.arm.drawn:
+        changes = {**changes, "seed": run.config.operator.seed}
+    operator = [f"operator.{key}={value}" for key, value in changes.items()]
+    words = ["python", "train.py", *study.overrides, f"method={run.config.method}", *operator]
+    return shlex.join(words)
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# --- the model that all arms start from -----------------------------------------------------------
+
+
+def _look_at_base(study: Study, console: Console) -> Base:
+    """Detect in the base model, and measure what each arm's softening does to it."""
+    model, tokenizer, _ = load_base(study.config)
+    report = detect(model, tokenizer, criterion=study.config.model.criterion)
+    console.print(report.verdict, markup=False)
+    budgets, impossible = dict[str, dict[str, Any]](), dict[str, str]()
+    for run in map(study.run, study.arms):
+        if run.operator is None:
+            continue
+        try:
+            with soften(model, report, run.operator) as handle:
+                budgets[run.name] = _budget(handle)
+        except PatchError as error:
+            if not run.arm.control_of:
+                raise
+            impossible[run.name] = str(error)
+    base = Base(
+        report=report,
+        softening=_softening(model, tokenizer, report, study.config.operator)
+        if report.found
+        else None,
+        model={
+            "name": study.config.model.name,
+            "path": study.config.model.path,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "dtype": report.model["dtype"],
+        },
+        budgets=budgets,
+        impossible=impossible,
+    )
+    del model
+    _free()
+    return base
+
+
+def _budget(handle: SoftenHandle) -> dict[str, Any]:
+    """`results.Budget` of a softened model."""
+    dims = [len(dims) for dims in handle.dims.values() if dims is not None]
+    return {
+        "layers": len(handle.layers),
+        "dims": max(dims, default=0),
+        "tokens": sum(handle.tokens_touched.values()),
+        "removed_energy": handle.removed_energy,
+    }
+
+
+def _softening(
+    model: nn.Module, tokenizer: Any, report: MELayerReport, operator: WeMaskConfig
+) -> dict[str, Any]:
+    """Massive activations and sinks of the base model with the operator off and on."""
+    ids, mask = calibration_inputs(tokenizer)
+    massive = torch.zeros_like(mask, dtype=torch.bool)
+    for token in report.tokens:
+        massive[token.text, token.position] = True
+    off = layer_metrics(model, ids, mask, massive)
+    with soften(model, report, operator) as handle:
+        on = layer_metrics(model, ids, mask, massive)
+        return {
+            "config": operator.to_dict(),
+            "layers": handle.layers,
+            "dims": {str(i): dims or [] for i, dims in handle.dims.items()},
+            "tokens_touched": {str(i): n for i, n in handle.tokens_touched.items()},
+            "metrics": {"off": [m.to_dict() for m in off], "on": [m.to_dict() for m in on]},
+        }
+
+
+# --- one arm --------------------------------------------------------------------------------------
+
+
+def _ask(study: Study, run: ArmRun, base: Base, console: Console) -> Entry:
+    console.rule(f"arm {run.name}")
+    folder = open_run_folder(run.config)
+    if not (folder / "me_layer.json").exists():
+        with saving(folder):
+            base.report.save(folder / "me_layer.json")
+    model, tokenizer = run.load()
+    about = {**run.about(base.budgets.get(run.name)), "model": base.model}
+    results = evaluate_arm(
+        model,
+        tokenizer,
+        study.tasks,
+        arm=run.name,
+        folder=run.folder,
+        fingerprint=run.fingerprint(),
+        limit=study.limit,
+        batch_size=max(1, study.batch_size // 2) if run.arm.again else study.batch_size,
+        seed=study.eval_seed,
+        about=about,
+    )
+    del model
+    _free()
+    return Entry(about=about, results=results)

@@ -1,0 +1,129 @@
+"""A finished study -> W&B: each arm a run, all of them in one group with a run for the comparison.
+
+Keys (docs/wandb.md): `bench/<task>/<metric>` for every metric, with `accuracy`, `low` and `high`;
+`compare/<task>/{delta,lo,hi,p}` for an arm against its reference. Differences are a - b in shares.
+"""
+
+import base64
+import hashlib
+import html
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wemask.results import ArmInfo, Comparison, Results
+from wemask.verdict import arms_named, find_comparison, headline
+
+if TYPE_CHECKING:
+    import wandb
+
+ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
+PAIR_COLUMNS = (
+    *("task", "a", "b", "kind", "delta", "low", "high", "p_value", "p_holm"),
+    *("unit", "units", "minimum_detectable", "effect_size"),
+)
+
+
+def log_study(results: Results, folder: Path, logger: Mapping[str, Any]) -> None:
+    """Write a study to W&B, where `logger=wandb`; offline unless `logger.mode=online`.
+
+    Args:
+        results: what `results.json` holds.
+        folder: of the study, with figures/ and report.html; its name is the group.
+        logger: name, project and mode.
+    """
+    if logger["name"] != "wandb":
+        return
+    for arm, info in results["arm_info"].items():
+        with _run(folder, logger, arm, "evaluate", _config(results, arm, info)) as run:
+            _log_seeds(run, results, arm)
+            run.summary.update(dict(_summary(results, arm, info)))
+    with _run(folder, logger, "comparison", "compare", {"command": results["command"]}) as run:
+        run.log(_overview(results, folder))
+
+
+def _run(
+    folder: Path, logger: Mapping[str, Any], name: str, kind: str, config: dict[str, Any]
+) -> "wandb.Run":
+    import wandb
+
+    # From the study, not by chance: the same command continues the same runs.
+    digest = hashlib.sha256(f"{folder.name}/{name}".encode()).digest()
+    return wandb.init(
+        project=logger["project"],
+        mode=logger["mode"],
+        group=folder.name,
+        name=name,
+        job_type=kind,
+        id=base64.b32encode(digest).decode().lower()[:8],
+        resume="allow",
+        config=config,
+        dir=folder,
+        reinit="finish_previous",
+        settings=wandb.Settings(silent=True, x_disable_stats=True),
+    )
+
+
+def _config(results: Results, arm: str, info: ArmInfo) -> dict[str, Any]:
+    return {
+        **info,
+        "settings": results["settings"][arm],
+        "tasks": dict(results["tasks"]),
+        "versions": results["versions"],
+        "me_layer": results["me_layer"]["layer"],
+    }
+
+
+def _log_seeds(run: "wandb.Run", results: Results, arm: str) -> None:
+    """One step per seed, so that a chart shows how they spread."""
+    rows: dict[int, dict[str, float]] = {}
+    for task, score in results["arms"][arm].items():
+        for step, one in enumerate(score["runs"]):
+            row = rows.setdefault(step, {})
+            row |= {"seed": one["seed"] or 0, f"bench/{task}/accuracy": one["mean"]}
+    for step, row in sorted(rows.items()):
+        run.log(row, step=step)
+
+
+def _summary(results: Results, arm: str, info: ArmInfo) -> Iterator[tuple[str, float]]:
+    for task, score in results["arms"][arm].items():
+        values = {**score["metrics"], "accuracy": score["mean"]}
+        values |= {"low": score["low"], "high": score["high"]}
+        yield from ((f"bench/{task}/{name}", value) for name, value in values.items())
+        row = _against_reference(results, task, arm, info["reference"])
+        if row is not None:
+            names = {"delta": "delta", "lo": "low", "hi": "high", "p": "p_value"}
+            yield from ((f"compare/{task}/{key}", row[name]) for key, name in names.items())
+
+
+def _against_reference(
+    results: Results, task: str, arm: str, reference: str | None
+) -> Comparison | None:
+    for other in arms_named(results, reference or ""):
+        if (row := find_comparison(results, task, arm, other)) is not None:
+            return row
+    return None
+
+
+def _overview(results: Results, folder: Path) -> dict[str, Any]:
+    """Tables, figures, the page, and the verdict."""
+    import wandb
+
+    arms = [
+        [arm, task, s["mean"], s["low"], s["high"], s["n"], len(s["runs"]), _failures(s)]
+        for arm, scores in results["arms"].items()
+        for task, s in scores.items()
+    ]
+    pairs = [[row[key] for key in PAIR_COLUMNS] for row in results["comparisons"]]
+    figures = sorted((folder / "figures").glob("*.png"))
+    return {
+        "arms": wandb.Table(columns=list(ARM_COLUMNS), data=arms),
+        "comparisons": wandb.Table(columns=list(PAIR_COLUMNS), data=pairs),
+        "verdict": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in headline(results))),
+        "report": wandb.Html(str(folder / "report.html"), inject=False),
+        **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures},
+    }
+
+
+def _failures(score: Any) -> int:
+    return sum(run["extraction_failures"] for run in score["runs"])
