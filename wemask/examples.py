@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from wemask.results import Results
-from wemask.verdict import ordered_tasks
+from wemask.verdict import main_arms, ordered_tasks
 
 PER_PAIR = 5  # shown for every "this arm right, that arm wrong" of a task
 HEAD, TAIL = 1000, 1500  # characters kept of a long text; the answer stands at its end
@@ -45,20 +45,21 @@ class Disagreements:
 
 
 def disagreements(results: Results, samples: Samples, per_pair: int = PER_PAIR) -> Disagreements:
-    """Choose items that one arm gets right and another wrong.
+    """Choose items that one main arm gets right and another wrong.
 
     `samples[(arm, task)]` are the records of samples.jsonl. For every ordered pair of arms of a
     task the first `per_pair` items are taken, so that no pair is crowded out by a stronger one.
     """
     shown: list[Example] = []
     total = 0
+    arms = main_arms(results)
     for task in ordered_tasks(results):
-        items = _by_item([samples[arm, task] for arm in results["arms"] if (arm, task) in samples])
+        items = _by_item([samples[arm, task] for arm in arms if (arm, task) in samples])
         divided = {
             key: item for key, item in items.items() if len({r["correct"] for r in item}) > 1
         }
         total += len(divided)
-        chosen = _spread(divided, list(results["arms"]), per_pair)
+        chosen = _spread(divided, arms, per_pair)
         shown += [_example(task, divided[key]) for key in divided if key in chosen]
     return Disagreements(shown=shown, total=total)
 

@@ -29,7 +29,7 @@ from wemask.figure_style import (
     titled,
 )
 from wemask.relief import relief
-from wemask.verdict import NEAR_ZERO, arm_words, judge, ordered_tasks, p_words, points
+from wemask.verdict import NEAR_ZERO, arm_words, compared, judge, ordered_tasks, p_words, points
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport
@@ -218,7 +218,7 @@ def forest(results: "Results") -> Figure:
     The grey band of a row spans differences too small for its number of items to show reliably.
     """
     tasks = ordered_tasks(results)
-    rows = sorted(results["comparisons"], key=lambda c: tasks.index(c["task"]))
+    rows = sorted(compared(results), key=lambda c: tasks.index(c["task"]))
     heads = [i for i, c in enumerate(rows) if i == 0 or c["task"] != rows[i - 1]["task"]]
     places = [i + 0.8 * sum(h <= i for h in heads) for i in range(len(rows))]  # room for heads
     figure = Figure(figsize=(WIDTH, 1.4 + 0.42 * (len(rows) + 0.8 * len(heads))))
@@ -267,7 +267,7 @@ def _left_of(axes: Axes, y: float, up: float, text: str, **look: Any) -> None:
 
 
 def _forest_title(results: "Results") -> str:
-    found = [judge(results, c).outcome for c in results["comparisons"]]
+    found = [judge(results, c).outcome for c in compared(results)]
     if not found:
         return "No two arms were compared"
     clear = sum(outcome in ("better", "worse") for outcome in found)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from wemask import plots
+from wemask import plots, study_plots
 from wemask.examples import Example, Samples, disagreements, visible
 from wemask.figure_style import svg_text
 from wemask.me_layer import MELayerReport
@@ -25,18 +25,35 @@ from wemask.results import Comparison, Results, save_results, validate_results, 
 from wemask.verdict import (
     OUTCOME_WORDS,
     QUESTIONS,
+    SIGNIFICANT,
     arm_words,
+    arms_named,
+    compared,
+    find_comparison,
     finding_words,
     headline,
     judge,
+    main_arms,
     ordered_tasks,
     p_value_words,
     p_words,
     percent,
     points,
+    unit_words,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
+CONTROLS_CAPTION = (
+    "The real arm (blue, its interval shaded) and its controls, each minus its reference. A filled "
+    "square differs from the real arm."
+)
+SEEDS_CAPTION = (
+    "Each point is one run, named by its seed; grey lines join the runs of a seed, blue bars are "
+    "means over seeds."
+)
+DOSE_CAPTION = (
+    "Points of accuracy over the reference. A star marks p below 0.05 after Holm's correction."
+)
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
 
 
@@ -45,7 +62,7 @@ class ReportFigure:
     """A figure with what a reader needs who cannot see it, or wants to read it right."""
 
     name: str  # file name without suffix
-    section: str  # "arms", "differences", "layers" or "softening"
+    section: str  # "arms", "differences", "controls", "seeds", "dose", "layers" or "softening"
     figure: Figure
     alt: str
     caption: str
@@ -96,8 +113,9 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
     """All figures of a report, in reading order."""
     layers = report or MELayerReport.from_dict(results["me_layer"])
     figures = [_arms_figure(results, task) for task in ordered_tasks(results)]
-    if results["comparisons"]:
+    if compared(results):
         figures.append(_forest_figure(results))
+    figures += _study_figures(results)
     figures.append(
         _figure(
             "magnitude_by_layer",
@@ -170,8 +188,9 @@ def terminal_table(results: Results) -> Table:
         cells = [_score_words(scores[task]) if task in scores else "-" for task in tasks]
         table.add_row(Text(arm_words(arm)), *map(Text, cells))
     table.add_section()
-    for a, b in dict.fromkeys((c["a"], c["b"]) for c in results["comparisons"]):
-        found = {c["task"]: c for c in results["comparisons"] if (c["a"], c["b"]) == (a, b)}
+    rows = results["comparisons"]
+    for a, b in dict.fromkeys((c["a"], c["b"]) for c in rows):
+        found = {c["task"]: c for c in rows if (c["a"], c["b"]) == (a, b)}
         cells = [_difference_words(found[task]) if task in found else "-" for task in tasks]
         table.add_row(Text(f"{arm_words(a)} - {arm_words(b)}"), *map(Text, cells))
     return table
@@ -189,17 +208,44 @@ def _difference_words(row: Comparison) -> str:
 
 def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     """What both templates read."""
-    findings = [judge(results, comparison) for comparison in results["comparisons"]]
+    findings = [judge(results, comparison) for comparison in compared(results)]
     return {
         "results": results,
         "headline": headline(results),
         "tasks": ordered_tasks(results),
         "arms": list(results["arms"]),
+        "main_arms": main_arms(results),
+        "specific": _specific(results),
+        "same_found": sum(row["p_value"] < SIGNIFICANT for row in results["same"]),
         "findings": findings,
         "sentences": [_sentence(finding_words(f)) for f in findings],
         "disagreements": disagreements(results, samples or {}),
         "examples_by_task": _first_examples,
     }
+
+
+def _specific(results: Results) -> list[dict[str, Any]]:
+    """The rows of "Is it specific?": each real arm with its controls, task by task."""
+    rows = []
+    info = results["arm_info"]
+    for real in dict.fromkeys(
+        about["control_of"] for about in info.values() if about["control_of"]
+    ):
+        for task in ordered_tasks(results):
+            for arm, gain in study_plots.gains(results, task, real):
+                pairs = [find_comparison(results, task, r, arm) for r in arms_named(results, real)]
+                pair = next((row for row in pairs if row is not None), None)
+                against = None if pair is None or not info[arm]["control_of"] else pair
+                rows.append(
+                    {
+                        "task": task,
+                        "arm": arm,
+                        "gain": gain,
+                        "against": against and judge(results, against),
+                        "budget": info[arm]["budget"],
+                    }
+                )
+    return rows
 
 
 def _sentence(clause: str) -> str:
@@ -232,20 +278,51 @@ def _arms_figure(results: Results, task: str) -> ReportFigure:
         if task in scores
     )
     caption = f"Accuracy on {task}. Lines are 95% intervals of each arm by itself."
-    name = f"arms_{re.sub(r'[^A-Za-z0-9_-]+', '_', task)}"
-    return _figure(name, "arms", plots.arms(results, task), caption, numbers)
+    return _figure(f"arms_{_file_name(task)}", "arms", plots.arms(results, task), caption, numbers)
 
 
 def _forest_figure(results: Results) -> ReportFigure:
     numbers = "; ".join(
         f"{arm_words(c['a'])} minus {arm_words(c['b'])} on {c['task']}: {_difference_words(c)}"
-        for c in results["comparisons"]
+        for c in compared(results)
     )
     caption = (
         "Paired differences on the same items, with 95% intervals and p-values after Holm's "
         "correction. A difference inside the grey band is too small for this many items to show."
     )
     return _figure("forest", "differences", plots.forest(results), caption, numbers)
+
+
+def _study_figures(results: Results) -> list[ReportFigure]:
+    """What larger studies add: controls, seeds, dose."""
+    figures = []
+    info = results["arm_info"]
+    reals = dict.fromkeys(about["control_of"] for about in info.values() if about["control_of"])
+    for task in ordered_tasks(results):
+        for real in reals:
+            if rows := study_plots.gains(results, task, real):
+                numbers = "; ".join(f"{arm_words(a)} {_difference_words(row)}" for a, row in rows)
+                figure = study_plots.controls(results, task, real)
+                name = f"controls_{_file_name(real)}_{_file_name(task)}"
+                figures.append(_figure(name, "controls", figure, CONTROLS_CAPTION, numbers))
+        if arms := study_plots.seeded_arms(results, task):
+            numbers = "; ".join(
+                f"{arm_words(arm)}: {', '.join(percent(mean) for mean in values.values())}"
+                for arm, values in arms.items()
+            )
+            figure = study_plots.seeds(results, task)
+            name = f"seeds_{_file_name(task)}"
+            figures.append(_figure(name, "seeds", figure, SEEDS_CAPTION, numbers))
+        for name in dict.fromkeys(about["arm"] for about in info.values()):
+            if study_plots.dose_arms(results, name):
+                figure = study_plots.dose(results, task, name)
+                place = f"dose_{_file_name(name)}_{_file_name(task)}"
+                figures.append(_figure(place, "dose", figure, DOSE_CAPTION))
+    return figures
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
 
 
 def _svg_uri(figure: Figure) -> str:
@@ -267,6 +344,7 @@ def _environment(*, autoescape: bool) -> Environment:
         "percent": percent,
         "points": points,
         "p": p_value_words,
+        "unit": unit_words,
         "reading": lambda finding: OUTCOME_WORDS[finding.outcome],
         "visible": visible,
         "cell": _markdown_cell,

@@ -14,6 +14,7 @@ SIGNIFICANT = 0.05  # on the Holm-corrected p-value; the interval must exclude z
 RELEVANT = 0.05  # a difference of 5 points matters; a test blind to it says little
 NEAR_ZERO = 0.05  # if no arm gets more than this right, a lack of difference says nothing
 NEAR_ONE = 0.95  # the same at the ceiling
+MAIN = 6  # arms whose disagreements a page shows
 LISTED = 4  # comparisons of one outcome that a sentence names; more are counted
 
 Outcome = Literal["better", "worse", "no_difference", "blind", "floor", "ceiling"]
@@ -218,6 +219,18 @@ def _findings(results: Results, a: str, b: str) -> list[Finding]:
 def arms_named(results: Results, name: str) -> list[str]:
     """The arms of one name: several where their settings differ."""
     return [arm for arm, info in results["arm_info"].items() if info["arm"] == name]
+
+
+def main_arms(results: Results) -> list[str]:
+    """The arms that are neither controls nor A/A; of many (a dose study) the first few."""
+    info = results["arm_info"]
+    main = [a for a in info if info[a]["control_of"] is None and not info[a]["again"]]
+    return main[:MAIN]
+
+
+def compared(results: Results) -> list[Comparison]:
+    """The comparisons of main and A/A arms; those of controls have a table of their own."""
+    return [row for row in results["comparisons"] if row["kind"] != "control"]
 
 
 def specificity(results: Results, real: str) -> str:
