@@ -60,10 +60,30 @@ def score(task: str, arm: str) -> dict[str, Any]:
         "mean": right / n,
         "low": max(0.0, right / n - half),
         "high": min(1.0, right / n + half),
-        "extraction_failures": 3,
-        "seconds": 12.5,
-        "samples": f"eval/{task}/{arm}/samples.jsonl",
-        "run_folder": f"outputs/demo/{arm}" if "sft" in arm else None,
+        "metrics": {"exact_match": right / n},
+        "runs": [
+            {
+                "seed": 0 if "sft" in arm else None,
+                "mean": right / n,
+                "extraction_failures": 3,
+                "seconds": 12.5,
+                "samples": f"eval/{task}/{arm}/samples.jsonl",
+                "run_folder": f"outputs/demo/{arm}" if "sft" in arm else None,
+            }
+        ],
+    }
+
+
+def about(arm: str) -> dict[str, Any]:
+    return {
+        "arm": arm,
+        "method": arm,
+        "seeds": [0] if "sft" in arm else [],
+        "operator": {"rate": 0.001, "strength": 1.0} if "wemask" in arm else None,
+        "reference": {"training_free": "base", "wemask_sft": "sft"}.get(arm),
+        "control_of": None,
+        "again": False,
+        "budget": None,
     }
 
 
@@ -73,7 +93,8 @@ def difference(
     ends = {"delta": delta, "low": delta - half, "high": delta + half, "p_value": p, "p_holm": p}
     counts = {"n": ITEMS[task], "a_only": 52, "b_only": 24}
     sizes = {"odds_ratio": 52 / 24, "effect_size": 0.16, "minimum_detectable": seen}
-    return {"task": task, "a": a, "b": b, **counts, **ends, **sizes, "test": "exact McNemar"}
+    unit = {"unit": "items", "units": ITEMS[task], "others": [], "test": "exact McNemar"}
+    return {"task": task, "a": a, "b": b, "kind": "main", **counts, **ends, **sizes, **unit}
 
 
 def made_up() -> Any:
@@ -83,8 +104,9 @@ def made_up() -> Any:
             (("off", 0.6), ("on", 0.2))}  # fmt: skip
     config = {"rate": 0.001, "layers": "after_me", "strength": 1.0, "seed": None}
     task = {"metric": "exact_match", "source": "embedded", "fewshot": 0, "note": None}
+    task |= {"draws": 1, "clusters": None, "items_sha256": "cd" * 32}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "command": "python evaluate.py model=tiny tasks=[arith,gsm8k] 'note=a ``` fence'",
         "created": "2025-11-23T16:00:00+00:00",
         "wemask_version": "0.1.0",
@@ -100,12 +122,17 @@ def made_up() -> Any:
             "metrics": rows,
         },
         "tasks": {t: {**task, "n": ITEMS[t], "template_sha256": "ab" * 32} for t in ITEMS},
+        "settings": {arm: {"model": {"path": "embedded"}, "method": arm} for arm in ARMS},
+        "conditions": {t: {"batch_size": 32, "dtype": "torch.float32"} for t in ITEMS},
+        "arm_info": {arm: about(arm) for arm in ARMS},
+        "absent": {},
         "arms": {arm: {t: score(t, arm) for t in ITEMS} for arm in ARMS},
         "comparisons": [
             difference("arith", "training_free", "base", -0.01, 0.032, 1.0, 0.041),
             difference("arith", "wemask_sft", "sft", 0.07, 0.042, 0.008, 0.06),
             difference("gsm8k", "wemask_sft", "sft", -0.01, 0.02, 1.0, 0.028),
         ],
+        "same": [],
         "notes": ["gsm8k: accuracy is near zero on every arm."],
     }
 

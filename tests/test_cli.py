@@ -144,7 +144,7 @@ def finished(tmp_path: Path) -> Path:
     samples = made_up_samples(results)
     for (arm, task), rows in samples.items():
         relative = f"{arm}/{task}/samples.jsonl"
-        results["arms"][arm][task]["samples"] = relative
+        results["arms"][arm][task]["runs"][0]["samples"] = relative
         path = tmp_path / relative
         path.parent.mkdir(parents=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -88,8 +88,15 @@ def test_peft_files_are_fields_of_lora_config() -> None:
     assert LoraConfig(**values).r == values["r"]
 
 
-@pytest.mark.parametrize("name", options("experiment"))
-def test_every_experiment_composes_and_wins_over_the_model(name: str) -> None:
+STUDIES = ("controls", "controls_sft", "dose", "seeds")
+
+
+def test_the_experiments_are_studies_and_papers() -> None:
+    assert [n for n in options("experiment") if n not in STUDIES] == ["paper_gsm8k"]
+
+
+@pytest.mark.parametrize("name", [n for n in options("experiment") if n not in STUDIES])
+def test_every_paper_composes_and_wins_over_the_model(name: str) -> None:
     import yaml
 
     values = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
@@ -98,11 +105,29 @@ def test_every_experiment_composes_and_wins_over_the_model(name: str) -> None:
     assert {key: config.trainer[key] for key in values["trainer"]} == values["trainer"]
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_a_sweep_over_known_arms(name: str) -> None:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    from wemask.arms import ARMS
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra_compose("evaluate", [f"experiment={name}"], return_hydra_config=True)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    assert list(cfg.arms) != ["base", "training_free", "sft", "wemask_sft"]
+    assert set(cfg.arms) <= set(ARMS)
+    for key, values in cfg.hydra.sweeper.params.items():
+        for value in values.split(","):
+            settings(f"{key}={value}", app="evaluate")
+
+
 @pytest.mark.parametrize("name", options("tasks"))
 def test_every_task_file_becomes_settings(name: str) -> None:
     cfg = compose("evaluate", [f"tasks=[{name}]"])
-    (task,) = tasks_from_config({key: dict(value) for key, value in cfg.tasks.items()})
-    assert task.name == name
+    tasks = tasks_from_config({key: dict(value) for key, value in cfg.tasks.items()})
+    both = ["xstest_safe", "xstest_unsafe"]
+    assert [task.name for task in tasks] == (both if name == "xstest" else [name])
 
 
 def test_evaluate_composes_the_same_run_as_train() -> None:

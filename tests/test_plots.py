@@ -79,13 +79,14 @@ def made_up_metrics(on_sink: float | None = 0.2, on_max: float | None = 160.0) -
 
 def made_up_results(task: str = "arith") -> Results:
     def score(mean: float) -> dict[str, Any]:
-        rest = {"extraction_failures": 0, "seconds": 1.0, "samples": "s", "run_folder": None}
+        rest: dict[str, Any] = {"metrics": {}, "runs": []}
         return {"n": 100, "mean": mean, "low": mean - 0.05, "high": mean + 0.05, **rest}
 
     def difference(a: str, b: str, delta: float, p: float) -> dict[str, Any]:
         rest = {"a_only": 9, "b_only": 2, "odds_ratio": 4.5, "effect_size": 0.1, "test": "McNemar"}
         ends = {"low": delta - 0.06, "high": delta + 0.06, "p_value": p, "p_holm": p}
-        names = {"task": task, "a": a, "b": b, "n": 100, "delta": delta}
+        names = {"task": task, "a": a, "b": b, "n": 100, "delta": delta, "kind": "main"}
+        names |= {"unit": "items", "units": 100, "others": []}
         return {**names, **ends, **rest, "minimum_detectable": 0.08}
 
     info = {"metric": "acc", "n": 100, "source": "x", "template_sha256": "0", "fewshot": 0}

@@ -106,7 +106,9 @@ def test_every_string_of_the_results_is_escaped() -> None:
     data["notes"] = [ATTACK]
     data["command"] = data["machine"] = data["model"]["path"] = data["model"]["name"] = ATTACK
     data["versions"][ATTACK] = ATTACK
-    data["arms"][ATTACK] = data["arms"].pop("training_free")
+    for key in ("arms", "arm_info", "settings"):
+        data[key][ATTACK] = data[key].pop("training_free")
+    data["arm_info"][ATTACK]["arm"] = ATTACK
     data["comparisons"][0]["a"] = ATTACK
     data["tasks"]["arith"].update(note=ATTACK, source=ATTACK, metric=ATTACK, template_sha256=ATTACK)
     data["me_layer"]["layers"][0]["token"] = ATTACK

@@ -31,7 +31,7 @@ def at(path: str) -> Callable[[Any], tuple[Any, Any]]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema_version", 2, "schema_version is 2, this wemask reads 1"),
+        ("schema_version", 1, "schema_version is 1, this wemask reads 2"),
         ("schema_version", None, "schema_version is None"),
         ("created", "yesterday", "results.created is not an ISO 8601 time: 'yesterday'"),
         ("model.parameters", 1.5, "results.model.parameters should be a whole number"),

@@ -56,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     compare = commands.add_parser(
         "compare",
         help="one report of any finished runs that were asked the same",
-        description="Compare finished runs item by item: comparisons that evaluate.py wrote, or run "
-        "folders that it evaluated. Runs that differ in their seed only are one arm. Other items, "
-        "prompts or engine are refused.",
+        description="Compare finished runs item by item: folders of comparisons that evaluate.py "
+        "wrote, or of runs that it evaluated. Runs that differ in their seed only are one arm. "
+        "Other items, prompts or engine are refused.",
     )
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder of outputs/")
     compare.add_argument("--out", type=Path, help="folder to write to [outputs/compare/HASH]")

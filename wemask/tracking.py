@@ -42,20 +42,24 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any]) -> None
         run.log(_overview(results, folder))
 
 
+def run_id(folder: Path, name: str) -> str:
+    """From the study, not by chance: the same command continues the same runs."""
+    digest = hashlib.sha256(f"{folder.name}/{name}".encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:8]
+
+
 def _run(
     folder: Path, logger: Mapping[str, Any], name: str, kind: str, config: dict[str, Any]
 ) -> "wandb.Run":
     import wandb
 
-    # From the study, not by chance: the same command continues the same runs.
-    digest = hashlib.sha256(f"{folder.name}/{name}".encode()).digest()
     return wandb.init(
         project=logger["project"],
         mode=logger["mode"],
         group=folder.name,
         name=name,
         job_type=kind,
-        id=base64.b32encode(digest).decode().lower()[:8],
+        id=run_id(folder, name),
         resume="allow",
         config=config,
         dir=folder,

@@ -8,28 +8,28 @@ from typing import Any
 import pytest
 from run_support import FAST, call, quick, quiet, said, settings
 
-from wemask import arms, statistics
-from wemask.arms import Experiment, compare_arms, evaluate
+from wemask import study
 from wemask.composition import compose, normalise, train_overrides
 from wemask.config import run_config
-from wemask.errors import ConfigError, DetectionError, RunFolderError
-from wemask.evaluation import TaskConfig, TaskResult, tasks_from_config
+from wemask.errors import ConfigError, DataError, DetectionError, PatchError, RunFolderError
+from wemask.evaluation import TaskConfig, tasks_from_config
 from wemask.me_layer import MELayerReport
 from wemask.results import load_results
+from wemask.study import Study, compare_runs, evaluate, finish_sweep
 from wemask.training import train
 
 ARMS = ("base", "training_free", "sft", "wemask_sft")
 TASK = TaskConfig(name="synthetic", limit=8, max_new_tokens=12)
 
 
-def experiment(folder: Path, *overrides: str, **values: Any) -> Experiment:
+def experiment(folder: Path, *overrides: str, **values: Any) -> Study:
     config = quick(folder, "trainer.max_steps=2", *overrides)
     values = {"arms": ARMS, "tasks": [TASK], "limit": 8} | values
-    return Experiment(config=config, **values)
+    return Study(config=config, **values)
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path, str]:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, str]:
     """One comparison of the four arms, end to end: read, do not change."""
     console = quiet()
     asked = experiment(tmp_path_factory.mktemp("compared"))
@@ -45,7 +45,7 @@ def test_the_four_arms_are_compared_on_the_same_items(compared: Any) -> None:
     assert tuple(results["arms"]) == ARMS
     samples = {}
     for arm, tasks in results["arms"].items():
-        path = folder / tasks["synthetic"]["samples"]
+        path = folder / tasks["synthetic"]["runs"][0]["samples"]
         samples[arm] = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(samples[arm]) == tasks["synthetic"]["n"] == 8
         assert {sample["arm"] for sample in samples[arm]} == {arm}
@@ -63,9 +63,9 @@ def test_the_operator_is_on_in_its_arms_only(compared: Any) -> None:
     asked, folder, _ = compared
     outputs = {}
     for arm, tasks in load_results(folder / "results.json")["arms"].items():
-        path = folder / tasks["synthetic"]["samples"]
+        path = folder / tasks["synthetic"]["runs"][0]["samples"]
         outputs[arm] = [json.loads(line)["output"] for line in path.read_text().splitlines()]
-    models = {arm: arms._load_arm(asked, arm)[0] for arm in ARMS}
+    models = {arm: asked.run(arm).load()[0] for arm in ARMS}
     on = {arm: bool(getattr(model, "wemask_handle", None)) for arm, model in models.items()}
     assert on == {"base": False, "training_free": True, "sft": False, "wemask_sft": True}
     assert outputs["base"] != outputs["sft"]
@@ -113,8 +113,8 @@ def test_run_folders_are_named_for_trained_arms_only(compared: Any) -> None:
     scores = load_results(folder / "results.json")["arms"]
     for arm in ARMS:
         run = asked.run(arm)
-        expected = str(run.folder()) if run.trains else None
-        assert scores[arm]["synthetic"]["run_folder"] == expected
+        expected = str(run.config.folder()) if run.config.trains else None
+        assert scores[arm]["synthetic"]["runs"][0]["run_folder"] == expected
 
 
 def test_the_second_time_everything_is_reused(
@@ -127,7 +127,7 @@ def test_the_second_time_everything_is_reused(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be trained or asked again")
 
-    monkeypatch.setattr(arms, "train", never)
+    monkeypatch.setattr(study, "train", never)
     monkeypatch.setattr("wemask.harness.run_task", never)
     assert evaluate(asked, quiet()) == folder
     assert {path: path.read_bytes() for path in metas(compared)} == before
@@ -140,14 +140,14 @@ def test_another_operator_asks_only_the_arms_that_have_one_again(
     out = f"paths.output_dir={asked.config.output_dir}"
     other = experiment(Path("x"), out, "operator.rate=0.5", arms=("base", "training_free", "sft"))
     ran: list[str] = []
-    original = arms.evaluate_arm
+    original = study.evaluate_arm
 
     def spy(*args: Any, arm: str, **kwargs: Any) -> Any:
         results = original(*args, arm=arm, **kwargs)
         ran.extend(arm for result in results.values() if not result.reused)
         return results
 
-    monkeypatch.setattr(arms, "evaluate_arm", spy)
+    monkeypatch.setattr(study, "evaluate_arm", spy)
     evaluate(other, quiet())
     assert ran == ["training_free"]
 
@@ -157,19 +157,18 @@ def test_a_run_that_was_trained_again_is_asked_again(compared: Any) -> None:
 
     asked, _, _ = compared
     run = asked.run("sft")
-    (file,) = (run.folder() / "final").glob("*.safetensors")
-    stamp, times = arms._stamp(run), file.stat()
+    (file,) = run.final.glob("*.safetensors")
+    before, times = run.fingerprint(), file.stat()
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns + 1_000_000))
-    assert arms._stamp(run) != stamp
+    assert run.fingerprint() != before
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert arms._stamp(run) == stamp
-    assert arms._stamp(asked.run("base")) == []
+    assert run.fingerprint() == before
 
 
 def test_sft_then_wemask_is_the_run_of_sft_softened(compared: Any) -> None:
     asked, _, _ = compared
-    softened, _ = arms._load_arm(asked, "sft_then_wemask")
-    plain, _ = arms._load_arm(asked, "sft")
+    softened, _ = asked.run("sft_then_wemask").load()
+    plain, _ = asked.run("sft").load()
     state = plain.state_dict()
     assert all((state[name] == value).all() for name, value in softened.state_dict().items())
     assert softened.wemask_handle.layers  # pyright: ignore
@@ -184,11 +183,11 @@ def test_lora_runs_are_compared_too(tmp_path: Path) -> None:
 # --- what is missing ------------------------------------------------------------------------------
 
 
-def evaluate_words(*words: str) -> Experiment:
+def evaluate_words(*words: str) -> Study:
     """What evaluate.py makes of a command line."""
     cfg = compose("evaluate", words)
     tasks: Any = {name: dict(task) for name, task in cfg.tasks.items()}
-    return Experiment(
+    return Study(
         config=run_config(cfg),
         arms=list(cfg.arms),
         tasks=tasks_from_config(tasks),
@@ -214,7 +213,7 @@ def test_the_named_commands_train_what_is_missing(tmp_path: Path) -> None:
         program, script, *arguments = shlex.split(command)
         assert (program, script) == ("python", "train.py")
         train(settings(*arguments), quiet())
-    assert arms._missing(asked) == {}
+    assert study._missing(asked) == []
     assert evaluate(asked, quiet()) == tmp_path / "comparison"
     # The folder is now that of this comparison, and of no other.
     with pytest.raises(RunFolderError, match="limit: 2 there, 3 now"):
@@ -223,8 +222,9 @@ def test_the_named_commands_train_what_is_missing(tmp_path: Path) -> None:
 
 def test_only_the_arms_that_are_asked_for_are_trained(tmp_path: Path) -> None:
     asked = experiment(tmp_path, arms=("base", "training_free"), train_missing=False)
-    assert arms._missing(asked) == {}
-    assert list(arms._missing(experiment(tmp_path, arms=("base", "wemask_sft")))) == ["wemask"]
+    assert study._missing(asked) == []
+    (missing,) = study._missing(experiment(tmp_path, arms=("base", "wemask_sft")))
+    assert missing.config.method == "wemask"
 
 
 def test_a_dry_run_trains_and_writes_nothing(tmp_path: Path) -> None:
@@ -261,6 +261,7 @@ def test_without_massive_activation_the_plain_arms_still_compare(tmp_path: Path)
         ({"limit": 0}, "limit is a whole number"),
         ({"limit": "ten"}, "limit is a whole number"),
         ({"batch_size": 0}, "batch_size"),
+        ({"eval_seed": -1}, "eval_seed"),
         ({"train_missing": "perhaps"}, "train_missing"),
     ],
     ids=str,
@@ -285,68 +286,111 @@ def test_the_folder_depends_on_arms_tasks_and_limit(tmp_path: Path) -> None:
     assert len({one, *(other.folder() for other in others)}) == len(others) + 1
 
 
-# --- numbers --------------------------------------------------------------------------------------
+# --- several studies ------------------------------------------------------------------------------
 
 
-def result(correct: list[bool], name: str = "t", sha: str = "s") -> TaskResult:
-    samples: Any = [
-        {"id": str(i), "correct": right, "reason": None} for i, right in enumerate(correct)
+def test_a_sweep_ends_in_one_report_with_the_runs_of_each_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = ("base", "base_again", "training_free", "random_dims", "wrong_layers", "sft")
+    jobs = [
+        experiment(tmp_path, f"seed={seed}", "trainer.max_steps=1", arms=arms, sweep="controls")
+        for seed in (0, 1)
     ]
-    return TaskResult(
-        name=name,
-        metric="exact_match",
-        samples=samples,
-        seconds=1.0,
-        source="here",
-        template_sha256=sha,
-        fewshot=0,
-        note=None,
-        path=Path("run/eval/t/samples.jsonl"),
-        reused=False,
+    for job in jobs:
+        evaluate(job, quiet())
+    finish_sweep(jobs, quiet())
+    (folder,) = tmp_path.glob("default/tiny__controls__*")
+    results = load_results(folder / "results.json")
+    assert tuple(results["arms"]) == arms
+    seeds = {arm: info["seeds"] for arm, info in results["arm_info"].items()}
+    assert seeds["random_dims"] == seeds["sft"] == [0, 1]
+    assert seeds["base"] == seeds["training_free"] == seeds["wrong_layers"] == []
+    assert len(list(tmp_path.glob("default/tiny__base__*"))) == 1  # untrained: the same for all
+    (same,) = results["same"]
+    assert (same["arm"], same["seed_a"], same["seed_b"]) == ("sft", 1, 0)
+    kinds = {(row["a"], row["b"]): row["kind"] for row in results["comparisons"]}
+    assert kinds["base_again", "base"] == "same"
+    assert kinds["training_free", "random_dims"] == kinds["random_dims", "base"] == "control"
+    assert kinds["sft", "base"] == "main"
+    page = (folder / "report.html").read_text()
+    assert "Is it specific?" in page and "Another seed" in page
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing is to be trained or asked again")
+
+    monkeypatch.setattr(study, "train", never)
+    monkeypatch.setattr("wemask.harness.run_task", never)
+    evaluate(jobs[0], quiet())
+
+
+def test_a_control_has_the_real_budget(tmp_path: Path) -> None:
+    arms = ("base", "training_free", "random_dims", "lowest_dims")
+    folder = evaluate(experiment(tmp_path, arms=arms, limit=2), quiet())
+    info = load_results(folder / "results.json")["arm_info"]
+    budgets = {arm: info[arm]["budget"] for arm in arms}
+    assert budgets["base"] is None
+    for key in ("layers", "dims", "tokens"):
+        assert len({budgets[arm][key] for arm in arms[1:]}) == 1  # pyright: ignore
+    removed = [budgets[arm]["removed_energy"] for arm in arms[1:]]  # pyright: ignore
+    assert all(0 < share < 1 for share in removed)
+    assert len(set(removed)) == 3
+
+
+def test_a_control_that_a_model_cannot_have_is_left_out_and_named(tmp_path: Path) -> None:
+    # As in a model whose ME Layer is 0: no layer lies before it.
+    asked = experiment(tmp_path, arms=("base", "training_free", "wrong_layers"), limit=2)
+    original = study.soften
+
+    def soften(model: Any, report: Any, operator: Any) -> Any:
+        if operator.layers == "before_me":
+            raise PatchError("layers=before_me is empty")
+        return original(model, report, operator)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "soften", soften)
+        folder = evaluate(asked, quiet())
+    results = load_results(folder / "results.json")
+    assert list(results["arms"]) == ["base", "training_free"]
+    assert results["absent"] == {"wrong_layers": "layers=before_me is empty"}
+    assert results["notes"][0].startswith("wrong_layers is not possible here")
+
+
+def test_compare_makes_the_same_numbers_of_finished_runs(compared: Any, tmp_path: Path) -> None:
+    asked, folder, _ = compared
+    logger = {"name": "none"}
+    compare_runs([folder], tmp_path / "again", command="c", logger=logger, console=quiet())
+    first, again = (load_results(p / "results.json") for p in (folder, tmp_path / "again"))
+    for key in ("comparisons", "arm_info", "tasks", "me_layer", "softening", "conditions"):
+        assert again[key] == first[key]
+    runs = [asked.run(arm).config.folder() for arm in ("sft", "wemask_sft")]
+    compare_runs(runs, tmp_path / "two", command="c", logger=logger, console=quiet())
+    two = load_results(tmp_path / "two" / "results.json")
+    (row,) = two["comparisons"]
+    expected = first["comparisons"][-1]
+    assert (row["a"], row["b"]) == (expected["a"], expected["b"]) == ("wemask_sft", "sft")
+    assert row["delta"] == expected["delta"]
+    assert two["model"] == first["model"]
+
+
+def test_compare_refuses_other_items_engines_and_folders(compared: Any, tmp_path: Path) -> None:
+    asked, folder, _ = compared
+    console, logger = quiet(), {"name": "none"}
+    other = dataclasses.replace(asked, limit=4, arms=("base",), batch_size=2)
+    other = dataclasses.replace(
+        other, config=dataclasses.replace(asked.config, output_dir=tmp_path / "other")
     )
-
-
-def test_differences_are_those_of_the_paired_items() -> None:
-    earlier, later = [True, False, False, False] * 10, [True, True, True, False] * 10
-    (row,) = compare_arms({"base": {"t": result(earlier)}, "sft": {"t": result(later)}})
-    assert (row["a"], row["b"], row["n"]) == ("sft", "base", 40)
-    assert row["delta"] == pytest.approx(0.5)
-    assert (row["a_only"], row["b_only"]) == (20, 0)
-    assert row["p_holm"] == row["p_value"] < 0.001
-
-
-def test_holm_is_over_all_pairs_and_tasks() -> None:
-    wins = [[True] * k + [False] * (40 - k) for k in (5, 15, 30)]
-    results = {
-        arm: {"t": result(wins[i]), "u": result(wins[-i - 1], "u")}
-        for i, arm in enumerate(("base", "training_free", "sft"))
-    }
-    rows = compare_arms(results)
-    assert len(rows) == 6
-    expected = statistics.holm([row["p_value"] for row in rows])
-    assert [row["p_holm"] for row in rows] == pytest.approx(list(expected))
-
-
-def test_different_items_or_templates_are_no_comparison() -> None:
-    good = result([True, False])
-    with pytest.raises(RunFolderError, match="different items"):
-        arms._check_same_items({"base": {"t": good}, "sft": {"t": result([True])}})
-    with pytest.raises(RunFolderError, match="different chat templates"):
-        arms._check_same_items(
-            {"base": {"t": good}, "sft": {"t": result([True, False], sha="other")}}
-        )
-    arms._check_same_items({"base": {"t": good}, "sft": {"t": result([False, False])}})
-
-
-def test_near_zero_everywhere_is_said_and_otherwise_not(compared: Any) -> None:
-    report = MELayerReport.from_dict(
-        load_results(compared[1] / "results.json")["me_layer"]  # pyright: ignore
-    )
-    none, some = result([False] * 100), result([True] * 40 + [False] * 60)
-    (note,) = arms._notes(report, {"base": {"t": none}, "sft": {"t": none}})
-    assert "near zero on every arm" in note
-    assert "says nothing about the method" in note
-    assert arms._notes(report, {"base": {"t": none}, "sft": {"t": some}}) == []
+    shorter = evaluate(other, console)
+    with pytest.raises(DataError, match=r"same arm \(base\)"):
+        compare_runs([folder, shorter], tmp_path / "x", command="", logger=logger, console=console)
+    run = asked.run("sft").config.folder()
+    with pytest.raises(DataError) as error:
+        compare_runs([shorter, run], tmp_path / "x", command="", logger=logger, console=console)
+    for words in ("batch_size is 2 in base, 32 in sft", "items_sha256", "n is 4 in base, 8 in sft"):
+        assert words in str(error.value)
+    with pytest.raises(DataError, match=r"sought for results.json or eval"):
+        compare_runs([tmp_path], tmp_path / "x", command="", logger=logger, console=console)
+    assert not (tmp_path / "x").exists()
 
 
 # --- whole processes ------------------------------------------------------------------------------

@@ -1,0 +1,262 @@
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wemask import statistics
+from wemask.compare import compare, compare_all, document, pairs, same_pairs
+from wemask.entries import Entry, check_comparable, group
+from wemask.errors import DataError
+from wemask.evaluation import TaskResult
+from wemask.results import validate_results
+
+MODEL = {"name": "tiny", "path": "tiny", "parameters": 10, "dtype": "float32"}
+
+
+def result(
+    correct: list[bool], name: str = "t", clusters: list[str] | None = None, **conditions: Any
+) -> TaskResult:
+    samples: Any = [
+        {
+            "id": str(i),
+            "draw": 0,
+            "correct": right,
+            "reason": None,
+            "cluster": clusters[i] if clusters else None,
+            "metrics": {"exact_match": float(right)},
+        }
+        for i, right in enumerate(correct)
+    ]
+    return TaskResult(
+        name=name,
+        metric="exact_match",
+        samples=samples,
+        seconds=1.0,
+        source="here",
+        template_sha256="s",
+        fewshot=0,
+        note=None,
+        path=Path(f"run/{np.random.default_rng().integers(1 << 60)}/eval/t/samples.jsonl"),
+        reused=False,
+        conditions={"items_sha256": "i", "batch_size": 8, "arm": "x", **conditions},
+        about={},
+    )
+
+
+def entry(
+    arm: str, correct: list[bool], seed: int | None = None, task: Any = None, **settings: Any
+) -> Entry:
+    method = {"sft": "sft", "wemask_sft": "wemask"}.get(arm, "base")
+    about = {
+        "arm": arm,
+        "method": method,
+        "seed": seed,
+        "settings": {"model": MODEL, **settings},
+        "operator": None,
+        "run_folder": f"run/{arm}/{seed}" if method != "base" else None,
+        "budget": None,
+    }
+    return Entry(about=about, results={"t": task or result(correct)})
+
+
+def rows(*entries: Entry) -> list[dict[str, Any]]:
+    groups = group(entries)
+    return document(groups, Path(), facts())["comparisons"]
+
+
+def facts() -> dict[str, Any]:
+    return {
+        "command": "c",
+        "created": "2026-11-24T00:00:00+00:00",
+        "wemask_version": "0",
+        "model": MODEL,
+        "me_layer": {"layer": 1},
+        "softening": None,
+        "absent": {},
+        "notes": [],
+    }
+
+
+def test_differences_are_those_of_the_paired_items() -> None:
+    earlier, later = [True, False, False, False] * 10, [True, True, True, False] * 10
+    (row,) = rows(entry("base", earlier), entry("sft", later, 0))
+    assert (row["a"], row["b"], row["n"], row["unit"]) == ("sft", "base", 40, "items")
+    assert row["delta"] == pytest.approx(0.5)
+    assert (row["a_only"], row["b_only"]) == (20, 0)
+    assert row["p_holm"] == row["p_value"] < 0.001
+
+
+def test_holm_is_over_the_pairs_of_a_kind() -> None:
+    wins = [[True] * k + [False] * (40 - k) for k in (5, 15, 30)]
+    arms = ("base", "training_free", "sft", "random_dims")
+    found = rows(*(entry(arm, wins[i % 3]) for i, arm in enumerate(arms)))
+    for kind in ("main", "control"):
+        family = [row for row in found if row["kind"] == kind]
+        expected = statistics.holm([row["p_value"] for row in family])
+        assert [row["p_holm"] for row in family] == pytest.approx(expected)
+    assert [len([r for r in found if r["kind"] == k]) for k in ("main", "control")] == [3, 2]
+
+
+def test_seeds_of_one_arm_are_one_arm_and_are_tested_over_seeds() -> None:
+    rng = np.random.default_rng(0)
+    entries = [
+        entry(arm, (rng.random(200) < share + 0.05 * seed).tolist(), seed)
+        for seed in range(5)
+        for arm, share in (("sft", 0.3), ("wemask_sft", 0.5))
+    ]
+    groups = group(entries)
+    assert {arm: [run.seed for run in runs] for arm, runs in groups.items()} == {
+        "sft": [0, 1, 2, 3, 4],
+        "wemask_sft": [0, 1, 2, 3, 4],
+    }
+    row = compare("t", groups["wemask_sft"], groups["sft"])
+    means = [[run.results["t"].accuracy for run in runs] for runs in groups.values()]
+    over_seeds = statistics.compare_seeds(means[1], means[0])
+    units = {e["unit"]: e for e in (row, *row["others"])}
+    assert units["seeds"]["p_value"] == over_seeds.p_value
+    assert units["seeds"]["units"] == 5
+    assert row["p_value"] == max(e["p_value"] for e in units.values())
+    assert row["delta"] == pytest.approx(over_seeds.delta)
+    same = same_pairs(groups)
+    assert [(r["arm"], r["seed_a"], r["seed_b"]) for r in same[:2]] == [
+        ("sft", 1, 0),
+        ("sft", 2, 1),
+    ]
+    assert len(same) == 8
+
+
+def test_an_arm_without_a_seed_stands_beside_every_seed() -> None:
+    groups = group(
+        [entry("base", [True] * 5 + [False] * 15)]
+        + [entry("random_dims", [True] * (5 + k) + [False] * (15 - k), k) for k in range(3)]
+    )
+    row = compare("t", groups["random_dims"], groups["base"])
+    units = {e["unit"]: e for e in (row, *row["others"])}
+    expected = statistics.compare_seeds([5 / 20, 6 / 20, 7 / 20], [5 / 20] * 3)
+    assert units["seeds"]["p_value"] == expected.p_value
+
+
+def test_clusters_widen_the_interval_where_items_share_a_source() -> None:
+    clusters = [f"c{i // 10}" for i in range(200)]
+    a = result([(i // 10) % 2 == 0 for i in range(200)], clusters=clusters)
+    b = result([i % 3 == 0 for i in range(200)], clusters=clusters)
+    found = compare("t", [entry("sft", [], 0, a)], [entry("base", [], None, b)])
+    units = {e["unit"]: e for e in (found, *found["others"])}
+    assert found["unit"] == "clusters" and found["units"] == 20
+    width = {unit: e["high"] - e["low"] for unit, e in units.items()}
+    assert width["clusters"] > 1.5 * width["items"]
+    assert units["clusters"]["minimum_detectable"] > 1.5 * units["items"]["minimum_detectable"]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40),
+    st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_turning_a_comparison_around_turns_its_numbers_around(pairs: Any, seeds: int) -> None:
+    rng = np.random.default_rng(len(pairs))
+    a, b = (
+        [entry(arm, rng.permutation([p[k] for p in pairs]).tolist(), s) for s in range(seeds)]
+        for k, arm in enumerate(("sft", "wemask_sft"))
+    )
+    one, other = compare("t", a, b), compare("t", b, a)
+    assert one["delta"] == pytest.approx(-other["delta"])
+    assert one["p_value"] == pytest.approx(other["p_value"])
+    assert one["a_only"] == other["b_only"]
+    assert one["low"] <= one["delta"] + 1e-12 and one["delta"] <= one["high"] + 1e-12
+
+
+def test_arms_of_one_name_are_told_apart_by_what_differs() -> None:
+    doses = itertools.product((0.01, 0.1), (0.5, 1.0))
+    entries = [
+        entry("training_free", [True], None, operator={"rate": r, "strength": s, "dims": "me_norm"})
+        for r, s in doses
+    ]
+    assert list(group([entry("base", [True]), *entries])) == [
+        "base",
+        "training_free (rate=0.01, strength=0.5)",
+        "training_free (rate=0.01, strength=1.0)",
+        "training_free (rate=0.1, strength=0.5)",
+        "training_free (rate=0.1, strength=1.0)",
+    ]
+
+
+def test_many_arms_are_compared_with_their_reference_only() -> None:
+    info = {
+        name: {"arm": name.split()[0], "again": False, "control_of": None, "reference": reference}
+        for name, reference in (
+            ("base", None),
+            *((f"training_free ({i})", "base") for i in range(6)),
+        )
+    }
+    assert pairs(info) == [(f"training_free ({i})", "base", "main") for i in range(6)]
+    few = dict(list(info.items())[:3])
+    assert len(pairs(few)) == 3
+
+
+def test_the_same_arm_twice_is_refused_and_read_twice_is_one() -> None:
+    one, other = entry("base", [True]), entry("base", [True])
+    assert len(group([one, one])["base"]) == 1
+    with pytest.raises(DataError, match="are the same arm"):
+        group([one, other])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"items_sha256": "j"}, "items_sha256 is i in base, j in sft"),
+        ({"batch_size": 4}, "batch_size is 8 in base, 4 in sft"),
+        ({"versions": {"torch": "1"}}, "versions.torch is None in base, 1 in sft"),
+    ],
+)
+def test_another_engine_or_other_items_are_no_comparison(changed: Any, words: str) -> None:
+    entries = [entry("base", [True]), entry("sft", [], 0, result([True], **changed))]
+    with pytest.raises(DataError, match=words):
+        check_comparable(group(entries))
+    check_comparable(group([entries[0], entry("sft", [False], 0)]))
+
+
+def test_other_or_doubled_items_are_no_comparison() -> None:
+    with pytest.raises(DataError, match="other items"):
+        check_comparable(group([entry("base", [True]), entry("sft", [True, False], 0)]))
+    twice = result([True, True])
+    twice.samples[1].update(id="0", draw=0)  # the same id again reads as a second draw
+    with pytest.raises(DataError, match="other items"):
+        check_comparable(group([entry("base", [True, True]), entry("sft", [], 0, twice)]))
+
+
+def test_only_an_aa_arm_may_have_batches_of_another_size() -> None:
+    again = entry("base_again", [], None, result([True], batch_size=4))
+    check_comparable(group([entry("base", [True]), again]))
+
+
+def test_the_document_follows_the_schema_and_names_what_misleads() -> None:
+    entries = [entry("base", [False] * 40), entry("sft", [False] * 39 + [True], 0)]
+    made = document(group(entries), Path(), {**facts(), "absent": {"wrong_layers": "none"}})
+    assert validate_results(json.loads(json.dumps(made))) == made
+    impossible, near_zero = made["notes"]
+    assert impossible == "wrong_layers is not possible here: none"
+    assert "near zero on every arm" in near_zero
+    assert made["arms"]["sft"]["t"]["runs"][0]["run_folder"] == "run/sft/0"
+    better = document(group([entry("base", [True] * 4)]), Path(), facts())
+    assert better["notes"] == [] and better["comparisons"] == []
+
+
+def test_tasks_that_only_some_arms_have_are_compared_where_they_can_be() -> None:
+    first = entry("base", [True, False])
+    both = Entry(
+        about=entry("sft", [], 0).about,
+        results={"t": result([True, True]), "u": result([True], "u")},
+    )
+    made = document(group([first, both]), Path(), facts())
+    assert [(row["task"], row["a"]) for row in made["comparisons"]] == [("t", "sft")]
+    assert set(made["arms"]["sft"]) == {"t", "u"} and set(made["arms"]["base"]) == {"t"}
+
+
+def test_compare_all_of_nothing_is_nothing() -> None:
+    assert compare_all({}, {}) == []

@@ -1,0 +1,116 @@
+"""Offline W&B runs are read back from their files, as `wandb sync` would."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_cases import made_up
+
+from wemask.results import validate_results
+from wemask.tracking import log_study
+
+BLOCK = 32768  # LevelDB's log framing, which .wandb files have behind a header of 7 bytes
+LOGGER = {"name": "wandb", "project": "wemask-test", "mode": "offline"}
+
+
+def records(path: Path) -> Iterator[Any]:
+    from wandb.proto import wandb_internal_pb2
+
+    content, offset, parts = path.read_bytes(), 7, b""
+    assert content[:4] == b":W&B"
+    while offset + 7 <= len(content):
+        left = BLOCK - offset % BLOCK
+        if left < 7:
+            offset += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[offset : offset + 7])
+        parts += content[offset + 7 : offset + 7 + length]
+        offset += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Name, group, job type, config, history and summary of one run."""
+    run: dict[str, Any] = {"history": [], "summary": {}}
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run |= {key: getattr(record.run, key) for key in ("display_name", "run_group")}
+            run |= {"job_type": record.run.job_type, "id": record.run.run_id}
+            run["config"] = {u.key: json.loads(u.value_json) for u in record.run.config.update}
+        elif kind in ("history", "summary"):
+            items = record.history.item if kind == "history" else record.summary.update
+            row = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            run["history"].append(row) if kind == "history" else run["summary"].update(row)
+    return run
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "figures").mkdir()
+    # A picture that W&B can open: one pixel.
+    from PIL import Image
+
+    Image.new("RGB", (1, 1)).save(folder / "figures" / "forest.png")
+    (folder / "report.html").write_text("<p>page</p>")
+    results = made_up()
+    results["arms"]["sft"]["arith"]["runs"] *= 2  # two seeds
+    log_study(validate_results(results), folder, LOGGER)
+    runs = [read(path) for path in folder.glob("wandb/offline-run-*/run-*.wandb")]
+    return {run["display_name"]: {**run, "folder": folder} for run in runs}
+
+
+def test_each_arm_is_a_run_and_all_are_one_group(logged: Any) -> None:
+    assert set(logged) == {"base", "training_free", "sft", "wemask_sft", "comparison"}
+    for name, run in logged.items():
+        assert run["run_group"] == run["folder"].name
+        assert run["job_type"] == ("compare" if name == "comparison" else "evaluate")
+    assert len({run["id"] for run in logged.values()}) == len(logged)
+
+
+def test_the_keys_of_the_design_are_there_with_the_numbers(logged: Any) -> None:
+    results = made_up()
+    for arm, scores in results["arms"].items():
+        summary = logged[arm]["summary"]
+        for task, score in scores.items():
+            for name, value in score["metrics"].items():
+                assert summary[f"bench/{task}/{name}"] == pytest.approx(value)
+            assert summary[f"bench/{task}/low"] == pytest.approx(score["low"])
+    row = results["comparisons"][1]
+    summary = logged["wemask_sft"]["summary"]
+    for key, name in (("delta", "delta"), ("lo", "low"), ("hi", "high"), ("p", "p_value")):
+        assert summary[f"compare/arith/{key}"] == pytest.approx(row[name])
+    assert not any(key.startswith("compare/") for key in logged["base"]["summary"])
+
+
+def test_each_seed_is_a_step(logged: Any) -> None:
+    steps = [row for row in logged["sft"]["history"] if "bench/arith/accuracy" in row]
+    assert len(steps) == 2
+    assert {row["seed"] for row in steps} == {0}
+
+
+def test_tables_figures_page_and_verdict_are_logged(logged: Any) -> None:
+    (row,) = logged["comparison"]["history"]
+    kinds = {key.removesuffix("/_type"): v for key, v in row.items() if key.endswith("/_type")}
+    assert kinds["arms"] == kinds["comparisons"] == "table-file"
+    assert kinds["report"] == kinds["verdict"] == "html-file"
+    assert kinds["figures/forest"] == "image-file"
+
+
+def test_the_same_study_has_the_same_runs_and_no_logger_writes_nothing(
+    logged: Any, tmp_path: Path
+) -> None:
+    from wemask.tracking import run_id
+
+    folder = logged["base"]["folder"]
+    assert logged["base"]["id"] == run_id(folder, "base") != run_id(folder, "sft")
+    log_study(validate_results(made_up()), tmp_path, {"name": "none"})
+    assert list(tmp_path.iterdir()) == []
