@@ -12,16 +12,16 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wemask.errors import ConfigError, RunFolderError, WemaskError
+from wemask.errors import ConfigError, DataError, WemaskError
 from wemask.journal import Journal
-from wemask.results import write_whole
-from wemask.tasks.samples import Sample, read_log
+from wemask.tasks.samples import Sample, Sent, read_log
 from wemask.tasks.settings import OWN_TASKS, TaskConfig, tasks_from_config
+from wemask.tasks.stored import TaskResult, by_item, read_result, write_result
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,44 +36,23 @@ __all__ = [
     "TaskResult",
     "check_tasks",
     "evaluate_arm",
+    "read_result",
     "tasks_from_config",
 ]
 
 VERSIONED = ("lm_eval", "transformers", "torch", "math-verify")
 # Files that decide what is asked and what counts as right; a change in one makes results stale.
-SCORING = ("answers.py", "equivalence.py", "symbolic.py", "tasks/functions.py")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskResult:
-    """One arm on one task."""
-
-    name: str
-    metric: str
-    samples: list[Sample]
-    seconds: float
-    """Wall time of asking and scoring, when it was really run."""
-    source: str
-    """Dataset id, local file or generator."""
-    template_sha256: str
-    """Of the chat template and the first prompt; equal in two arms means equal prompts."""
-    fewshot: int
-    note: str | None
-    """What a reader of the numbers must know, such as prompts that had to be cut."""
-    path: Path
-    """The samples.jsonl."""
-    reused: bool
-    """Read back, not run."""
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right answers, 0 to 1."""
-        return sum(sample["correct"] for sample in self.samples) / len(self.samples)
-
-    @property
-    def extraction_failures(self) -> int:
-        """Outputs in which no answer was found (they count as wrong)."""
-        return sum(sample["reason"] is not None for sample in self.samples)
+SCORING = (
+    "answers.py",
+    "equivalence.py",
+    "refusals.py",
+    "symbolic.py",
+    "tasks/functions.py",
+    "tasks/judging.py",
+    "tasks/local.py",
+    "tasks/samples.py",
+    "tasks/xstest.py",
+)
 
 
 def check_tasks(tasks: Sequence[TaskConfig]) -> None:
@@ -88,6 +67,10 @@ def check_tasks(tasks: Sequence[TaskConfig]) -> None:
     for config in tasks:
         try:
             load_task(config, chat=config.chat is not False)
+            if config.judge is not None:
+                from wemask.tasks.judging import check_judge
+
+                check_judge(config.judge)
         except WemaskError as error:
             problems.append(error)
     if problems:
@@ -106,6 +89,7 @@ def evaluate_arm(
     batch_size: int = 8,
     seed: int = 0,
     progress: bool = True,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, TaskResult]:
     """Run `tasks` on one arm, or read back what is finished.
 
@@ -120,6 +104,8 @@ def evaluate_arm(
         batch_size: prompts per forward.
         seed: for few-shot examples that a task draws, and for tasks that sample.
         progress: show progress bars.
+        about: what else to say of the arm; kept as it is in every meta.json, and without influence
+            on what is run. A finished result keeps what it has, unless it has nothing.
 
     Returns:
         Task name -> result, in the order of `tasks`.
@@ -130,7 +116,7 @@ def evaluate_arm(
     """
     from wemask.tracing import evaluating  # torch: not for composing a config
 
-    _check_call(tasks, limit, batch_size, fingerprint)
+    _check_call(tasks, limit, batch_size, fingerprint, about)
     results = dict[str, TaskResult]()
     with evaluating(model):
         for config in tasks:
@@ -141,8 +127,10 @@ def evaluate_arm(
                 limit=min((n for n in (limit, config.limit) if n is not None), default=None),
                 seed=seed,
                 chat=_wants_chat(config, tokenizer),
+                progress=progress,
+                about=dict(about or {}),
             )
-            lm = run.wrap(model, tokenizer, batch_size=batch_size, progress=progress)
+            lm = run.wrap(model, tokenizer, batch_size=batch_size)
             results[config.name] = _evaluate(run, lm, fingerprint)
     return results
 
@@ -157,23 +145,27 @@ class _Run:
     limit: int | None
     seed: int
     chat: bool
+    progress: bool
+    about: dict[str, Any]
 
-    def wrap(self, model: Any, tokenizer: Any, *, batch_size: int, progress: bool) -> "WemaskLM":
+    def wrap(self, model: Any, tokenizer: Any, *, batch_size: int) -> "WemaskLM":
         from wemask.harness import WemaskLM
 
-        label = f"{self.config.name} [{self.arm}]"
         return WemaskLM(
-            model,
-            tokenizer,
-            batch_size=batch_size,
-            chat=self.chat,
-            progress=progress,
-            label=label,
+            model, tokenizer, batch_size=batch_size, chat=self.chat, progress=self.progress
         )
+
+    def label(self, draw: int) -> str:
+        n = self.config.n_samples
+        return f"{self.config.name} [{self.arm}]" + (f" {draw + 1}/{n}" if n > 1 else "")
 
 
 def _check_call(
-    tasks: Sequence[TaskConfig], limit: int | None, batch_size: int, fingerprint: str
+    tasks: Sequence[TaskConfig],
+    limit: int | None,
+    batch_size: int,
+    fingerprint: str,
+    about: Mapping[str, Any] | None,
 ) -> None:
     problems = list[str]()
     if limit is not None and (type(limit) is not int or limit < 1):
@@ -186,6 +178,10 @@ def _check_call(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         problems.append(f"Tasks named twice: {', '.join(twice)}.")
+    try:
+        json.dumps(about)
+    except (TypeError, ValueError) as error:  # known now, not after hours
+        problems.append(f"about holds something that JSON cannot: {error}.")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -201,7 +197,6 @@ def _wants_chat(config: TaskConfig, tokenizer: "PreTrainedTokenizerBase") -> boo
 
 
 def _evaluate(run: _Run, lm: "WemaskLM", fingerprint: str) -> TaskResult:
-    from wemask.harness import run_task
     from wemask.tasks.loading import load_task
 
     loaded = load_task(run.config, chat=run.chat)
@@ -211,19 +206,62 @@ def _evaluate(run: _Run, lm: "WemaskLM", fingerprint: str) -> TaskResult:
         return finished
     lm.journal = Journal(run.folder / "unfinished.jsonl", key)
     start = time.perf_counter()
-    logged = run_task(lm, loaded, limit=run.limit, seed=run.seed)
-    metric, samples = read_log(logged, run.config, arm=run.arm, own=loaded.own, sent=lm.sent)
+    metric, samples, notes = _ask(run, lm, loaded)
+    samples, unread = _judged(run, lm, loaded, samples)
     result = {
         "metric": metric,
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(lm.journal.seconds + time.perf_counter() - start, 3),
         "source": loaded.source,
         "template_sha256": key["template_sha256"],
         "fewshot": loaded.fewshot,
-        "note": _note(lm, loaded),
+        "note": "; ".join(note for note in (loaded.note, *notes, unread) if note) or None,
     }
-    path = _write(run.folder, samples, {"key": key, "result": result})
+    path = write_result(run.folder, samples, key=key, result=result, about=run.about)
     lm.journal.remove()
-    return TaskResult(name=run.config.name, samples=samples, path=path, reused=False, **result)
+    return TaskResult(
+        name=run.config.name,
+        samples=samples,
+        path=path,
+        reused=False,
+        conditions=key,
+        about=run.about,
+        **result,
+    )
+
+
+def _ask(
+    run: _Run, lm: "WemaskLM", loaded: "LoadedTask"
+) -> tuple[str, list[Sample], Sequence[str]]:
+    """Ask every item `n_samples` times; return the metric, the samples and notes on the outputs."""
+    from wemask.harness import run_task
+
+    metric, passes, sent = "", list[list[Sample]](), list[Sent]()
+    for draw in range(run.config.n_samples):
+        lm.label = run.label(draw)
+        logged = run_task(lm, loaded, limit=run.limit, seed=run.seed, draw=draw)
+        metric, samples = read_log(
+            logged, run.config, arm=run.arm, read=loaded.read, sent=lm.sent, draw=draw
+        )
+        passes.append(samples)
+        sent += lm.sent.values()
+    return metric, by_item(passes), _notes(lm, loaded, sent)
+
+
+def _judged(
+    run: _Run, lm: "WemaskLM", loaded: "LoadedTask", samples: list[Sample]
+) -> tuple[list[Sample], str | None]:
+    if run.config.judge is None:
+        return samples, None
+    from wemask.tasks.judging import judge_samples
+
+    return judge_samples(
+        samples,
+        loaded.questions(),
+        run.config.judge,
+        batch_size=lm.batch_size,
+        journal=lm.journal,
+        progress=run.progress,
+    )
 
 
 def _key(run: _Run, lm: "WemaskLM", loaded: "LoadedTask", fingerprint: str) -> dict[str, Any]:
@@ -249,15 +287,24 @@ def _key(run: _Run, lm: "WemaskLM", loaded: "LoadedTask", fingerprint: str) -> d
         "dtype": str(lm.model.dtype),
         "device": lm.device.type,
         "scoring_sha256": _sha256("".join((package / file).read_text("utf-8") for file in SCORING)),
+        **_judge_key(run.config),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
     }
 
 
-def _note(lm: "WemaskLM", loaded: "LoadedTask") -> str | None:
+def _judge_key(config: TaskConfig) -> dict[str, Any]:
+    """Weights of a judge in a folder: training it again makes its verdicts stale."""
+    if config.judge is None or not Path(config.judge).is_dir():
+        return {}
+    files = sorted(Path(config.judge).glob("*.safetensors"))
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {"judge_sha256": _sha256(json.dumps(stats))}
+
+
+def _notes(lm: "WemaskLM", loaded: "LoadedTask", sent: Sequence[Sent]) -> list[str]:
     """Say what limits the numbers: prompts that were cut, outputs that had too little room."""
     notes = list[str]()
-    sent = list(lm.sent.values())
-    cut = sum(item.cut for item in sent) + lm.shortened
+    cut = sum(item.cut for item in lm.sent.values()) + lm.shortened
     if cut:
         notes.append(
             f"{cut} prompts did not fit into the model's context of {lm.max_length} tokens and "
@@ -274,39 +321,22 @@ def _note(lm: "WemaskLM", loaded: "LoadedTask") -> str | None:
     unfinished = sum(not item.finished for item in sent)
     if unfinished:
         notes.append(f"{unfinished} of {len(sent)} outputs ran into their limit")
-    return "; ".join(notes) or None
-
-
-def _write(folder: Path, samples: list[Sample], meta: dict[str, Any]) -> Path:
-    """Write samples.jsonl, then meta.json: only a finished task has a meta.json that matches."""
-    path = folder / "samples.jsonl"
-    text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
-        meta["samples_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        write_whole(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
-    except OSError as error:
-        raise RunFolderError(f"The results cannot be written to {folder}: {error}.") from error
-    return path
+    return notes
 
 
 def _read_finished(run: _Run, key: dict[str, Any]) -> TaskResult | None:
     """Return the stored result when it is whole and was made under the same `key`."""
-    path, meta_path = run.folder / "samples.jsonl", run.folder / "meta.json"
-    if not (path.is_file() and meta_path.is_file()):
-        return None
-    content = path.read_bytes()
     try:
-        meta = json.loads(meta_path.read_text("utf-8"))
-    except ValueError:  # half written by something else than us: as good as none
+        result = read_result(run.folder)
+    except DataError:  # missing, or half written by something else than us: as good as none
         return None
-    whole = meta.get("samples_sha256") == hashlib.sha256(content).hexdigest()
-    if not whole or meta.get("key") != key:
+    if result.conditions != key:
         return None
-    samples = [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
-    result = meta["result"]
-    return TaskResult(name=run.config.name, samples=samples, path=path, reused=True, **result)
+    if result.about or not run.about:
+        return result
+    meta = json.loads((run.folder / "meta.json").read_bytes())
+    write_result(run.folder, result.samples, key=key, result=meta["result"], about=run.about)
+    return replace(result, about=run.about)
 
 
 def _sha256(text: str) -> str:

@@ -49,6 +49,7 @@ GREEDY = {
     "no_repeat_ngram_size": 0,
     "use_cache": True,
 }
+SAMPLED = {"top_k": 0}  # instead, where a task samples: no cut at 50 tokens that nobody asked for
 CHUNK = 16  # batches of multiple-choice requests that are written down together
 TURN = "wemask-turn"  # stands for an assistant's words when the template is asked how a turn ends
 
@@ -106,6 +107,7 @@ class WemaskLM(_HFLM):
         self.progress, self.label = progress, label
         self.journal: Journal | None = None
         self.seed = 0  # of tasks that sample
+        self.scope: list[str] = []  # what sets batches apart that ask the same again, as draws do
         self.sent: dict[str, Sent] = {}
         self.shortened = 0  # multiple-choice requests that lost the beginning of their prompt
         self._ends = _end_ids(model, self.tokenizer)
@@ -123,7 +125,8 @@ class WemaskLM(_HFLM):
                 prompts = {i: self._prepare(requests[i].args[0], settings) for i in members}
                 for batch in _batches(prompts, self.batch_size):
                     asked = [prompts[i] for i in batch]
-                    unit = digest([settings, [p.ids for p in asked], asked[0].budget, batch], 64)
+                    ids = [prompt.ids for prompt in asked]
+                    unit = digest([settings, ids, asked[0].budget, batch, *self.scope], 64)
                     texts = self._once(unit, partial(self._generate, asked, settings))
                     for i, (text, finished) in zip(batch, texts, strict=True):
                         outputs[i] = text
@@ -231,10 +234,11 @@ class WemaskLM(_HFLM):
 
     def _decoding(self, budget: int, settings: dict[str, Any]) -> GenerationConfig:
         own = {k: v for k, v in settings.items() if k not in ("until", "max_gen_toks")}
+        base = GREEDY | SAMPLED if own.get("do_sample") else GREEDY
         if not own.get("do_sample"):
             own.pop("temperature", None)
         return GenerationConfig(
-            **{**GREEDY, **own},
+            **{**base, **own},
             max_new_tokens=budget,
             eos_token_id=self._ends,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -248,10 +252,14 @@ class WemaskLM(_HFLM):
 
 
 def run_task(
-    lm: WemaskLM, loaded: LoadedTask, *, limit: int | None, seed: int
+    lm: WemaskLM, loaded: LoadedTask, *, limit: int | None, seed: int, draw: int = 0
 ) -> dict[str, list[dict[str, Any]]]:
-    """Ask every item and score it; return lm-eval's logged samples by (sub)task name."""
-    lm.seed = seed
+    """Ask every item and score it; return lm-eval's logged samples by (sub)task name.
+
+    `draw` tells passes over the same prompts apart: each samples with a seed of its own.
+    """
+    lm.seed, lm.scope = seed, [f"draw {draw}"] if draw else []
+    lm.sent = {}
     with quiet(), seeded(seed):
         for task in loaded.tasks.values():
             task.set_fewshot_seed(seed)

@@ -6,6 +6,7 @@ that it would have met without it, and the result is the same to the last bit.
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class Journal:
     def __init__(self, path: Path, key: Any) -> None:
         self.path = path
         self._done: dict[str, Any] = {}
+        self.seconds = 0.0
+        """Time that earlier runs spent on the units that are there."""
         header = json.dumps({"key": key}, sort_keys=True, default=str)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +36,7 @@ class Journal:
                 os.truncate(path, whole)
         except OSError as error:
             raise self._unwritable(error) from error
+        self._since = time.perf_counter()
 
     def _read(self, header: str) -> int | None:
         """Take in all whole lines; return where they end, or None for a file of another key."""
@@ -44,10 +48,11 @@ class Journal:
         end = len(first) + 1
         for line in lines[:-1]:  # behind the last newline there is nothing, or half a line
             try:
-                unit, value = json.loads(line)
+                unit, value, seconds = json.loads(line)
             except ValueError:
                 break
             self._done[unit] = value
+            self.seconds += seconds
             end += len(line) + 1
         return end
 
@@ -61,13 +66,15 @@ class Journal:
         Raises:
             RunFolderError: it cannot be written (a full disk).
         """
+        now = time.perf_counter()
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([unit, value]) + "\n")
+                file.write(json.dumps([unit, value, round(now - self._since, 4)]) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
+        self._since = now
 
     def remove(self) -> None:
         """The task is done and its samples are written."""

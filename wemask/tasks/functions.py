@@ -1,56 +1,40 @@
 """What the task files of this folder call: datasets, prompts, few-shot examples and scoring.
 
 Every task of ours hands lm-eval documents of one shape:
-`{"id": str, "question": str, "prompt": str, "gold": str}`; `prompt` is the user's turn.
+`{"id": str, "question": str, "prompt": str, "gold": str}`; `prompt` is the user's turn. Where items
+share a source there is a "cluster": str too.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import pyarrow
 import yaml
 from datasets import Dataset
 
-from wemask import answers, records
+from wemask import answers
 from wemask.embedded import problems
 from wemask.errors import DataError, nearest
+from wemask.tasks.local import WHERE
 from wemask.tasks.samples import unique_id
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 EXAMPLES = 8  # few-shot examples that a task of ours can show at most
-WHERE = "wemask_where"  # the place a row was read from; for messages, no part of the item
 
 Row = Mapping[str, Any]
 
 
-def local_rows(path: str) -> list[dict[str, Any]]:
-    """Read a local data file (or the test files of a folder); every row keeps its place."""
-    return [
-        {**fields, WHERE: where}
-        for file in records.find_files(Path(path).expanduser(), "test")
-        for where, fields in records.read_records(file)
-    ]
+class Item(NamedTuple):
+    """What a row of a data file holds, not yet checked."""
+
+    question: object
+    gold: object
+    cluster: str | None = None  # what the item shares with others
 
 
-def local_split(path: str, **_: Any) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of a local file as the test split of a task of ours.
-
-    lm-eval calls this with the task's metadata as further keywords, which are of no use here.
-    """
-    return {"test": local_rows(path)}
-
-
-def local_dataset(path: str, splits: Iterable[str], **_: Any) -> dict[str, Dataset]:
-    """Return the rows of a local file under every name in `splits`, for a task of lm-eval's."""
-    rows = [{k: v for k, v in row.items() if k != WHERE} for row in local_rows(path)]
-    try:
-        dataset = Dataset.from_list(rows)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise DataError(
-            f"{path}: a column holds values of different types in different rows: {error}"
-        ) from error
-    return dict.fromkeys(splits, dataset)
+Read = Callable[[Row, str], Item | None]
+"""From a row and its place to its item; None: the row is another task's."""
 
 
 def synthetic_dataset(n: int, seed: int, **_: Any) -> dict[str, list[dict[str, Any]]]:
@@ -61,7 +45,7 @@ def synthetic_dataset(n: int, seed: int, **_: Any) -> dict[str, list[dict[str, A
 
 def synthetic_docs(rows: Iterable[Row], *, plain: bool = False, instruction: str = "") -> Dataset:
     """Documents of the embedded word problems."""
-    return _docs(rows, ("question", "gold"), str, plain, instruction)
+    return build_docs(rows, _columns("question", "gold"), plain, instruction)
 
 
 def synthetic_examples(*, plain: bool = False, instruction: str = "") -> list[dict[str, str]]:
@@ -73,10 +57,11 @@ def synthetic_examples(*, plain: bool = False, instruction: str = "") -> list[di
 def gsm8k_docs(rows: Iterable[Row], *, plain: bool = False, instruction: str = "") -> Dataset:
     """Documents of GSM8K (Cobbe et al. 2021): the gold answer is what follows `####`."""
 
-    def gold(answer: object) -> str:
-        return str(answer).rpartition("####")[2]
+    def read(row: Row, where: str) -> Item:
+        question, answer = _columns("question", "answer")(row, where)[:2]
+        return Item(question, None if answer is None else str(answer).rpartition("####")[2])
 
-    return _docs(rows, ("question", "answer"), gold, plain, instruction)
+    return build_docs(rows, read, plain, instruction)
 
 
 def gsm8k_examples(*, plain: bool = False, instruction: str = "") -> list[dict[str, str]]:
@@ -91,7 +76,36 @@ def gsm8k_examples(*, plain: bool = False, instruction: str = "") -> list[dict[s
 
 def math500_docs(rows: Iterable[Row], *, plain: bool = False, instruction: str = BOXED) -> Dataset:
     """Documents of MATH-500 (Lightman et al. 2023)."""
-    return _docs(rows, ("problem", "answer"), str, plain, instruction)
+    return build_docs(rows, _columns("problem", "answer"), plain, instruction)
+
+
+def gsm8k_cot_docs(rows: Iterable[Row], *, plain: bool = False, instruction: str = "") -> Dataset:
+    """Documents of chat records: the one user turn, verbatim, and `reward_model.ground_truth`."""
+
+    def read(row: Row, where: str) -> Item:
+        turns = column(row, "prompt", where)
+        roles = [turn.get("role") for turn in turns] if isinstance(turns, list) else turns
+        if roles != ["user"]:
+            raise DataError(f"{where}: expected one user turn in 'prompt', found {roles!r}.")
+        reward = column(row, "reward_model", where)
+        if not isinstance(reward, Mapping):
+            raise DataError(f"{where}: expected an object in 'reward_model', found {reward!r}.")
+        return Item(cast(Any, turns)[0].get("content"), column(reward, "ground_truth", where))
+
+    return build_docs(rows, read, plain, instruction)
+
+
+def aime24_docs(rows: Iterable[Row], *, plain: bool = False, instruction: str = BOXED) -> Dataset:
+    """Documents of AIME 2024: the answer is a whole number from 0 to 999, as 033 or 33."""
+
+    def read(row: Row, where: str) -> Item:
+        problem, answer = _columns("problem", "answer")(row, where)[:2]
+        digits = str(answer).strip()
+        if not re.fullmatch("[0-9]{1,3}", digits):
+            raise DataError(f"{where}: expected a whole number 0 to 999, found {answer!r}.")
+        return Item(problem, int(digits))
+
+    return build_docs(rows, read, plain, instruction)
 
 
 def score(doc: Row, results: list[str]) -> dict[str, float]:
@@ -99,40 +113,52 @@ def score(doc: Row, results: list[str]) -> dict[str, float]:
     return {"exact_match": float(answers.is_correct(results[0], doc["gold"]))}
 
 
-def _docs(
-    rows: Iterable[Row],
-    columns: tuple[str, str],
-    gold_of: Callable[[object], str],
-    plain: bool,
-    instruction: str,
-) -> Dataset:
-    """Map rows to documents; `columns` are the names of the question and of the answer."""
+def build_docs(rows: Iterable[Row], read: Read, plain: bool, instruction: str) -> Dataset:
+    """Turn rows into documents.
+
+    Args:
+        rows: those of a file or a dataset.
+        read: what they hold.
+        plain: whether prompts are for a model without a chat template.
+        instruction: text behind the question, verbatim.
+
+    Raises:
+        DataError: a row without a question or an answer, or no row at all.
+    """
     docs: list[dict[str, str]] = []
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         where = row.get(WHERE, f"item {number}")
-        question, gold = (_field(row, column, where) for column in columns)
-        if not isinstance(question, str) or not question.strip():
-            raise DataError(f"{where}: expected text in {columns[0]!r}, found {question!r}.")
-        target = "" if gold is None else gold_of(gold).strip()
+        item = read(row, where)
+        if item is None:
+            continue
+        if not isinstance(item.question, str) or not item.question.strip():
+            raise DataError(f"{where}: expected text as the question, found {item.question!r}.")
+        target = "" if item.gold is None else str(item.gold).strip()
         if not target:
-            raise DataError(f"{where}: expected an answer in {columns[1]!r}, found {gold!r}.")
-        docs.append(
-            {
-                "id": unique_id(question, seen),
-                "question": question,
-                "prompt": _prompt(question, plain, instruction),
-                "gold": target,
-            }
-        )
+            raise DataError(f"{where}: expected an answer, found {item.gold!r}.")
+        doc = {
+            "id": unique_id(item.question, seen),
+            "question": item.question,
+            "prompt": _prompt(item.question, plain, instruction),
+            "gold": target,
+        }
+        docs.append(doc if item.cluster is None else doc | {"cluster": item.cluster})
+    if not docs:
+        raise DataError("no items. Expected at least one.")
     return Dataset.from_list(cast(list[dict[str, Any]], docs))
 
 
-def _field(row: Row, column: str, where: str) -> object:
-    if column not in row:
-        found = [name for name in row if name != WHERE]
-        raise DataError(f"{where}: no column {column!r} among {found}.{nearest(column, found)}")
-    return row[column]
+def column(row: Row, name: str, where: str) -> object:
+    """Return what `row` has under `name`; DataError with the nearest column where it has not."""
+    if name not in row:
+        found = [other for other in row if other != WHERE]
+        raise DataError(f"{where}: no column {name!r} among {found}.{nearest(name, found)}")
+    return row[name]
+
+
+def _columns(question: str, gold: str) -> Callable[[Row, str], Item]:
+    return lambda row, where: Item(column(row, question, where), column(row, gold, where))
 
 
 def _prompt(question: str, plain: bool, instruction: str) -> str:

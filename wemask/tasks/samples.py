@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -11,6 +11,9 @@ from wemask.errors import ConfigError
 from wemask.tasks.settings import TaskConfig
 
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
+
+Answer = tuple[str | None, str | None]
+"""What was found in an output, and why nothing was."""
 
 
 class Sample(TypedDict):
@@ -25,6 +28,9 @@ class Sample(TypedDict):
     gold: str
     correct: bool
     reason: str | None  # why no answer was found
+    draw: int  # 0 to n_samples - 1
+    cluster: str | None  # what the item shares with others: its subtask, its type
+    metrics: dict[str, float | list[float]]  # all that is measured of it; a list: per instruction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +48,9 @@ def read_log(
     config: TaskConfig,
     *,
     arm: str,
-    own: bool,
+    read: Callable[[str], Answer] | None,
     sent: Mapping[str, Sent],
+    draw: int = 0,
 ) -> tuple[str, list[Sample]]:
     """Turn lm-eval's logged samples into ours; return the metric's name with them.
 
@@ -51,8 +58,9 @@ def read_log(
         logged: (sub)task name -> lm-eval's samples.
         config: the task.
         arm: written into every sample.
-        own: whether the task is one of ours, whose answers `wemask.answers` reads.
+        read: finds the answer in an output of a task of ours; None: the task is lm-eval's.
         sent: prompt -> what became of it; without the prompts of multiple-choice items.
+        draw: number of the pass over the items.
 
     Raises:
         ConfigError: the task has no right-or-wrong metric, or not the one wanted.
@@ -61,14 +69,15 @@ def read_log(
     for subtask, lines in logged.items():
         metric, chosen = _choose_metric(config, lines)
         used.append(metric)
+        others = _other_filters(lines, chosen)
         for line in chosen:
             doc = json.dumps([subtask, line["doc"]], sort_keys=True, default=str)
             asked = line["arguments"][0][0]
             fate = sent.get(asked)
-            output, extracted, reason = _read_output(line, own, fate)
+            output, extracted, reason = _read_output(line, read, fate)
             samples.append(
                 Sample(
-                    id=line["doc"]["id"] if own else unique_id(doc, seen),
+                    id=line["doc"]["id"] if read else unique_id(doc, seen),
                     task=config.name,
                     arm=arm,
                     prompt=fate.text if fate else asked,
@@ -77,9 +86,50 @@ def read_log(
                     gold=_gold(line),
                     correct=bool(line[metric]),
                     reason=reason,
+                    draw=draw,
+                    cluster=_cluster(line, read, subtask if len(logged) > 1 else None),
+                    metrics=_metrics(line) | others.get(line["doc_id"], {}),
                 )
             )
     return ", ".join(dict.fromkeys(used)), samples
+
+
+def read_math(output: str) -> Answer:
+    """Find a mathematical answer; see `wemask.answers`."""
+    extraction = answers.extract_answer(output)
+    return extraction.value, None if extraction.value is not None else extraction.reason
+
+
+def _cluster(line: dict[str, Any], read: object, subtask: str | None) -> str | None:
+    return line["doc"].get("cluster") if read else subtask
+
+
+def _metrics(line: dict[str, Any], suffix: str = "") -> dict[str, float | list[float]]:
+    """Return what is a number for this item alone, or a list of such numbers.
+
+    lm-eval's other values are parts of a metric of the whole corpus (tuples, texts).
+    """
+    numbers = dict[str, float | list[float]]()
+    for name in line["metrics"]:
+        value = line[name]
+        if isinstance(value, (bool, int, float)):
+            numbers[f"{name}{suffix}"] = float(value)
+        elif isinstance(value, list) and all(
+            isinstance(part, (bool, int, float)) for part in value
+        ):
+            numbers[f"{name}{suffix}"] = [float(part) for part in value]
+    return numbers
+
+
+def _other_filters(
+    lines: list[dict[str, Any]], chosen: list[dict[str, Any]]
+) -> dict[int, dict[str, float | list[float]]]:
+    """Return doc_id -> metrics under the filters that do not count, as `exact_match,loose`."""
+    others = dict[int, dict[str, float | list[float]]]()
+    for line in lines:
+        if chosen and line["filter"] != chosen[0]["filter"]:
+            others.setdefault(line["doc_id"], {}).update(_metrics(line, f",{line['filter']}"))
+    return others
 
 
 def _choose_metric(
@@ -109,7 +159,7 @@ def _is_verdict(value: object) -> bool:
 
 
 def _read_output(
-    line: dict[str, Any], own: bool, fate: Sent | None
+    line: dict[str, Any], read: Callable[[str], Answer] | None, fate: Sent | None
 ) -> tuple[str, str | None, str | None]:
     """Return (output, answer found in it, reason when there is none)."""
     if fate is None:  # a multiple-choice item: what the model finds likeliest
@@ -118,14 +168,13 @@ def _read_output(
         option = str(line["arguments"][best][-1])
         return option, option.strip(), None
     output = str(line["resps"][0][0])
-    if not own:
+    if read is None:
         found = line["filtered_resps"][0]
         return output, found if isinstance(found, str) and found != output else None, None
-    extraction = answers.extract_answer(output)
-    if extraction.value is not None:
-        return output, extraction.value, None
-    ran_out = "" if fate.finished else f"; the output ran into its limit of {fate.budget} tokens"
-    return output, None, f"{extraction.reason}{ran_out}"
+    value, reason = read(output)
+    if value is not None or fate.finished:
+        return output, value, reason
+    return output, None, f"{reason}; the output ran into its limit of {fate.budget} tokens"
 
 
 def _gold(line: dict[str, Any]) -> str:
