@@ -1,4 +1,4 @@
-"""`wemask detect | validate | compare | report | export | merge`: what needs no training."""
+"""`wemask detect | validate | compare | report | export | ...`: what needs no training."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from wemask.composition import compose, conf_dir, exit_on_error, section
 from wemask.config import ModelConfig
-from wemask.errors import DataError
+from wemask.errors import ConfigError, DataError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,6 +72,17 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("results", type=Path, help="a results.json that evaluate.py wrote")
     report.set_defaults(run=_report)
     _folder_commands(commands)
+    dashboard = commands.add_parser(
+        "dashboard",
+        help="lay out the W&B workspace of a project",
+        description="Build a W&B workspace with panels for the keys that wemask logs. Needs a "
+        "network, a W&B login and pip install 'wemask[dashboard]'.",
+    )
+    dashboard.add_argument("--project", default="wemask", help="W&B project [wemask]")
+    dashboard.add_argument("--entity", required=True, help="W&B user or team")
+    dashboard.add_argument("--tasks", nargs="+", default=["synthetic"], help="[synthetic]")
+    dashboard.add_argument("--dry-run", action="store_true", help="list the panels, send nothing")
+    dashboard.set_defaults(run=_dashboard)
     return parser
 
 
@@ -279,6 +290,26 @@ def _merge(options: argparse.Namespace, console: Console) -> int:
     with saving(options.out):
         merge(final_folder(options.folder), options.out)
     _say(console, f"Written: {options.out}, a whole softened model: wemask.load(FOLDER) loads it.")
+    return 0
+
+
+def _dashboard(options: argparse.Namespace, console: Console) -> int:
+    from wemask.dashboard import sections, workspace
+
+    built = workspace(options.project, options.entity, options.tasks)
+    for name, panels in sections(options.tasks).items():
+        for title, keys in panels.items():
+            _say(console, f"{name} | {title}: {', '.join(keys)}")
+    if not options.dry_run:
+        try:
+            built.save()
+        # W&B has many errors of its own: no login, no network, no such team.
+        except Exception as error:
+            raise ConfigError(
+                f"W&B refused the workspace of {options.entity}/{options.project}: {error}. Log in "
+                "(wandb login), and see that the entity exists."
+            ) from error
+        _say(console, f"Saved: {built.url}")
     return 0
 
 
