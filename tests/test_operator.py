@@ -13,9 +13,9 @@ from wemask.errors import ConfigError
 from wemask.operator import (
     LearnableStrength,
     batch_activation_dims,
-    first_tokens,
     massive_tokens,
     soften_dims,
+    tokens_at,
     top_dims,
 )
 
@@ -112,29 +112,29 @@ class TestFirstTokens:
         expected = [[True, False, False, False], [False, False, True, False]]
         # `generate` gives pads position 0: the positions must not be believed here.
         positions = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 1]])
-        assert first_tokens(self.h, mask, positions, 0).tolist() == expected
+        assert tokens_at(self.h, mask, positions, 0).tolist() == expected
         additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-        assert first_tokens(self.h, additive, positions, 0).tolist() == expected
+        assert tokens_at(self.h, additive, positions, 0).tolist() == expected
 
     def test_packed_documents_by_mask_and_by_positions(self):
         document = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
         causal = torch.ones(4, 4).tril().bool()
         mask = (causal & (document[:, :, None] == document[:, None, :]))[:, None]
         expected = [[True, False, True, False], [True, True, False, False]]
-        assert first_tokens(self.h, mask, None, 0).tolist() == expected
+        assert tokens_at(self.h, mask, None, 0).tolist() == expected
         positions = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 2]])
-        assert first_tokens(self.h, None, positions, 0).tolist() == expected
+        assert tokens_at(self.h, None, positions, 0).tolist() == expected
 
     def test_flash_mask_and_cache(self):
         mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])  # 2 cached + 4 keys
-        gate = first_tokens(self.h, mask, None, 2)
+        gate = tokens_at(self.h, mask, None, 2)
         assert gate.tolist() == [[True, False, False, False], [False] * 4]
-        assert not first_tokens(self.h, None, None, 2).any()
-        assert first_tokens(self.h, None, None, 0).tolist() == [[True, False, False, False]]
+        assert not tokens_at(self.h, None, None, 2).any()
+        assert tokens_at(self.h, None, None, 0).tolist() == [[True, False, False, False]]
 
     def test_an_unreadable_mask_says_what_to_type(self):
         with pytest.raises(ConfigError, match=r"cannot read a str .*operator\.tokens=massive"):
-            first_tokens(self.h, "BlockMask", None, 0)
+            tokens_at(self.h, "BlockMask", None, 0)
 
 
 class TestConfig:
@@ -147,6 +147,7 @@ class TestConfig:
             "tokens": "massive",
             "dims": "me_norm",
             "site": "attention_input",
+            "fill": "zero",
             "strength": 1.0,
             "seed": 0,
         }
@@ -158,15 +159,16 @@ class TestConfig:
                 layers="after",
                 tokens="masive",
                 dims="me_nrm",
-                site="residual",
+                site="residul_copy",
+                fill="means",
                 strength=2.0,
                 seed=1.5,  # pyright: ignore[reportArgumentType]
             )
         lines = str(raised.value).splitlines()
         starts = [line.split()[0] for line in lines]
-        assert starts == ["rate", "layers", "tokens", "dims", "site", "strength", "seed"]
+        assert starts == ["rate", "layers", "tokens", "dims", "site", "fill", "strength", "seed"]
         for line, near in zip(
-            lines[1:5], ("after_me", "massive", "me_norm", "residual_copy"), strict=True
+            lines[1:6], ("after_me", "massive", "me_norm", "residual_copy", "mean"), strict=True
         ):
             assert line.endswith(f"Did you mean {near!r}?")
 

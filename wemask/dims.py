@@ -1,4 +1,7 @@
-"""Which dims a softened layer masks: read from norm weights, or observed on a probe prompt."""
+"""Which dims a softened layer masks: read from norm weights, or observed on a probe prompt.
+
+And what they go towards, where that is not zero: observed there too.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 
 from wemask import operator
 from wemask.architectures import Decoder, effective_scale
+from wemask.errors import PatchError
 from wemask.softened import Observation
 from wemask.tracing import evaluating
 
@@ -24,7 +28,11 @@ def choose_dims(
     if config.dims == "batch_activation":
         return dict.fromkeys(handle.layers)
     if config.dims == "activation":
-        scores = _calibrate(handle, model)
+        for softening in handle.softenings():
+            softening.dims = softening.massive_dims
+        # All zero in a layer after the massive activation was erased: there the gate never fires.
+        observed = _unsoftened(handle, model)
+        scores = {i: o.scores.cpu() for i, o in observed.items() if o.scores is not None}
         return {i: operator.top_dims(s, k).tolist() if s.any() else [] for i, s in scores.items()}
     if config.dims == "attn_norm":
         norms = {i: decoder.blocks[i].attention_norm for i in handle.layers}
@@ -44,19 +52,32 @@ def _common_dims(handle: "SoftenHandle", decoder: Decoder, k: int) -> list[int]:
         return report.dims
     norm = decoder.blocks[report.layer].ffn_norm
     scale = effective_scale(norm, f"The ME Layer {report.layer}")
-    return operator.top_dims(scale if config.dims == "me_norm" else -scale, k).tolist()
+    return operator.top_dims(-scale if config.dims == "lowest" else scale, k).tolist()
 
 
-def _calibrate(handle: "SoftenHandle", model: nn.Module) -> dict[int, Tensor]:
-    """Sum of |x| [D] over the massive tokens of the probe prompt, per layer, without softening.
+def choose_fill(handle: "SoftenHandle", model: nn.Module) -> dict[int, list[float]]:
+    """The mean of each softened dim over the probe prompt's tokens, per layer; empty: zero.
 
-    All zero in a layer after the massive activation was erased: there the gate never fires.
+    Raises:
+        PatchError: a layer in which no token is softened there, so that there is no mean.
     """
-    for softening in handle.softenings():
-        softening.dims = softening.massive_dims
+    if handle.config.fill == "zero":
+        return {}
+    fill = {}
+    for index, seen in _unsoftened(handle, model).items():
+        if not seen.tokens or seen.total is None:
+            raise PatchError(
+                f"fill=mean has nothing to take the mean of in layer {index}: on the probe prompt "
+                f"it saw no token of tokens={handle.config.tokens}. Leave the layer out, e.g. "
+                "layers=next."
+            )
+        fill[index] = (seen.total[handle.dims[index]] / seen.tokens).tolist()
+    return fill
+
+
+def _unsoftened(handle: "SoftenHandle", model: nn.Module) -> dict[int, Observation]:
     with handle.at_strength(0.0):
-        observed = observe(handle, model)
-    return {index: o.scores.cpu() for index, o in observed.items() if o.scores is not None}
+        return observe(handle, model)
 
 
 @torch.no_grad()

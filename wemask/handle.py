@@ -28,6 +28,7 @@ class SoftenHandle:
         report: the detected ME Layer, or None when everything was given by number.
         layers: the softened layers.
         dims: per layer the softened dims; None where they are chosen anew in each forward.
+        fill: per layer what these dims go towards; empty where that is zero.
         tokens_touched: per layer, how many tokens of the probe prompt were softened.
     """
 
@@ -38,6 +39,7 @@ class SoftenHandle:
         self.report = report
         self.layers: list[int] = []
         self.dims: dict[int, list[int] | None] = {}
+        self.fill: dict[int, list[float]] = {}
         self.tokens_touched: dict[int, int] = {}
         self.model = model
         self.blocks: list[Block] = []

@@ -20,7 +20,7 @@ from wemask.identity import Sample, sample_weights
 from wemask.me_layer import MELayerReport
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
-from wemask.strength import check_strength
+from wemask.strength import check_strength, is_number
 
 CONFIG_NAME = "wemask_config.json"
 SCHEMA_VERSION = 1
@@ -78,6 +78,7 @@ def _describe(handle: SoftenHandle) -> dict[str, Any]:
         "layers": handle.layers,
         # The dims themselves: training moves norm weights, and re-choosing could find others.
         "dims": {str(i): dims for i, dims in handle.dims.items()},
+        "fill": {str(i): values for i, values in handle.fill.items()},
         "parts": getattr(handle.model, "wemask_parts", {}),
         "weights_sample": sample_weights(handle.model),
         "report": None if handle.report is None else handle.report.to_dict(),
@@ -112,6 +113,8 @@ class Manifest:
     layers: list[int]
     dims: dict[int, list[int]] | None
     """None where each forward chooses its own."""
+    fill: dict[int, list[float]]
+    """What the dims go towards; empty where that is zero."""
     report: MELayerReport | None
     base_model: str
     base_revision: str | None
@@ -162,13 +165,15 @@ def read_manifest(folder: Path) -> Manifest:
         report = None if values["report"] is None else MELayerReport.from_dict(values["report"])
         if report is not None:
             _check_report(report)
+        config = WeMaskConfig.from_dict(values["operator"])
         return Manifest(
             path=path,
-            config=WeMaskConfig.from_dict(values["operator"]),
+            config=config,
             strength=check_strength(values["strength"]),
             learned=_learned(values.get("learned", {})),
             layers=_indices("layers", values["layers"]),
             dims=_dims(values["dims"]),
+            fill=_fill(config, values.get("fill", {})),
             report=report,
             base_model=_text("base_model", values.get("base_model") or ""),
             base_revision=_text("base_revision", values.get("base_revision") or "") or None,
@@ -185,6 +190,15 @@ def _dims(values: Mapping[str, Any]) -> dict[int, list[int]] | None:
     if values and all(dims is None for dims in values.values()):
         return None
     return {int(i): _indices(f"dims of layer {i}", dims) for i, dims in values.items()}
+
+
+def _fill(config: WeMaskConfig, values: Mapping[str, Any]) -> dict[int, list[float]]:
+    if bool(values) != (config.fill == "mean"):
+        raise ValueError(f"fill={config.fill}, but fill values of {len(values)} layers.")
+    for index, numbers in values.items():
+        if not (isinstance(numbers, list) and all(map(is_number, numbers))):
+            raise TypeError(f"fill of layer {index} must be a list of numbers, got {numbers!r}.")
+    return {int(index): [float(v) for v in numbers] for index, numbers in values.items()}
 
 
 def _learned(values: Mapping[str, Any]) -> dict[int, float]:
@@ -236,7 +250,12 @@ def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
     try:
         _check_fits(model, saved)
         handle = soften(
-            model, saved.report, saved.config, dims=saved.dims, learned=saved.learned or None
+            model,
+            saved.report,
+            saved.config,
+            dims=saved.dims,
+            fill=saved.fill or None,
+            learned=saved.learned or None,
         )
         if handle.layers != saved.layers:
             found = handle.layers

@@ -8,7 +8,9 @@ and nothing else changes: not the residual stream, not other tokens, not other l
 With s = 0 it is the identity, bit for bit.
 
 Shapes: B batch, T tokens, D hidden size, K dims of interest. This file holds the settings
-(`WeMaskConfig`) and pure tensor functions; `patch.py` puts them into a model.
+(`WeMaskConfig`) and pure tensor functions; `patch.py` puts them into a model. Controls are choices
+of the same settings, and differ from the real thing in one of them; where a control needs an
+equation of its own, that is in `controls.py`.
 """
 
 from collections.abc import Mapping
@@ -28,14 +30,18 @@ from wemask.strength import (
 )
 
 LAYERS = ("after_me", "from_me", "next", "before_me")
-TOKENS = ("massive", "first", "position0")
-DIMS = ("me_norm", "batch_activation", "attn_norm", "activation", "massive", "random", "lowest")
-SITES = ("attention_input", "residual_copy")
+TOKENS = ("massive", "first", "position0", "wrong")
+DIMS = (
+    *("me_norm", "batch_activation", "attn_norm", "activation", "massive"),
+    *("random", "lowest", "uniform"),  # controls
+)
+SITES = ("attention_input", "residual_copy", "residual_stream")
+FILLS = ("zero", "mean")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeMaskConfig:
-    """What is softened, where, and how much. Five choices and a budget; none is implied.
+    """What is softened, where, and how much. Six choices and a budget; none is implied.
 
     Raises:
         ConfigError: every problem of the given values, together.
@@ -46,17 +52,27 @@ class WeMaskConfig:
     layers: str | tuple[int, ...] = "after_me"
     """after_me (every l > L) | from_me (l >= L) | next (L + 1) | before_me (control) | [7, 8]."""
     tokens: str = "massive"
-    """massive (by content) | first (first real token of each document) | position0 (index 0)."""
+    """massive (by content) | first (first real token of each document) | position0 (index 0) |
+    wrong: a control, one ordinary token of each document, that at place 1 + `seed` (the first is at
+    place 0). A document that is shorter, or has a massive token there, is left alone."""
     dims: str = "me_norm"
-    """me_norm | batch_activation | attn_norm | activation | massive | random | lowest. `massive` is
-    all the detected massive dims, whatever the rate."""
+    """me_norm | batch_activation | attn_norm | activation | massive. `massive` is all the detected
+    massive dims, whatever the rate. Controls: random | lowest (of me_norm) | uniform (all D dims by
+    one factor, so that a token keeps the norm that me_norm's dims at this strength would leave)."""
     site: str = "attention_input"
-    """attention_input (after the norm) | residual_copy (before it; the residual stays whole)."""
+    """attention_input (after the norm) | residual_copy (before it; the residual stays whole) |
+    residual_stream: a control, the residual that enters the layer is itself changed, for attention,
+    FFN and all later layers. Where that removes the massive activation, later layers find none."""
+    fill: str = "zero"
+    """What softened dims go towards: zero, as in the equation, | mean: x * (1 - s * m) + s * m * v,
+    a control. v is the mean of a dim over the tokens that are softened on the probe prompt, taken
+    once, without softening, and saved. With site=residual_stream: set-zero and set-mean of Sun et
+    al. (arXiv 2402.17762)."""
     strength: float | str | StrengthSchedule | LearnableStrength = 1.0
     """s in the equation: 1.0 removes the dims, 0.0 is the identity; or a schedule {start, end,
     steps}; or `learnable` (short for {initial: 0.9, scale: 100}), trained with the model."""
     seed: int = 0
-    """Seed of `dims=random`."""
+    """Of `dims=random`; 1 + seed is the place of the token of `tokens=wrong`."""
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, list):  # lists come from YAML and JSON; stored as a tuple
@@ -87,6 +103,7 @@ class WeMaskConfig:
             _unknown("tokens", self.tokens, TOKENS),
             _unknown("dims", self.dims, DIMS),
             _unknown("site", self.site, SITES),
+            _unknown("fill", self.fill, FILLS),
         ]
         if self.tokens == "massive" and self.layers in ("from_me", "before_me"):
             # A token is massive at layer l when the residual that ENTERS l is: at and before the
@@ -94,6 +111,21 @@ class WeMaskConfig:
             problems.append(
                 f"layers={self.layers} with tokens=massive would touch nothing: no token is "
                 "massive yet where it enters the ME Layer. Type tokens=first."
+            )
+        return [*problems, *self._controls()]
+
+    def _controls(self) -> list[str]:
+        """Problems of controls that do not go together."""
+        problems = []
+        if self.dims == "uniform" and self.site != "attention_input":
+            problems.append(
+                f"dims=uniform with site={self.site} would do nothing: the norm that reads the "
+                "residual undoes a factor common to all dims. Type site=attention_input."
+            )
+        if self.fill == "mean" and self.dims in ("uniform", "batch_activation"):
+            problems.append(
+                f"fill=mean needs the same few dims in every forward, dims={self.dims} has none. "
+                "Type dims=massive, or fill=zero."
             )
         return problems
 
@@ -126,8 +158,13 @@ class WeMaskConfig:
     @property
     def needs_report(self) -> bool:
         """True when some choice can only be resolved with a detected ME Layer."""
-        by_report = self.dims in ("me_norm", "activation", "massive", "lowest")
+        by_report = self.dims in ("me_norm", "activation", "massive", "lowest", "uniform")
         return self.explicit_layers is None or self.tokens == "massive" or by_report
+
+    @property
+    def position(self) -> int | None:
+        """Place in its document of the token that is softened; None where content or index say."""
+        return {"first": 0, "wrong": 1 + self.seed}.get(self.tokens)
 
     @property
     def final_strength(self) -> float:
@@ -283,13 +320,19 @@ def batch_activation_dims(x: Tensor, gate: Tensor, k: int) -> Tensor:
     return scores.topk(k).indices
 
 
-def first_tokens(
-    residual: Tensor, mask: object, position_ids: Tensor | None, past_length: int
+def tokens_at(
+    residual: Tensor,
+    mask: object,
+    position_ids: Tensor | None,
+    past_length: int,
+    position: int = 0,
 ) -> Tensor:
-    """First real token of every sequence and of every packed document: it sees only itself.
+    """The real token at one place of every sequence and of every packed document.
 
-    Read from what the layer itself was given, so pads, packing, chunks and cache are all in it:
-    a 4-D attention mask row with one visible key; else (no padding) position 0.
+    Read from what the layer itself was given, so pads, packing, chunks and cache are all in it: a
+    4-D attention mask row with position + 1 visible keys (the first token sees only itself), else
+    (no padding) the position. In a layer with a sliding window of W keys every later row sees W of
+    them, so position + 1 must be below W; `patch.py` checks that.
 
     Args:
         residual: [B, T, D], for shape and device.
@@ -298,6 +341,7 @@ def first_tokens(
         position_ids: [B or 1, T] or None. Trap: `generate` fills left pads with 0, so they are
             used only where there is no mask.
         past_length: number of cached tokens before this forward.
+        position: 0 for the first token.
 
     Returns:
         bool [B, T] or [1, T].
@@ -308,14 +352,20 @@ def first_tokens(
     length = residual.shape[1]
     if isinstance(mask, Tensor) and mask.ndim == 4:
         visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        return (visible.sum(-1) == 1)[:, 0]
+        seen = visible.sum(-1)[:, 0]
+        gate = seen == position + 1
+        if position:  # a pad on the right sees as much as the last real token: take the first
+            gate[:, 1:] &= seen[:, :-1] == position
+        return gate
     index = torch.arange(length, device=residual.device).unsqueeze(0)
     if isinstance(mask, Tensor) and mask.ndim == 2:
-        start = mask.to(torch.int64).argmax(-1, keepdim=True)
-        return index + (mask.shape[-1] - length) == start
+        real = mask.to(torch.int64)
+        start = real.argmax(-1, keepdim=True)
+        gate = index + (mask.shape[-1] - length) == start + position
+        return gate & (real[:, -length:] > 0) if position else gate
     if mask is not None:
         raise ConfigError(
-            f"tokens=first cannot read a {type(mask).__name__} attention mask. Type "
-            "operator.tokens=massive, or load the model with attn_implementation=sdpa."
+            f"tokens=first and tokens=wrong cannot read a {type(mask).__name__} attention mask. "
+            "Type operator.tokens=massive, or load the model with attn_implementation=sdpa."
         )
-    return position_ids == 0 if position_ids is not None else index + past_length == 0
+    return (position_ids if position_ids is not None else index + past_length) == position

@@ -2,8 +2,8 @@
 
 One mechanism for all architectures: the class of each softened decoder layer, and of its attention
 module, becomes a subclass of itself. The layer looks at the residual that it is given and finds
-the tokens; its attention softens its own input; both call `super().forward`. Nothing is wrapped
-or renamed, nothing is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT,
+the tokens; its attention softens its own input; both call `super().forward`. (The control
+site=residual_stream softens what the layer itself is given.) Nothing is wrapped or renamed, nothing is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT,
 torch.compile and FSDP (which wraps by class name) see the module that they know.
 """
 
@@ -22,7 +22,7 @@ from wemask.architectures import (
     unwrap,
     without_weights,
 )
-from wemask.dims import choose_dims, observe, probe_ids
+from wemask.dims import choose_dims, choose_fill, observe, probe_ids
 from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.handle import SoftenHandle
 from wemask.operator import WeMaskConfig
@@ -46,6 +46,7 @@ def soften(
     config: WeMaskConfig | None = None,
     *,
     dims: Mapping[int, Sequence[int]] | None = None,
+    fill: Mapping[int, Sequence[float]] | None = None,
     learned: Mapping[int, float] | None = None,
 ) -> SoftenHandle:
     """Soften the attention input of massive tokens in `model`, in place, until removed.
@@ -57,6 +58,7 @@ def soften(
         report: from `wemask.detect`; may be None when layers, tokens and dims need no detection.
         config: default `WeMaskConfig()`.
         dims: per layer the dims of a saved softening, instead of choosing them anew.
+        fill: per layer the values of a saved softening with fill=mean, likewise.
         learned: per layer the theta of a saved learnable strength, instead of its initial value.
 
     Returns:
@@ -74,7 +76,7 @@ def soften(
     _check_patchable(base)
     decoder = find_decoder(base)
     report = _check_report(report, config, decoder)
-    _check_masks(base, config)
+    _check_places(base, report, config)
     layers = resolve_layers(config, report, len(decoder.blocks))
     _warn(config, report)
     if report is None:  # detection has looked already
@@ -85,6 +87,7 @@ def soften(
         _install(handle, decoder, layers)
         _check_dims(dims, decoder, layers)
         _set_dims(handle, choose_dims(handle, base, decoder) if dims is None else dims)
+        _set_fill(handle, choose_fill(handle, base) if fill is None else fill)
         if learned:
             handle.learned = learned
         handle.tokens_touched = _probe(handle, base)
@@ -117,12 +120,42 @@ def _check_patchable(model: nn.Module) -> None:
         )
 
 
-def _check_masks(model: nn.Module, config: WeMaskConfig) -> None:
+def _check_places(
+    model: nn.Module, report: "MELayerReport | None", config: WeMaskConfig
+) -> None:
+    """Raise PatchError where a place in a document cannot be read from the model's masks."""
+    position = config.position
+    if position is None:
+        return
     kind = getattr(model.config, "model_type", "")
-    if config.tokens == "first" and kind in INVERTED_MASKS:
+    if kind in INVERTED_MASKS:
         raise PatchError(
-            f"tokens=first reads the attention mask, and that of {kind} marks what is hidden, not "
-            "what is visible. Type tokens=massive."
+            f"tokens={config.tokens} reads the attention mask, and that of {kind} marks what is "
+            "hidden, not what is visible. Type tokens=massive."
+        )
+    if position:
+        _check_wrong_token(model, position, probe_ids(model, report).shape[1])
+
+
+def _check_wrong_token(model: Any, position: int, length: int) -> None:
+    place = f"tokens=wrong with seed={position - 1} is the token at place {position}"
+    if position >= length:
+        raise PatchError(
+            f"The softening touches nothing: {place} of each document (the first is at place 0), "
+            f"and the probe prompt has {length} tokens. Type operator.seed={max(0, length - 2)} or "
+            "less."
+        )
+    text = model.config.get_text_config(decoder=True)
+    if getattr(text, "attention_chunk_size", None):
+        raise PatchError(
+            f"{place}, but the layers of this model see chunks of {text.attention_chunk_size} "
+            "tokens, and in each chunk a token would look like it. Type tokens=first."
+        )
+    window = getattr(text, "sliding_window", None)
+    if window and position + 1 >= window:
+        raise PatchError(
+            f"{place}, but layers of this model see a sliding window of {window} tokens, in which "
+            f"all later tokens look like it. Type operator.seed={max(0, window - 3)} or less."
         )
 
 
@@ -206,7 +239,8 @@ def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
 
 def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
     config, report = handle.config, handle.report
-    thresholds = report.thresholds if report is not None and config.tokens == "massive" else {}
+    by_content = report is not None and config.tokens in ("massive", "wrong")
+    thresholds = report.thresholds if by_content else {}
     model: Any = handle.model
     model.wemask_handle = handle
     for index in layers:
@@ -252,14 +286,36 @@ def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) ->
         handle.dims[softening.index] = None if chosen is None else list(chosen)
 
 
+def _set_fill(handle: SoftenHandle, fill: Mapping[int, Sequence[float]]) -> None:
+    if bool(fill) != (handle.config.fill == "mean"):
+        raise PatchError(f"fill={handle.config.fill}, but values for {len(fill)} layers are given.")
+    if not fill:
+        return
+    for softening in handle.softenings():
+        values, dims = fill.get(softening.index, ()), softening.dims
+        if dims is None or len(values) != len(dims):
+            raise PatchError(
+                f"fill must give a value for each softened dim of each of the layers "
+                f"{handle.layers}; for layer {softening.index} it gives {len(values)}."
+            )
+        softening.fill = torch.tensor(values, dtype=torch.float32, device=dims.device)
+        handle.fill[softening.index] = list(values)
+
+
 def _probe(handle: SoftenHandle, model: nn.Module) -> dict[int, int]:
     return {index: o.tokens for index, o in observe(handle, model).items()}
 
 
 def _check_fires(handle: SoftenHandle) -> None:
-    if sum(handle.tokens_touched.values()) == 0:
-        raise PatchError(
-            f"The softening touches nothing: none of the layers {handle.layers} saw a token of "
-            f"tokens={handle.config.tokens} on the probe prompt. Massive tokens exist only after "
-            "the ME Layer and before they are erased; run `wemask detect` to see where."
-        )
+    if sum(handle.tokens_touched.values()):
+        return
+    hint = (
+        "Massive tokens exist only after the ME Layer and before they are erased; run `wemask "
+        "detect` to see where."
+    )
+    if handle.config.tokens == "wrong":
+        hint = f"That at place {handle.config.position} is massive. Type another operator.seed."
+    raise PatchError(
+        f"The softening touches nothing: none of the layers {handle.layers} saw a token of "
+        f"tokens={handle.config.tokens} on the probe prompt. {hint}"
+    )

@@ -1,7 +1,8 @@
 """The mechanism: a decoder layer and its attention become subclasses of themselves.
 
 The layer finds the tokens in the residual that it is given, its attention softens its own input,
-both call `super().forward`. Nothing is wrapped, renamed or kept between forwards.
+both call `super().forward`. Nothing is wrapped, renamed or kept between forwards. Under
+site=residual_stream only the layer is swapped, and softens the residual itself.
 """
 
 import inspect
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wemask import operator
+from wemask import controls, operator
 from wemask.errors import PatchError
 from wemask.operator import WeMaskConfig
 from wemask.strength import LearnableStrength
@@ -28,6 +29,7 @@ class Softening(nn.Module):
     """
 
     dims: Tensor | None
+    fill: Tensor | None  # float32 [k]: what `dims` go towards; None: zero
     massive_dims: Tensor
     thresholds: Tensor
     theta: nn.Parameter | None  # [1] and not [], which FSDP2 cannot shard
@@ -44,11 +46,14 @@ class Softening(nn.Module):
     ) -> None:
         super().__init__()
         self.index = index
-        self.tokens = config.tokens
+        self.tokens, self.position = config.tokens, config.position
+        self.stream = config.site == "residual_stream"
+        self.uniform = config.dims == "uniform"
         self.budget = budget
         # By name, since PEFT may put a trained copy in the norm's place (modules_to_save).
         self.norm_name = norm_name if config.site == "residual_copy" else None
         self.register_buffer("dims", None, persistent=False)
+        self.register_buffer("fill", None, persistent=False)
         massive = torch.tensor(list(thresholds), dtype=torch.int64, device=device)
         self.register_buffer("massive_dims", massive, persistent=False)
         values = torch.tensor(list(thresholds.values()), dtype=torch.float32, device=device)
@@ -79,21 +84,31 @@ class Softening(nn.Module):
 
     def open(self, layer: Any, residual: Tensor, argument: Callable[[str], Any]) -> None:
         """Find this forward's tokens in the residual [B, T, D] that enters the layer."""
-        if self.massive_dims.device != residual.device:
-            self.to(residual.device)  # accelerate runs offloaded layers on another device
         self.now.gate = self._find(residual, argument)
         if self.norm_name is not None:
             self.now.residual, self.now.norm = residual, getattr(layer, self.norm_name)
 
+    def edit(self, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
+        """Return the residual [B, T, D] that enters the layer, softened itself."""
+        return self._soften(residual, self._find(residual, argument))
+
     def _find(self, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
+        if self.massive_dims.device != residual.device:
+            self.to(residual.device)  # accelerate runs offloaded layers on another device
         if self.tokens == "massive":
             return operator.massive_tokens(residual, self.massive_dims, self.thresholds)
-        if self.tokens == "position0":
+        if self.position is None:
             return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
+        gate = self._find_at(self.position, residual, argument)
+        if self.tokens == "wrong":  # no thresholds: none is massive
+            gate = gate & ~operator.massive_tokens(residual, self.massive_dims, self.thresholds)
+        return gate
+
+    def _find_at(self, position: int, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
         past = argument("past_key_values")
         length = self._cached_length(argument("layer_past") if past is None else past)
         mask, positions = argument("attention_mask"), argument("position_ids")
-        return operator.first_tokens(residual, mask, positions, length)
+        return operator.tokens_at(residual, mask, positions, length, position)
 
     def _cached_length(self, past: Any) -> int:
         if past is None:
@@ -114,15 +129,19 @@ class Softening(nn.Module):
                 "the layer or the model, or remove the softening first."
             )
         source = x if residual is None else residual
-        if self.observed is not None:
-            self.observed.add(source, gate)
         softened = self._soften(source, gate)
         return softened if residual is None or norm is None else norm(softened)
 
     def _soften(self, x: Tensor, gate: Tensor) -> Tensor:
+        if self.observed is not None:
+            self.observed.add(x, gate)
         dims = self.dims
         if dims is None:
             dims = operator.batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
+        if self.uniform:
+            return controls.damp_uniformly(x, gate, dims, self.s())
+        if self.fill is not None:
+            return controls.fill_dims(x, gate, dims, self.s(), self.fill)
         return operator.soften_dims(x, gate, dims, self.s())
 
 
@@ -157,33 +176,33 @@ class Now:
 
 
 class Observation:
-    """What the probe prompt showed in one layer: tokens touched and mean |x| over them."""
+    """What the probe prompt showed in one layer: tokens touched, sums of |x| and x over them."""
 
     def __init__(self) -> None:
         self.tokens = 0
-        self.scores: Tensor | None = None  # sum of |x| over touched tokens, float32 [D]
+        self.scores: Tensor | None = None  # of |x|, float32 [D]
+        self.total: Tensor | None = None  # of x, float32 [D]
 
     def add(self, x: Tensor, gate: Tensor) -> None:
         gate = gate.expand(x.shape[:2])
         self.tokens += int(gate.sum())
-        self.scores = (x.detach().float().abs() * gate.unsqueeze(-1)).sum((0, 1))
+        touched = x.detach().float() * gate.unsqueeze(-1)
+        self.scores, self.total = touched.abs().sum((0, 1)), touched.sum((0, 1))
 
 
-class SoftenedLayer:
-    """Mixed in before the class of a decoder layer: finds the tokens in its residual input."""
+class _Layer:
+    """A decoder layer that looks at its own arguments."""
 
     wemask_now: Now
     _attention_name: str
     _argument_names: tuple[str, ...]
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        residual = args[0] if args else kwargs[self._argument_names[0]]
-        self.wemask_now.ordinary = self.wemask_now.glance(residual)
-        if not self.wemask_now.ordinary:
-            self._find_tokens(residual, args, kwargs)
-        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+    def _softening(self) -> Softening:
+        return getattr(self, self._attention_name).softening
 
-    def _find_tokens(self, residual: Tensor, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _reader(self, args: tuple, kwargs: dict[str, Any]) -> Callable[[str], Any]:
+        """Arguments of this forward by name; None where one was not given."""
+
         def argument(name: str) -> Any:
             if name in kwargs:
                 return kwargs[name]
@@ -191,7 +210,36 @@ class SoftenedLayer:
             position = names.index(name) if name in names else len(args)
             return args[position] if position < len(args) else None
 
-        getattr(self, self._attention_name).softening.open(self, residual, argument)
+        return argument
+
+
+class SoftenedLayer(_Layer):
+    """Mixed in before the class of a decoder layer: finds the tokens in its residual input."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        residual = args[0] if args else kwargs[self._argument_names[0]]
+        self.wemask_now.ordinary = self.wemask_now.glance(residual)
+        if not self.wemask_now.ordinary:
+            self._softening().open(self, residual, self._reader(args, kwargs))
+        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class SoftenedStream(_Layer):
+    """The same for site=residual_stream: softens what enters the layer, out of place.
+
+    Its attention keeps its class and reads, as the FFN and all later layers do, what is left.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        name = self._argument_names[0]
+        residual = args[0] if args else kwargs[name]
+        if not self.wemask_now.glance(residual):
+            residual = self._softening().edit(residual, self._reader(args, kwargs))
+            if args:
+                args = (residual, *args[1:])
+            else:
+                kwargs[name] = residual
+        return super().forward(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class SoftenedAttention:
@@ -213,19 +261,23 @@ class SoftenedAttention:
 
 
 def swap_classes(layer: nn.Module, attention: nn.Module, attention_name: str) -> None:
-    """Make a layer and its attention subclasses of themselves.
+    """Make a layer and its attention, which has its `softening`, subclasses of themselves.
 
     Raises:
         PatchError: as `swap_class`; one of the two may be swapped then.
     """
-    for module, mixin in ((layer, SoftenedLayer), (attention, SoftenedAttention)):
+    pairs: tuple[tuple[nn.Module, type], ...]
+    pairs = ((layer, SoftenedLayer), (attention, SoftenedAttention))
+    if attention.softening.stream:  # pyright: ignore[reportAttributeAccessIssue]
+        pairs = ((layer, SoftenedStream),)
+    for module, mixin in pairs:
         swap_class(module, softened_class(mixin, type(module), attention_name))
 
 
 def restore_classes(layer: nn.Module, attention: nn.Module) -> None:
     """Undo `swap_classes`, also where it stopped half way."""
     for module in (layer, attention):
-        if isinstance(module, (SoftenedLayer, SoftenedAttention)):
+        if isinstance(module, (_Layer, SoftenedAttention)):
             restore_class(module)
 
 
@@ -262,7 +314,7 @@ def swap_class(module: nn.Module, new: type) -> None:
 
 def restore_class(module: nn.Module) -> None:
     """Undo `swap_class`."""
-    original = type(module).__mro__[2]  # after the dynamic class and the mixin
+    original = type(module).__bases__[1]  # of the dynamic class, after the mixin
     module.__class__ = original
     if "_old_forward" in vars(module):
         module._old_forward = types.MethodType(original.forward, module)  # pyright: ignore
