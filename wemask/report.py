@@ -20,7 +20,15 @@ from wemask import plots
 from wemask.examples import Example, Samples, disagreements, visible
 from wemask.figure_style import svg_text
 from wemask.me_layer import MELayerReport
-from wemask.results import Comparison, Results, save_results, validate_results, write_whole
+from wemask.results import (
+    Comparison,
+    Results,
+    Softening,
+    save_results,
+    validate_results,
+    write_whole,
+)
+from wemask.softening_plots import SINK, has_sink_maps, sink_words
 from wemask.verdict import (
     OUTCOME_WORDS,
     QUESTIONS,
@@ -114,9 +122,10 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
                 "softening",
                 plots.softening_effect(results["softening"]["metrics"]),
                 "The base model on the same texts with the softening off and on. Sink mass is the "
-                "mean attention that later tokens give to the massive ones.",
+                "mean attention that later tokens give to the massive ones, over all heads.",
             )
         )
+        figures += _sink_figure(results["softening"])
     return figures
 
 
@@ -236,6 +245,20 @@ def _forest_figure(results: Results) -> ReportFigure:
         "correction. A difference inside the grey band is too small for this many items to show."
     )
     return _figure("forest", "differences", plots.forest(results), caption, numbers)
+
+
+def _sink_figure(softening: Softening) -> list[ReportFigure]:
+    """The sink maps; none where the attention of single heads was not measured."""
+    if not has_sink_maps(softening["metrics"]):
+        return []
+    caption = (
+        "Sink mass of every head: the mean attention that later tokens give to the massive ones. "
+        f"The sink rate is the share of (layer, head) pairs above {SINK} (after Gu et al., arXiv "
+        "2410.10781; here over all massive tokens, a token's attention to itself left out). The "
+        "blue bar beside the right map marks the softened layers."
+    )
+    figure = plots.sink_maps(softening)
+    return [_figure("sink_maps", "softening", figure, caption, sink_words(softening["metrics"]))]
 
 
 def _svg_uri(figure: Figure) -> str:
