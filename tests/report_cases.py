@@ -100,8 +100,12 @@ def difference(
 def made_up() -> Any:
     """Results of a whole run (not cast to Results: tests break it in many ways)."""
     layer = {"massive_max": 120.0, "massive_ratio": 600.0, "value_norm_ratio": 0.2}
-    rows = {side: [{"layer": i, "sink_mass": s, **layer} for i in range(3)] for side, s in
-            (("off", 0.6), ("on", 0.2))}  # fmt: skip
+    heads = {"off": [0.9, 0.3], "on": [0.35, 0.05]}
+    rows = {
+        side: [{"layer": i, "sink_mass": s, "sink_mass_by_head": heads[side], **layer}
+               for i in range(3)]
+        for side, s in (("off", 0.6), ("on", 0.2))
+    }  # fmt: skip
     config = {"rate": 0.001, "layers": "after_me", "strength": 1.0, "seed": None}
     task = {"metric": "exact_match", "source": "embedded", "fewshot": 0, "note": None}
     task |= {"draws": 1, "clusters": None, "items_sha256": "cd" * 32}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import wemask
 from wemask.errors import DetectionError
-from wemask.metrics import LayerMetrics, layer_metrics, sink_mass
+from wemask.metrics import LayerMetrics, layer_metrics, sink_mass_by_head
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -19,6 +19,10 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     mask = torch.ones_like(ids)
     mask[1, 9:] = 0
     return ids, mask, ids == MASSIVE
+
+
+def sink_mass(weights: Tensor, mask: Tensor, massive: Tensor) -> float:
+    return float(sink_mass_by_head(weights, mask, massive).mean())
 
 
 def test_sink_mass_by_hand():
@@ -45,6 +49,7 @@ def test_sink_mass_by_hand():
     # two heads average; two rows pool their queries
     heads = torch.cat([weights, torch.zeros_like(weights)], 1)
     assert sink_mass(heads, mask, massive) == pytest.approx((0.9 + 0.8) / 4)
+    assert sink_mass_by_head(heads, mask, massive).tolist() == pytest.approx([0.85, 0])
     rows = torch.cat([weights, torch.zeros_like(weights)])
     both = sink_mass(rows, mask.repeat(2, 1), massive.repeat(2, 1))
     assert both == pytest.approx((0.9 + 0.8) / 4)
@@ -88,11 +93,12 @@ def test_layers_against_the_models_own_attention_and_values():
     for row, attention, value, h in zip(
         rows[:-1], out.attentions, values, out.hidden_states[1:-1], strict=False
     ):
-        expected = []
-        for b, q, k in (real[:, :, None] & massive[:, None, :]).nonzero().tolist():
-            if q > k:
-                expected.append(float(attention[b, :, q, k].mean()))
+        seen = (real[:, :, None] & massive[:, None, :]).nonzero().tolist()
+        later = torch.stack([attention[b, :, q, k] for b, q, k in seen if q > k])  # [pairs, heads]
+        expected = later.mean(0).tolist()
+        assert row.sink_mass_by_head == pytest.approx(expected, rel=1e-4)
         assert row.sink_mass == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+        assert len(set(expected)) == len(expected) > 1  # heads differ: a mix-up would be seen
         norms = value.norm(dim=-1)
         ratio = norms[massive & real].mean() / norms[real & ~massive].mean()
         assert row.value_norm_ratio == pytest.approx(float(ratio), rel=1e-4)
@@ -137,13 +143,19 @@ def test_fused_projections_have_no_value_norms(family):
 
 def test_plain_values():
     row = LayerMetrics(
-        layer=1, massive_max=2.0, massive_ratio=3.0, sink_mass=0.5, value_norm_ratio=0.1
+        layer=1,
+        massive_max=2.0,
+        massive_ratio=3.0,
+        sink_mass=0.5,
+        sink_mass_by_head=[0.25, 0.75],
+        value_norm_ratio=0.1,
     )
     assert row.to_dict() == {
         "layer": 1,
         "massive_max": 2.0,
         "massive_ratio": 3.0,
         "sink_mass": 0.5,
+        "sink_mass_by_head": [0.25, 0.75],
         "value_norm_ratio": 0.1,
     }
 

@@ -71,7 +71,7 @@ def without_massive() -> MELayerReport:
 
 def made_up_metrics(on_sink: float | None = 0.2, on_max: float | None = 160.0) -> SofteningMetrics:
     def rows(largest: float | None, sink: float | None) -> list[dict[str, Any]]:
-        values = {"massive_ratio": 400.0, "value_norm_ratio": 0.2}
+        values = {"massive_ratio": 400.0, "value_norm_ratio": 0.2, "sink_mass_by_head": None}
         return [{"layer": i, "massive_max": largest, "sink_mass": sink, **values} for i in range(4)]
 
     return cast(SofteningMetrics, {"off": rows(160.0, 0.6), "on": rows(on_max, on_sink)})

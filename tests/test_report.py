@@ -129,7 +129,7 @@ def test_whitespace_of_prompts_is_kept(page: str) -> None:
 
 def test_figures_have_words_for_those_who_cannot_see_them(page: str) -> None:
     images = Page(page).all("img")
-    assert len(images) == 6  # two tasks, forest, layers, relief, softening
+    assert len(images) == 7  # two tasks, forest, layers, relief, softening, sink maps
     assert all(len(image["alt"]) > 60 for image in images)
     assert "base 23.0%, interval" in images[0]["alt"]
     for image in images:
@@ -264,8 +264,9 @@ def test_write_report_writes_everything_it_names(results: Results, tmp_path: Pat
     folder = tmp_path / "new" / "folder"
     written = write_report(results, folder, made_up_report(), made_up_samples(results))
     names = sorted(str(path.relative_to(folder)) for path in written)
-    figures = ("arms_arith", "arms_gsm8k", "forest", "magnitude_by_layer", "relief")
-    expected = [f"figures/{n}.{s}" for n in (*figures, "softening_effect") for s in ("png", "svg")]
+    figures = ["arms_arith", "arms_gsm8k", "forest", "magnitude_by_layer", "relief"]
+    figures += ["sink_maps", "softening_effect"]
+    expected = [f"figures/{n}.{s}" for n in figures for s in ("png", "svg")]
     expected += ["relief.npy", "report.html", "report.md", "results.json"]
     assert names == sorted(expected)
     assert all(path.stat().st_size > 0 for path in written)

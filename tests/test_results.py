@@ -51,6 +51,11 @@ def at(path: str) -> Callable[[Any], tuple[Any, Any]]:
         ("me_layer.layers", [{"x": {1, 2}}], "should be something JSON can hold, found set"),
         ("softening.config.rate", math.nan, "results.softening.config.rate is nan"),
         ("softening.metrics.on", {}, "results.softening.metrics.on should be a list"),
+        (
+            "softening.metrics.on.1.sink_mass_by_head.0",
+            None,
+            "by_head[0] should be a number",
+        ),
         ("notes", "one", "results.notes should be a list, found str 'one'"),
         ("tasks.arith.nots", None, "nots is not a known key. Did you mean 'note'?"),
     ],

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 import wemask
+from wemask.composition import conf_dir
 from wemask.config import RunConfig, digest
 from wemask.detection import detect
 from wemask.loading import load_model, load_tokenizer
@@ -20,16 +22,10 @@ from wemask.operator import WeMaskConfig
 from wemask.patch import soften
 from wemask.training import load_base
 
-# What a control changes in the operator; rate, strength and all else stay the real one's.
-CONTROLS: dict[str, dict[str, Any]] = {
-    "random_dims": {"dims": "random"},
-    "lowest_dims": {"dims": "lowest"},
-    "uniform": {"dims": "uniform"},
-    "wrong_layers": {"layers": "before_me", "tokens": "first"},
-    "wrong_token": {"tokens": "wrong"},
-    "set_zero": {"site": "residual_stream", "layers": "next", "dims": "massive", "fill": "zero"},
-    "set_mean": {"site": "residual_stream", "layers": "next", "dims": "massive", "fill": "mean"},
-}
+CONTROLS = (
+    *("random_dims", "lowest_dims", "uniform", "wrong_layers", "wrong_token"),
+    *("set_zero", "set_mean"),
+)
 DRAWN = ("random_dims", "wrong_token")  # another seed is another control
 
 
@@ -58,11 +54,20 @@ class Arm:
         return "softened" if self.softened_after else "again" if self.again else ""
 
 
+def _changes(control: str) -> dict[str, Any]:
+    """What conf/operator/<control>.yaml changes in the real operator of paper.yaml."""
+    folder = conf_dir() / "operator"
+    real, other = (
+        yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("paper", control)
+    )
+    return {key: value for key, value in other.items() if value != real[key]}
+
+
 def _controls() -> dict[str, Arm]:
     return {
         f"{name}{suffix}": Arm(
             method=method,
-            changes=changes,
+            changes=_changes(name),
             reference=reference,
             control_of=real,
             drawn=name in DRAWN,
@@ -71,7 +76,7 @@ def _controls() -> dict[str, Arm]:
             ("", "training_free", "base", "training_free"),
             ("_sft", "wemask", "sft", "wemask_sft"),
         )
-        for name, changes in CONTROLS.items()
+        for name in CONTROLS
     }
 
 

@@ -5,13 +5,15 @@ on colour alone. Figures are narrow, so that their letters stay readable on a ph
 """
 
 import io
+import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ORANGE, GREEN, BLUE, RED, PURPLE = "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -102,3 +104,28 @@ def size_words(value: float) -> str:
 def layer_name(layer: float, _position: object = None) -> str:
     """Axis label of a layer: -1, the embedding output, is "emb"."""
     return "emb" if layer == -1 else f"{layer:g}"
+
+
+def drawable(values: Iterable[float | None]) -> list[float]:
+    """Values for a log axis; what cannot be drawn there (zero, infinity, None) leaves a gap."""
+    return [v if v is not None and 0 < v < math.inf else math.nan for v in values]
+
+
+def layer_ticks(layers: Sequence[int]) -> list[int]:
+    """Whole layers with room between them; -1 takes the place of 0 where it is crowded.
+
+    >>> layer_ticks(range(-1, 32))
+    [-1, 4, 8, 12, 16, 20, 24, 28]
+    """
+    last = max(layers)
+    step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 50, 10**9) if last / s <= 12)
+    ticks = [layer for layer in range(0, last + 1, step) if layer in layers]
+    return [-1] + (ticks[1:] if last > 18 else ticks) if -1 in layers else ticks
+
+
+def layer_axis(panels: Sequence[Axes], layers: Sequence[int]) -> None:
+    """Name whole layers on the horizontal axis that the panels share; "emb" is -1."""
+    ticks = layer_ticks(layers)
+    panels[-1].set_xticks(ticks, [layer_name(tick) for tick in ticks])
+    for axes in panels:
+        axes.grid(axis="x", visible=False)

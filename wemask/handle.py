@@ -30,6 +30,7 @@ class SoftenHandle:
         dims: per layer the softened dims; None where they are chosen anew in each forward.
         fill: per layer what these dims go towards; empty where that is zero.
         tokens_touched: per layer, how many tokens of the probe prompt were softened.
+        removed_energy: share of these tokens' squared norm that the softening removed there.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class SoftenHandle:
         self.dims: dict[int, list[int] | None] = {}
         self.fill: dict[int, list[float]] = {}
         self.tokens_touched: dict[int, int] = {}
+        self.removed_energy = 0.0
         self.model = model
         self.blocks: list[Block] = []
 

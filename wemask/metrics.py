@@ -1,8 +1,9 @@
 """Massive activations and attention sinks of a model, layer by layer.
 
 Sink mass (arXiv 2410.10781): mean attention that later queries pay to a token,
-alpha_k = mean over queries i > k of A[i, k], averaged over heads. The attention of a token to
-itself is left out, so that the first token's own row (always 1) does not count.
+alpha_k = mean over queries i > k of A[i, k], for every head by itself and averaged over heads. The
+attention of a token to itself is left out, so that the first token's own row (always 1) does not
+count.
 """
 
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ class LayerMetrics:
     massive_ratio: float
     """That over the layer's median |h|."""
     sink_mass: float
-    """Mean attention to the massive tokens in this layer, 0 to 1."""
+    """Mean attention to the massive tokens in this layer, 0 to 1: the mean over its heads."""
+    sink_mass_by_head: list[float]
+    """The same for every query head of the layer."""
     value_norm_ratio: float
     """Norm of the attention output's source, v, of massive tokens over that of the others."""
 
@@ -69,17 +72,18 @@ def layer_metrics(
             layer=trace.layer,
             massive_max=float(trace.token_max.max()),
             massive_ratio=float(trace.token_max.max()) / max(trace.median, 1e-12),
-            sink_mass=sink,
+            sink_mass=float(heads.mean()),
+            sink_mass_by_head=heads.tolist(),
             value_norm_ratio=value,
         )
-        for trace, sink, value in zip(traces[1:], sinks, values, strict=True)
+        for trace, heads, value in zip(traces[1:], sinks, values, strict=True)
     ]
 
 
 def _attention(
     model: nn.Module, ids: Tensor, mask: Tensor, massive: Tensor
-) -> tuple[list[float], list[float]]:
-    """Sink mass and value norm ratio per layer."""
+) -> tuple[list[Tensor], list[float]]:
+    """Sink mass ([heads]) and value norm ratio per layer."""
     norms: list[float] = []
     hooks = []
     for block in find_decoder(model).blocks:
@@ -100,25 +104,28 @@ def _attention(
             hook.remove()
     if not outputs.attentions or outputs.attentions[0] is None:
         raise DetectionError(f"{type(model).__name__} returns no attention weights.")
-    sinks = [sink_mass(weights, mask, massive) for weights in outputs.attentions]
+    sinks = [sink_mass_by_head(weights, mask, massive) for weights in outputs.attentions]
     return sinks, norms if len(norms) == len(sinks) else [float("nan")] * len(sinks)
 
 
-def sink_mass(weights: Tensor, mask: Tensor, massive: Tensor) -> float:
-    """Mean attention to massive tokens over heads and later real queries.
+def sink_mass_by_head(weights: Tensor, mask: Tensor, massive: Tensor) -> Tensor:
+    """Mean attention to massive tokens over later real queries, for every head.
 
     Args:
         weights: attention [B, heads, T, T], rows sum to 1.
         mask: [B, T], 1 for real tokens.
         massive: bool [B, T].
+
+    Returns:
+        [heads] on the CPU, 0 to 1; zeros where no query comes after a massive token.
     """
     length = mask.shape[1]
     later = torch.ones(length, length, device=mask.device).tril(-1).bool()  # query i > key k
     pairs = later & mask.bool()[:, :, None] & (massive & mask.bool())[:, None, :]
-    per_pair = weights.float().mean(1).to(mask.device)  # a layer may be elsewhere (device_map)
+    pairs = pairs.to(weights.device)  # a layer may be elsewhere (device_map)
     # A query may follow several massive tokens: their mass adds up.
     queries = pairs.any(-1).sum().clamp(min=1)
-    return float((per_pair * pairs).sum() / queries)
+    return (torch.einsum("bhqk,bqk->h", weights.float(), pairs.float()) / queries).cpu()
 
 
 def _norm_ratio(values: Tensor, mask: Tensor, massive: Tensor) -> float:

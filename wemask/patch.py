@@ -3,8 +3,9 @@
 One mechanism for all architectures: the class of each softened decoder layer, and of its attention
 module, becomes a subclass of itself. The layer looks at the residual that it is given and finds
 the tokens; its attention softens its own input; both call `super().forward`. (The control
-site=residual_stream softens what the layer itself is given.) Nothing is wrapped or renamed, nothing is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT,
-torch.compile and FSDP (which wraps by class name) see the module that they know.
+site=residual_stream softens what the layer itself is given.) Nothing is wrapped or renamed, nothing
+is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT, torch.compile and FSDP
+(which wraps by class name) see the module that they know.
 """
 
 import warnings
@@ -90,7 +91,7 @@ def soften(
         _set_fill(handle, choose_fill(handle, base) if fill is None else fill)
         if learned:
             handle.learned = learned
-        handle.tokens_touched = _probe(handle, base)
+        _probe(handle, base)
         _check_fires(handle)
     except BaseException:
         handle.uninstall()
@@ -120,9 +121,7 @@ def _check_patchable(model: nn.Module) -> None:
         )
 
 
-def _check_places(
-    model: nn.Module, report: "MELayerReport | None", config: WeMaskConfig
-) -> None:
+def _check_places(model: nn.Module, report: "MELayerReport | None", config: WeMaskConfig) -> None:
     """Raise PatchError where a place in a document cannot be read from the model's masks."""
     position = config.position
     if position is None:
@@ -302,8 +301,12 @@ def _set_fill(handle: SoftenHandle, fill: Mapping[int, Sequence[float]]) -> None
         handle.fill[softening.index] = list(values)
 
 
-def _probe(handle: SoftenHandle, model: nn.Module) -> dict[int, int]:
-    return {index: o.tokens for index, o in observe(handle, model).items()}
+def _probe(handle: SoftenHandle, model: nn.Module) -> None:
+    """See what the softening does on the probe prompt."""
+    observed = observe(handle, model)
+    handle.tokens_touched = {index: o.tokens for index, o in observed.items()}
+    energy = sum(o.energy for o in observed.values())
+    handle.removed_energy = sum(o.removed for o in observed.values()) / energy if energy else 0.0
 
 
 def _check_fires(handle: SoftenHandle) -> None:

@@ -3,12 +3,10 @@
 Every function is pure and returns a matplotlib `Figure` (object API, no pyplot, no global state).
 """
 
-import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,7 +19,8 @@ from wemask.figure_style import (
     PURPLE,
     RED,
     WIDTH,
-    layer_name,
+    drawable,
+    layer_axis,
     plain,
     save_figure,
     size_words,
@@ -29,11 +28,12 @@ from wemask.figure_style import (
     titled,
 )
 from wemask.relief import relief
+from wemask.softening_plots import sink_maps, softening_effect
 from wemask.verdict import NEAR_ZERO, arm_words, compared, judge, ordered_tasks, p_words, points
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport
-    from wemask.results import ArmScore, Comparison, LayerMetrics, Results, SofteningMetrics
+    from wemask.results import ArmScore, Comparison, Results
 
 __all__ = [
     "arms",
@@ -41,6 +41,7 @@ __all__ = [
     "magnitude_by_layer",
     "relief",
     "save_figure",
+    "sink_maps",
     "softening_effect",
 ]
 
@@ -58,7 +59,7 @@ def magnitude_by_layer(report: "MELayerReport") -> Figure:
     """
     rows = report.layers
     x = [row.layer for row in rows]
-    largest, median = _drawable(r.max for r in rows), _drawable(r.median for r in rows)
+    largest, median = drawable(r.max for r in rows), drawable(r.median for r in rows)
     figure = Figure(figsize=(WIDTH, 5.2))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))
     look: dict[str, Any] = {"marker": "o", "markersize": 5 if len(rows) < 20 else 3}
@@ -66,11 +67,11 @@ def magnitude_by_layer(report: "MELayerReport") -> Figure:
     top.plot(x, median, color=GREY, label="median abs(h)", **look)
     top.fill_between(x, median, largest, color=RED, alpha=0.07, linewidth=0)
     top.set(yscale="log", ylabel="abs(h)")
-    bottom.plot(x, _drawable(r.ratio for r in rows), color=BLUE, label="largest / median", **look)
+    bottom.plot(x, drawable(r.ratio for r in rows), color=BLUE, label="largest / median", **look)
     bottom.set(yscale="log", ylabel="largest / median", xlabel="output of decoder layer")
     _draw_criterion(top, bottom, report)
     _mark_layers((top, bottom), report)
-    _layer_axis((top, bottom), x)
+    layer_axis((top, bottom), x)
     top.margins(y=0.12)
     bottom.margins(y=0.12)
     figure.legend(loc="outside lower left", ncols=2)
@@ -120,53 +121,6 @@ def _mark_layers(panels: Sequence[Axes], report: "MELayerReport") -> None:
             fontsize=9,
             fontweight="bold",
         )
-
-
-# -------------------------------------------------------------------------------- softening
-
-
-@styled
-def softening_effect(metrics: "SofteningMetrics") -> Figure:
-    """Massive magnitude and sink mass per layer, softening off and on, on the same texts.
-
-    `metrics` is `results["softening"]["metrics"]`. A value of None leaves a gap.
-    """
-    figure = Figure(figsize=(WIDTH, 4.6))
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    layers = [row["layer"] for row in metrics["off"]]
-    size = 6.0 if len(layers) < 20 else 3.5
-    on: dict[str, Any] = {"marker": "s", "markersize": size, "markerfacecolor": "white"}
-    for rows, look in (
-        (metrics["off"], {"color": INK, "marker": "o", "markersize": size + 2}),
-        (metrics["on"], {"color": BLUE, "linestyle": "--", **on}),
-    ):
-        x = [row["layer"] for row in rows]
-        name = "softening off" if rows is metrics["off"] else "softening on"
-        top.plot(x, _drawable(row["massive_max"] for row in rows), label=name, **look)
-        bottom.plot(x, [math.nan if (m := row["sink_mass"]) is None else m for row in rows], **look)
-    top.set(yscale="log", ylabel="massive abs(h)")
-    top.margins(y=0.15)
-    bottom.set(ylabel="sink mass", xlabel="decoder layer", ylim=(-0.03, 1.03))
-    _layer_axis((top, bottom), layers)
-    figure.legend(loc="outside lower left", ncols=2)
-    return titled(figure, _softening_title(metrics))
-
-
-def _softening_title(metrics: "SofteningMetrics") -> str:
-    sinks_off, sinks_on = (_mean_of(metrics[side], "sink_mass") for side in ("off", "on"))
-    peak_off, peak_on = (_peak_of(metrics[side]) for side in ("off", "on"))
-    magnitude = _change_words("the massive activation", peak_off, peak_on, size_words)
-    sinks = _change_words("the mean sink mass", sinks_off, sinks_on, "{:.2f}".format)
-    return f"Softening {magnitude} and {sinks}"
-
-
-def _change_words(what: str, off: float, on: float, words: Callable[[float], str]) -> str:
-    """Say how `on` compares with `off`; a change within 5% is none."""
-    if math.isnan(off) or math.isnan(on):
-        return f"was not measured on {what}"
-    if math.isclose(off, on, rel_tol=0.05):
-        return f"leaves {what} at {words(on)}"
-    return f"{'lowers' if on < off else 'raises'} {what} from {words(off)} to {words(on)}"
 
 
 # ------------------------------------------------------------------------------- arms compared
@@ -277,35 +231,9 @@ def _forest_title(results: "Results") -> str:
 # ------------------------------------------------------------------------------------- shared
 
 
-def _drawable(values: Iterable[float | None]) -> list[float]:
-    """Values for a log axis; what cannot be drawn there (zero, infinity, None) leaves a gap."""
-    return [v if v is not None and 0 < v < math.inf else math.nan for v in values]
-
-
-def _mean_of(rows: "list[LayerMetrics]", key: Literal["sink_mass"]) -> float:
-    values = [row[key] for row in rows if row[key] is not None]
-    return float(np.mean(np.array(values, dtype=float))) if values else math.nan
-
-
-def _peak_of(rows: "list[LayerMetrics]") -> float:
-    return max((m for row in rows if (m := row["massive_max"]) is not None), default=math.nan)
-
-
 def _limits(shares: Sequence[float], floor: float = -100.0) -> tuple[float, float]:
     """Axis limits in percent around shares, with some air, inside what is possible."""
     low, high = 100 * min(shares, default=0.0), 100 * max(shares, default=1.0)
     air = max(0.12 * (high - low), 1.0)
     low, high = max(low - air, floor), min(high + air, 100.0)
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
-
-
-def _layer_axis(panels: Sequence[Axes], layers: Sequence[int]) -> None:
-    """Ticks at whole layers; "emb" for -1, which takes the place of 0 where it is crowded."""
-    last = max(layers)
-    step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 50, 10**9) if last / s <= 12)
-    ticks = [layer for layer in range(0, last + 1, step) if layer in layers]
-    if -1 in layers:
-        ticks = [-1] + (ticks[1:] if last > 18 else ticks)
-    panels[-1].set_xticks(ticks, [layer_name(tick) for tick in ticks])
-    for axes in panels:
-        axes.grid(axis="x", visible=False)

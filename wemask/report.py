@@ -5,7 +5,6 @@ import hashlib
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,13 @@ from wemask import plots, study_plots
 from wemask.examples import Example, Samples, disagreements, visible
 from wemask.figure_style import svg_text
 from wemask.me_layer import MELayerReport
-from wemask.results import Comparison, Results, save_results, validate_results, write_whole
+from wemask.report_figures import ReportFigure, build_figures
+from wemask.results import (
+    Results,
+    save_results,
+    validate_results,
+    write_whole,
+)
 from wemask.verdict import (
     OUTCOME_WORDS,
     QUESTIONS,
@@ -29,6 +34,7 @@ from wemask.verdict import (
     arm_words,
     arms_named,
     compared,
+    difference_words,
     find_comparison,
     finding_words,
     headline,
@@ -36,36 +42,13 @@ from wemask.verdict import (
     main_arms,
     ordered_tasks,
     p_value_words,
-    p_words,
     percent,
     points,
     unit_words,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
-CONTROLS_CAPTION = (
-    "The real arm (blue, its interval shaded) and its controls, each minus its reference. A filled "
-    "square differs from the real arm."
-)
-SEEDS_CAPTION = (
-    "Each point is one run, named by its seed; grey lines join the runs of a seed, blue bars are "
-    "means over seeds."
-)
-DOSE_CAPTION = (
-    "Points of accuracy over the reference. A star marks p below 0.05 after Holm's correction."
-)
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportFigure:
-    """A figure with what a reader needs who cannot see it, or wants to read it right."""
-
-    name: str  # file name without suffix
-    section: str  # "arms", "differences", "controls", "seeds", "dose", "layers" or "softening"
-    figure: Figure
-    alt: str
-    caption: str
 
 
 def write_report(
@@ -107,45 +90,6 @@ def read_detection(me_layer: dict[str, Any], folders: Sequence[Path]) -> MELayer
     if relief is not None:
         report.relief = torch.from_numpy(np.load(relief, allow_pickle=False))
     return report
-
-
-def build_figures(results: Results, report: MELayerReport | None) -> list[ReportFigure]:
-    """All figures of a report, in reading order."""
-    layers = report or MELayerReport.from_dict(results["me_layer"])
-    figures = [_arms_figure(results, task) for task in ordered_tasks(results)]
-    if compared(results):
-        figures.append(_forest_figure(results))
-    figures += _study_figures(results)
-    figures.append(
-        _figure(
-            "magnitude_by_layer",
-            "layers",
-            plots.magnitude_by_layer(layers),
-            "Largest and median magnitude of the hidden state after every layer, over all "
-            "calibration texts. Vertical axes are logarithmic; emb is the embedding output.",
-        )
-    )
-    if layers.relief is not None:
-        figures.append(
-            _figure(
-                "relief",
-                "layers",
-                plots.relief(layers),
-                "The hidden state of the strongest token: one curtain per layer, the embedding "
-                "output at the back. The walls follow the massive dimensions through the layers.",
-            )
-        )
-    if results["softening"] is not None:
-        figures.append(
-            _figure(
-                "softening_effect",
-                "softening",
-                plots.softening_effect(results["softening"]["metrics"]),
-                "The base model on the same texts with the softening off and on. Sink mass is the "
-                "mean attention that later tokens give to the massive ones.",
-            )
-        )
-    return figures
 
 
 def render_html(
@@ -191,7 +135,7 @@ def terminal_table(results: Results) -> Table:
     rows = results["comparisons"]
     for a, b in dict.fromkeys((c["a"], c["b"]) for c in rows):
         found = {c["task"]: c for c in rows if (c["a"], c["b"]) == (a, b)}
-        cells = [_difference_words(found[task]) if task in found else "-" for task in tasks]
+        cells = [difference_words(found[task]) if task in found else "-" for task in tasks]
         table.add_row(Text(f"{arm_words(a)} - {arm_words(b)}"), *map(Text, cells))
     return table
 
@@ -199,11 +143,6 @@ def terminal_table(results: Results) -> Table:
 def _score_words(score: Any) -> str:
     low, high = 100 * score["low"], 100 * score["high"]
     return f"{100 * score['mean']:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _difference_words(row: Comparison) -> str:
-    interval = f"[{points(row['low'])}, {points(row['high'])}]"
-    return f"{points(row['delta'])} {interval}, {p_words(row['p_holm'])}"
 
 
 def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
@@ -260,69 +199,6 @@ def _first_examples(shown: Sequence[Example], task: str) -> list[Example]:
         return len({o.correct for o in example.outputs if o.arm in pair}) < 2
 
     return sorted((e for e in shown if e.task == task), key=beside_the_point)[:2]
-
-
-def _figure(
-    name: str, section: str, figure: Figure, caption: str, numbers: str = ""
-) -> ReportFigure:
-    title = figure.get_suptitle().replace("\n", " ").replace(r"\$", "$")
-    alt = f"{title}. {numbers or caption}"
-    return ReportFigure(name=name, section=section, figure=figure, alt=alt, caption=caption)
-
-
-def _arms_figure(results: Results, task: str) -> ReportFigure:
-    numbers = "; ".join(
-        f"{arm_words(arm)} {percent(scores[task]['mean'])}, interval "
-        f"{percent(scores[task]['low'])} to {percent(scores[task]['high'])}"
-        for arm, scores in results["arms"].items()
-        if task in scores
-    )
-    caption = f"Accuracy on {task}. Lines are 95% intervals of each arm by itself."
-    return _figure(f"arms_{_file_name(task)}", "arms", plots.arms(results, task), caption, numbers)
-
-
-def _forest_figure(results: Results) -> ReportFigure:
-    numbers = "; ".join(
-        f"{arm_words(c['a'])} minus {arm_words(c['b'])} on {c['task']}: {_difference_words(c)}"
-        for c in compared(results)
-    )
-    caption = (
-        "Paired differences on the same items, with 95% intervals and p-values after Holm's "
-        "correction. A difference inside the grey band is too small for this many items to show."
-    )
-    return _figure("forest", "differences", plots.forest(results), caption, numbers)
-
-
-def _study_figures(results: Results) -> list[ReportFigure]:
-    """What larger studies add: controls, seeds, dose."""
-    figures = []
-    info = results["arm_info"]
-    reals = dict.fromkeys(about["control_of"] for about in info.values() if about["control_of"])
-    for task in ordered_tasks(results):
-        for real in reals:
-            if rows := study_plots.gains(results, task, real):
-                numbers = "; ".join(f"{arm_words(a)} {_difference_words(row)}" for a, row in rows)
-                figure = study_plots.controls(results, task, real)
-                name = f"controls_{_file_name(real)}_{_file_name(task)}"
-                figures.append(_figure(name, "controls", figure, CONTROLS_CAPTION, numbers))
-        if arms := study_plots.seeded_arms(results, task):
-            numbers = "; ".join(
-                f"{arm_words(arm)}: {', '.join(percent(mean) for mean in values.values())}"
-                for arm, values in arms.items()
-            )
-            figure = study_plots.seeds(results, task)
-            name = f"seeds_{_file_name(task)}"
-            figures.append(_figure(name, "seeds", figure, SEEDS_CAPTION, numbers))
-        for name in dict.fromkeys(about["arm"] for about in info.values()):
-            if study_plots.dose_arms(results, name):
-                figure = study_plots.dose(results, task, name)
-                place = f"dose_{_file_name(name)}_{_file_name(task)}"
-                figures.append(_figure(place, "dose", figure, DOSE_CAPTION))
-    return figures
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
 
 
 def _svg_uri(figure: Figure) -> str:

@@ -34,6 +34,7 @@ class LayerMetrics(TypedDict):
     massive_max: float | None  # largest abs(h) at the layer's output
     massive_ratio: float | None  # massive_max over the median abs(h) of the layer
     sink_mass: float | None  # mean attention that later queries give to the massive tokens, 0..1
+    sink_mass_by_head: list[float] | None  # the same for every query head; sink_mass is their mean
     value_norm_ratio: float | None  # norm of the massive token's value over the mean of the others
 
 

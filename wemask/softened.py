@@ -133,8 +133,12 @@ class Softening(nn.Module):
         return softened if residual is None or norm is None else norm(softened)
 
     def _soften(self, x: Tensor, gate: Tensor) -> Tensor:
+        softened = self._softened(x, gate)
         if self.observed is not None:
-            self.observed.add(x, gate)
+            self.observed.add(x, softened, gate)
+        return softened
+
+    def _softened(self, x: Tensor, gate: Tensor) -> Tensor:
         dims = self.dims
         if dims is None:
             dims = operator.batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
@@ -182,12 +186,16 @@ class Observation:
         self.tokens = 0
         self.scores: Tensor | None = None  # of |x|, float32 [D]
         self.total: Tensor | None = None  # of x, float32 [D]
+        self.energy = self.removed = 0.0  # of these tokens: sum of x^2, and what of it is gone
 
-    def add(self, x: Tensor, gate: Tensor) -> None:
+    def add(self, x: Tensor, softened: Tensor, gate: Tensor) -> None:
         gate = gate.expand(x.shape[:2])
         self.tokens += int(gate.sum())
         touched = x.detach().float() * gate.unsqueeze(-1)
         self.scores, self.total = touched.abs().sum((0, 1)), touched.sum((0, 1))
+        left = softened.detach().float() * gate.unsqueeze(-1)
+        self.energy = float(touched.square().sum())
+        self.removed = self.energy - float(left.square().sum())
 
 
 class _Layer:

@@ -320,7 +320,7 @@ def _budget(handle: SoftenHandle) -> dict[str, Any]:
         "layers": len(handle.layers),
         "dims": max(dims, default=0),
         "tokens": sum(handle.tokens_touched.values()),
-        "removed_energy": getattr(handle, "removed_energy", 0.0),
+        "removed_energy": handle.removed_energy,
     }
 
 

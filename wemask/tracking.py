@@ -113,12 +113,12 @@ def _overview(results: Results, folder: Path) -> dict[str, Any]:
     """Tables, figures, the page, and the verdict."""
     import wandb
 
-    arms = [
+    arms: list[Any] = [
         [arm, task, s["mean"], s["low"], s["high"], s["n"], len(s["runs"]), _failures(s)]
         for arm, scores in results["arms"].items()
         for task, s in scores.items()
     ]
-    pairs = [[row[key] for key in PAIR_COLUMNS] for row in results["comparisons"]]
+    pairs: list[Any] = [[row[key] for key in PAIR_COLUMNS] for row in results["comparisons"]]
     figures = sorted((folder / "figures").glob("*.png"))
     return {
         "arms": wandb.Table(columns=list(ARM_COLUMNS), data=arms),

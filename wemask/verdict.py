@@ -4,7 +4,7 @@
 every arm is no answer at all. The rules that tell them apart are the constants below.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,6 +98,12 @@ def p_words(p: float) -> str:
     """0.0421 -> "p = 0.042", 0.0002 -> "p < 0.001"."""
     words = p_value_words(p)
     return f"p {words}" if words.startswith("<") else f"p = {words}"
+
+
+def difference_words(row: Comparison) -> str:
+    """0.075 and its interval as "+7.5 [+1.2, +13.8], p = 0.021"."""
+    interval = f"[{points(row['low'])}, {points(row['high'])}]"
+    return f"{points(row['delta'])} {interval}, {p_words(row['p_holm'])}"
 
 
 def ordered_tasks(results: Results) -> list[str]:
@@ -246,13 +252,13 @@ def specificity(results: Results, real: str) -> str:
         )
         gain = find_comparison(results, task, labels[0], reference)
         compared = {c: find_comparison(results, task, labels[0], c) for c in controls}
-        beaten = {c: judge(results, row).outcome for c, row in compared.items() if row is not None}
+        beaten: dict[str, Outcome] = {c: judge(results, row).outcome for c, row in compared.items() if row is not None}
         if gain is not None and beaten:
             sentences.append(_specific_words(task, judge(results, gain), beaten))
     return "".join(f" {_capital(sentence)}." for sentence in sentences)
 
 
-def _specific_words(task: str, gain: Finding, against: dict[str, Outcome]) -> str:
+def _specific_words(task: str, gain: Finding, against: Mapping[str, Outcome]) -> str:
     better = [c for c, outcome in against.items() if outcome == "better"]
     worse = [c for c, outcome in against.items() if outcome == "worse"]
     equal = [arm_words(c) for c in against if c not in better]
