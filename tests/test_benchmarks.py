@@ -132,3 +132,13 @@ def test_a_row_that_does_not_fit_is_named(
 def test_what_is_not_on_the_hub_asks_for_a_file() -> None:
     with pytest.raises(DataError, match=r"hub has no data.*tasks\.gsm8k_cot\.path=FILE\.parquet"):
         check_tasks([TaskConfig(name="gsm8k_cot")])
+
+
+def test_an_answer_in_the_prompt_alone_is_no_answer(tiny: Any, tmp_path: Path) -> None:
+    row = {"question": "Is it #### 7, or \\boxed{7}?", "answer": "#### 7"}
+    path = write_jsonl(tmp_path / "g.jsonl", [row])
+    for i, says in enumerate(["", "I do not know.", "You asked for it.", "\\boxed{}"]):
+        result = ask(tiny, tmp_path / str(i), "gsm8k", path, {"Is it": says})
+        assert result.scores == [0.0], says
+        assert result.samples[0]["extracted"] is None
+        assert result.extraction_failures == 1

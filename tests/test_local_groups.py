@@ -82,7 +82,9 @@ def test_a_csv_file_gives_the_same_items(tiny: Any, tmp_path: Path) -> None:
 def test_a_row_of_no_subject_or_option_is_named(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    path = write_jsonl(tmp_path / "m.jsonl", [MMLU[0], MMLU[2] | change])
+    kind = type(change.get("answer", 0))  # a column holds numbers or letters
+    rows = [MMLU[0] | {"answer": kind("1" if kind is int else "B")}, MMLU[2] | change]
+    path = write_jsonl(tmp_path / "m.jsonl", rows)
     with pytest.raises(DataError, match=words):
         check_tasks([mmlu(path)])
 
