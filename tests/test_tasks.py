@@ -178,12 +178,19 @@ def test_ifeval_is_not_scored_without_its_sentence_model(
         ({"name": "gsm8k", "fewshot": 9}, "this task has 8 examples"),
         ({"name": "math500", "fewshot": 1}, "this task has 0 examples"),
         ({"name": "synthetic", "metric": "acc"}, "only exact_match"),
+        ({"name": "xstest_safe", "metric": "refused"}, "only acc"),
+        ({"name": "colours", "path": "rows.jsonl", "max_new_tokens": 9}, "generates no output"),
+        (
+            {"name": "colours", "path": "rows.jsonl", "n_samples": 2, "temperature": 1},
+            "n_samples, temperature would touch nothing",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_settings_that_a_task_cannot_follow(
-    foreign: Path, settings: dict[str, Any], words: str
+    foreign: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
 ) -> None:
+    monkeypatch.chdir(foreign)
     with pytest.raises(ConfigError, match=words):
         check_tasks([TaskConfig(**settings)])
 
@@ -242,6 +249,15 @@ def test_the_problems_of_all_tasks_come_together(tmp_path: Path) -> None:
         ({"max_new_tokens": "9"}, "got '9'"),
         ({"chat": "yes"}, "true, false or null"),
         ({"path": 3}, "a text or null"),
+        ({"n_samples": 0}, r"n_samples is a whole number >= 1, got 0"),
+        ({"n_samples": None}, "got None"),
+        ({"n_samples": 4}, "greedy outputs are all the same"),
+        ({"n_samples": 4, "temperature": 0}, "greedy outputs are all the same"),
+        ({"temperature": -1}, "at least 0, or null, got -1"),
+        ({"temperature": float("nan")}, "got nan"),
+        ({"temperature": 1, "top_p": 0}, "above 0 and at most 1"),
+        ({"top_p": 0.9}, "touches nothing without sampling"),
+        ({"judge": "tiny"}, "would judge nothing: only xstest_safe and xstest_unsafe"),
     ],
     ids=str,
 )
@@ -311,3 +327,12 @@ def test_hydra_overrides_reach_the_task(tmp_path: Path) -> None:
     assert (first.name, first.path) == ("gsm8k", "../x.jsonl")
     assert second.name == "math500"
     assert third == TaskConfig(name="arc_easy", fewshot=25)
+
+
+def test_one_setting_of_xstest_is_that_of_both_tasks(tmp_path: Path) -> None:
+    safe, unsafe = compose_tasks(
+        tmp_path, ["tasks=[xstest]", "tasks.xstest_safe.path=x.csv", "tasks.xstest_safe.judge=tiny"]
+    )
+    assert (safe.name, unsafe.name) == ("xstest_safe", "xstest_unsafe")
+    assert vars(unsafe) == vars(safe) | {"name": "xstest_unsafe"}
+    assert (unsafe.path, unsafe.judge) == ("x.csv", "tiny")

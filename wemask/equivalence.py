@@ -30,7 +30,7 @@ _UNICODE = str.maketrans(
 _SPACING = re.compile(
     r"(?<!\\)\\[!,;:]\s*|\\(?:left|right|[bB]ig+[lr]?|displaystyle|mathstrut)(?![a-zA-Z])"
 )
-_BLANK = re.compile(r"(?<!\\)\\(?=\s)|\\q?quad(?![a-zA-Z])|~|\s+")
+_BLANK = re.compile(r"(?<!\\)\\(?=\s|$)|\\q?quad(?![a-zA-Z])|~|\s+")
 _DELIMITERS = [("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`")]
 _TEXT = re.compile(
     r"\\(?:text(?:rm|bf|it|sf|tt|normal)?|mbox|mathrm|mathbf|mathit|rm)\s*\{([^{}]*)\}"

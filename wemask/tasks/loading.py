@@ -234,11 +234,14 @@ def _on_rows(spec: dict[str, Any], rows: list[local.Row]) -> Task:
 def _check_golds(task: Task, rows: list[local.Row]) -> None:
     """Refuse right answers that are no option: lm-eval would count such items as wrong."""
     built: Any = task
-    for doc, row in zip(built.eval_docs, rows, strict=False):
+    places = [row[local.WHERE] for row in rows]
+    if len(places) != len(built.eval_docs):  # the task has made other documents of the rows
+        places = [f"item {number}" for number, _ in enumerate(built.eval_docs, 1)]
+    for doc, place in zip(built.eval_docs, places, strict=True):
         options, gold = built.doc_to_choice(doc), built.doc_to_target(doc)
         fits = 0 <= gold < len(options) if isinstance(gold, int) else gold in options
         if not fits and not isinstance(gold, list):
-            raise DataError(f"{row[local.WHERE]}: the answer {gold!r} is none of {options}.")
+            raise DataError(f"{place}: the answer {gold!r} is none of {options}.")
 
 
 def _check_sentence_model() -> None:
@@ -301,9 +304,9 @@ def _out_of_reach(config: TaskConfig, error: object) -> str:
     found = f"tasks.{config.name}: the data cannot be had: {error}."
     if config.name not in OWN_TASKS and config.name not in _all_of_lm_eval().all_subtasks:
         return (
-            f"{found} Run it once with a network: the hub cache keeps the data of its subtasks. Or, "
-            f"for a group by subject such as mmlu, name a local file with a column {local.SUBJECT}: "
-            f"tasks.{config.name}.path=FILE.jsonl"
+            f"{found} Run it once with a network: the hub cache keeps the data of its subtasks. "
+            f"Or, for a group by subject as mmlu is, name a local file with a column "
+            f"{local.SUBJECT}: tasks.{config.name}.path=FILE.jsonl"
         )
     return (
         f"{found} Without a network, name a local copy with the same columns: "

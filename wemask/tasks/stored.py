@@ -18,8 +18,8 @@ SAMPLES, META = "samples.jsonl", "meta.json"
 class TaskResult:
     """One arm on one task.
 
-    An item is asked once, or drawn `n_samples` times; `samples` holds its draws side by side. What is
-    "per item" has one value for each item, in their order.
+    An item is asked once, or drawn `n_samples` times; `samples` holds its draws side by side. What
+    is "per item" has one value for each item, in their order.
     """
 
     name: str
@@ -130,7 +130,7 @@ def read_result(folder: Path) -> TaskResult:
     try:
         content, meta = path.read_bytes(), json.loads(meta_path.read_bytes())
         whole = meta["samples_sha256"] == hashlib.sha256(content).hexdigest()
-        samples = [json.loads(line) for line in content.decode("utf-8").split("\n") if line]
+        samples = [json.loads(line) for line in content.split(b"\n") if line] if whole else []
         result = TaskResult(
             name=meta["key"]["task"]["name"],
             samples=samples,
@@ -147,7 +147,7 @@ def read_result(folder: Path) -> TaskResult:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{_damaged(folder, META)} ({type(error).__name__}: {error})") from error
-    if not whole or not samples:
+    if not samples:
         raise DataError(_damaged(folder, SAMPLES))
     return result
 
