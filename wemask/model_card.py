@@ -5,13 +5,12 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from wemask.manifest import Manifest
+from wemask.operator import WeMaskConfig
 from wemask.strength import LearnableStrength
 
 _TEXT = """# {title}
 
-This {kind} model runs with **WeMask** (weight-guided masking, arXiv 2605.08504) on: in the softened
-layers, the attention input `x` of a massive token is multiplied by `1 - s` on a few dims, and
-nothing else is changed.
+This {kind} model runs with **WeMask** (weight-guided masking, arXiv 2605.08504) on: {what}.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,10 +33,25 @@ same without running code from this folder.
 | dims | {dims} |
 | rate (share of dims) | {rate} |
 | site | {site} |
+| softened dims go towards | {fill} |
 | strength s | {strength} |
 
 All settings are in `wemask_config.json`.
 """
+
+
+_OPERATOR = """in the softened
+layers, the attention input `x` of a massive token is multiplied by `1 - s` on a few dims, and
+nothing else is changed"""
+_CONTROL = """with settings
+that make it a control, something to compare the real operator with"""
+
+
+def _is_control(config: WeMaskConfig) -> bool:
+    """Whether a choice is one of the controls in `WeMaskConfig`."""
+    controls = ("before_me", "wrong", "random", "lowest", "uniform", "residual_stream", "mean")
+    choices = (config.layers, config.tokens, config.dims, config.site, config.fill)
+    return any(choice in controls for choice in choices)
 
 
 def write_card(folder: Path, saved: Manifest, kind: str) -> None:
@@ -61,6 +75,8 @@ def write_card(folder: Path, saved: Manifest, kind: str) -> None:
         dims=f"{config.dims}: {_dims(saved)}",
         rate=config.rate,
         site=config.site,
+        fill=config.fill,
+        what=_CONTROL if _is_control(config) else _OPERATOR,
         strength=_strength(saved),
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wemask import controls, operator
+from wemask import operator
+from wemask.controls import damp_uniformly, fill_dims
 from wemask.errors import PatchError
 from wemask.operator import WeMaskConfig
 from wemask.strength import LearnableStrength
@@ -143,9 +144,9 @@ class Softening(nn.Module):
         if dims is None:
             dims = operator.batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
         if self.uniform:
-            return controls.damp_uniformly(x, gate, dims, self.s())
+            return damp_uniformly(x, gate, dims, self.s())
         if self.fill is not None:
-            return controls.fill_dims(x, gate, dims, self.s(), self.fill)
+            return fill_dims(x, gate, dims, self.s(), self.fill)
         return operator.soften_dims(x, gate, dims, self.s())
 
 

@@ -71,9 +71,10 @@ def _lines(
 def operator_words(config: RunConfig) -> str:
     """The operator's settings in one line."""
     op = config.operator
+    fill = "" if op.fill == "zero" else f"fill {op.fill}, "
     return (
         f"rate {op.rate:g}, layers {op.layers}, tokens {op.tokens}, dims {op.dims}, "
-        f"site {op.site}, strength {_strength_words(op.strength)}"
+        f"site {op.site}, {fill}strength {_strength_words(op.strength)}"
     )
 
 
