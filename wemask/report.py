@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -192,6 +193,7 @@ def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     return {
         "results": results,
         "headline": headline(results),
+        "criterion": MELayerReport.from_dict(results["me_layer"]).criterion.describe(),
         "tasks": ordered_tasks(results),
         "arms": list(results["arms"]),
         "findings": findings,
@@ -242,7 +244,9 @@ def _forest_figure(results: Results) -> ReportFigure:
     )
     caption = (
         "Paired differences on the same items, with 95% intervals and p-values after Holm's "
-        "correction. A difference inside the grey band is too small for this many items to show."
+        "correction. Blue and orange-red: the interval excludes zero; the title counts those whose "
+        "p is also below 0.05. A difference inside the grey band is too small for this many items "
+        "to show."
     )
     return _figure("forest", "differences", plots.forest(results), caption, numbers)
 
@@ -282,10 +286,15 @@ def _environment(*, autoescape: bool) -> Environment:
         "p": p_value_words,
         "reading": lambda finding: OUTCOME_WORDS[finding.outcome],
         "visible": visible,
+        "yaml": _yaml,
         "cell": _markdown_cell,
         "fenced": _markdown_fence,
     }
     return environment
+
+
+def _yaml(settings: dict[str, Any]) -> str:
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def _markdown_cell(value: object) -> str:
