@@ -177,7 +177,9 @@ PRESETS = {
     "wrong_token": {"tokens": "wrong"},
     "set_zero": {"layers": "next", "dims": "massive", "site": "residual_stream"},
     "set_mean": {
-        **{"layers": "next", "dims": "massive", "site": "residual_stream"},
+        "layers": "next",
+        "dims": "massive",
+        "site": "residual_stream",
         "fill": "mean",
     },
 }

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 
 from wemask import plots
-from wemask.figure_style import DPI, WIDTH, plain, size_words, svg_text
+from wemask.figure_style import DPI, WIDTH, log_axis, plain, size_words, svg_text
 from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
 from wemask.relief import MAX_BINS, pool_dims
 from wemask.results import Results, SofteningMetrics
@@ -279,6 +279,9 @@ def test_arms_says_when_accuracy_is_near_zero() -> None:
         scores["arith"].update(mean=0.01, low=0.0, high=0.04)
     figure = plots.arms(results, "arith")
     assert title(figure) == "arith: accuracy is near zero on every arm (n = 100)"
+    figure.draw_without_rendering()
+    edge = figure.axes[0].get_window_extent().x0
+    assert all(words.get_window_extent().x0 > edge for words in figure.axes[0].texts)
     with pytest.raises(KeyError):
         plots.arms(results, "nowhere")
 
@@ -336,6 +339,26 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
     before = dict(mpl.rcParams)
     plots.magnitude_by_layer(made_up_report())
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "named"),
+    [(12, 240, ["20", "50", "100", "200"]), (0.2, 300.0, ["1", "10", "100"])],
+)
+def test_log_axes_name_a_few_plain_numbers(low: float, high: float, named: list[str]) -> None:
+    axes = Figure().subplots()
+    axes.plot([low, high])
+    log_axis(axes)
+    axes.figure.draw_without_rendering()
+    bottom, top = axes.get_ylim()
+    shown = [
+        label.get_text()
+        for value, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        if bottom <= value <= top
+    ]
+    assert [name for name in shown if name in named] == named
+    assert len(shown) <= 6
+    assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
 
 
 @given(st.text())

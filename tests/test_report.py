@@ -2,18 +2,15 @@ import base64
 import copy
 import hashlib
 import io
-import json
 import math
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 from report_cases import ATTACK, made_up, made_up_report, made_up_samples
 from rich.console import Console
@@ -170,6 +167,15 @@ def test_results_without_comparisons_softening_or_examples_still_make_a_page() -
     assert 'id="filter"' not in text
 
 
+def test_the_settings_are_shown_where_the_results_hold_them(results: Results) -> None:
+    settings = {"model": {"name": "tiny"}, "note": f"\u202e{ATTACK}", "trainer": {"lr": 1e-3}}
+    folded = Page(render_html({**results, "settings": settings}, [])).content["pre"][-1]
+    assert yaml.safe_load(folded.replace("\\u202e", "")) == {**settings, "note": ATTACK}
+    assert folded.index("model:") < folded.index("trainer:")  # in the order of the configs
+    without: Any = {key: value for key, value in results.items() if key != "settings"}
+    assert "All settings" not in render_html(without, [])
+
+
 def luminance(colour: str) -> float:
     shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
@@ -303,45 +309,3 @@ def test_a_model_that_wrote_half_a_character_does_not_stop_the_report(
     for name, render in (("report.html", render_html), ("report.md", render_markdown)):
         write_whole(tmp_path / name, render(results, [], samples))
         assert "\\ud83d\\x00\\x1b" in (tmp_path / name).read_text(encoding="utf-8")
-
-
-# --------------------------------------------------------------------------- in a real browser
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not (os.environ.get("WEMASK_BROWSER") and shutil.which("chromium")),
-    reason="set WEMASK_BROWSER=1 and install chromium (Debian) to run this",
-)
-def test_the_filter_works_in_chromium(page: str, tmp_path: Path) -> None:
-    """Choose "WeMask-SFT right, base wrong" on arith as a reader would, and read the page back."""
-    choose = """
-      const form = document.getElementById("filter");
-      form.elements.task.value = "0";
-      form.elements.pair.value = "3 0";
-      form.dispatchEvent(new Event("change"));
-      addEventListener("load", () => { document.title = JSON.stringify({
-        count: document.getElementById("count").textContent,
-        fits: [...document.querySelectorAll(".example:not([hidden])")].every((e) =>
-          e.dataset.task === "0" && e.dataset.right.includes("3") && e.dataset.wrong.includes("0")),
-        arms: [...new Set([...document.querySelectorAll(".output:not([hidden])")]
-          .filter((o) => !o.closest("[hidden]")).map((o) => o.dataset.arm))].sort(),
-        pictures: [...document.images].every((i) => i.complete && i.naturalWidth > 0),
-        wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-      }); });"""
-    digest = base64.b64encode(hashlib.sha256(choose.encode()).digest()).decode()
-    probed = page.replace("script-src ", f"script-src 'sha256-{digest}' ")
-    probed = probed.replace("</body>", f"<script>{choose}</script></body>")
-    (tmp_path / "page.html").write_text(probed, encoding="utf-8")
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
-    command += ["--no-first-run", "--disable-background-networking", "--disable-component-update"]
-    command += ["--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    command += ["--window-size=500,900", (tmp_path / "page.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    state = json.loads(Page(done.stdout).content["title"][0])
-    shown, total = (int(n) for n in re.findall(r"\d+", state["count"]))
-    assert 0 < shown < total
-    assert state["fits"]
-    assert state["arms"] == ["0", "3"]
-    assert state["pictures"]
-    assert state["wide"] == 0  # nothing but tables scrolls sideways

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 ORANGE, GREEN, BLUE, RED, PURPLE = "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 INK, GREY = "#222222", "#6B6B6B"
@@ -109,6 +110,19 @@ def layer_name(layer: float, _position: object = None) -> str:
 def drawable(values: Iterable[float | None]) -> list[float]:
     """Values for a log axis; what cannot be drawn there (zero, infinity, None) leaves a gap."""
     return [v if v is not None and 0 < v < math.inf else math.nan for v in values]
+
+
+def log_axis(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, in plain numbers: few enough to read, at least two.
+
+    Call it after drawing: fewer than two decades get 1, 2, 5, more get powers of ten.
+    """
+    axes.set_yscale("log")
+    axes.margins(y=0.15)
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.yaxis.set_major_formatter(lambda value, _: size_words(value))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def layer_ticks(layers: Sequence[int]) -> list[int]:

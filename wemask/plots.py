@@ -21,6 +21,7 @@ from wemask.figure_style import (
     WIDTH,
     drawable,
     layer_axis,
+    log_axis,
     plain,
     save_figure,
     size_words,
@@ -66,14 +67,14 @@ def magnitude_by_layer(report: "MELayerReport") -> Figure:
     top.plot(x, largest, color=RED, label="largest abs(h)", **look)
     top.plot(x, median, color=GREY, label="median abs(h)", **look)
     top.fill_between(x, median, largest, color=RED, alpha=0.07, linewidth=0)
-    top.set(yscale="log", ylabel="abs(h)")
+    top.set_ylabel("abs(h)")
     bottom.plot(x, drawable(r.ratio for r in rows), color=BLUE, label="largest / median", **look)
-    bottom.set(yscale="log", ylabel="largest / median", xlabel="output of decoder layer")
+    bottom.set(ylabel="largest / median", xlabel="output of decoder layer")
     _draw_criterion(top, bottom, report)
     _mark_layers((top, bottom), report)
     layer_axis((top, bottom), x)
-    top.margins(y=0.12)
-    bottom.margins(y=0.12)
+    log_axis(top)
+    log_axis(bottom)
     figure.legend(loc="outside lower left", ncols=2)
     return titled(figure, _magnitude_title(report))
 
@@ -133,6 +134,7 @@ def arms(results: "Results", task: str) -> Figure:
     scored = [(arm, scores[task]) for arm, scores in results["arms"].items() if task in scores]
     figure = Figure(figsize=(WIDTH, 1.3 + 0.46 * max(len(scored), 1)))
     axes = figure.subplots()
+    edge, end = _limits([s[k] for _, s in scored for k in ("low", "high")], floor=0.0)
     for y, (arm, score) in enumerate(scored):
         mean, low, high = (100 * score[key] for key in ("mean", "low", "high"))
         colour = ARM_COLOURS.get(arm, PURPLE)
@@ -143,12 +145,12 @@ def arms(results: "Results", task: str) -> Figure:
             (mean, y),
             (0, 7),
             textcoords="offset points",
-            ha="center",
+            ha="left" if mean < edge + 0.1 * (end - edge) else "center",  # clear of the axis
             fontweight="bold",
         )
     axes.set_yticks(range(len(scored)), [plain(arm_words(arm)) for arm, _ in scored])
     axes.set_ylim(len(scored) - 0.5, -0.75)
-    axes.set_xlim(*_limits([s[k] for _, s in scored for k in ("low", "high")], floor=0.0))
+    axes.set_xlim(edge, end)
     axes.set_xlabel(plain(f"{info['metric']}, % of items (95% interval)"))
     axes.grid(axis="y", visible=False)
     return titled(figure, _arms_title(task, scored))

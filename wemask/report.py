@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -151,6 +152,7 @@ def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     return {
         "results": results,
         "headline": headline(results),
+        "criterion": MELayerReport.from_dict(results["me_layer"]).criterion.describe(),
         "tasks": ordered_tasks(results),
         "arms": list(results["arms"]),
         "main_arms": main_arms(results),
@@ -223,10 +225,15 @@ def _environment(*, autoescape: bool) -> Environment:
         "unit": unit_words,
         "reading": lambda finding: OUTCOME_WORDS[finding.outcome],
         "visible": visible,
+        "yaml": _yaml,
         "cell": _markdown_cell,
         "fenced": _markdown_fence,
     }
     return environment
+
+
+def _yaml(settings: dict[str, Any]) -> str:
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def _markdown_cell(value: object) -> str:

@@ -101,7 +101,9 @@ def _forest_figure(results: Results) -> ReportFigure:
     )
     caption = (
         "Paired differences on the same items, with 95% intervals and p-values after Holm's "
-        "correction. A difference inside the grey band is too small for this many items to show."
+        "correction. Blue and orange-red: the interval excludes zero; the title counts those whose "
+        "p is also below 0.05. A difference inside the grey band is too small for this many items "
+        "to show."
     )
     return _figure("forest", "differences", plots.forest(results), caption, numbers)
 

@@ -15,6 +15,7 @@ from wemask.figure_style import (
     drawable,
     layer_axis,
     layer_ticks,
+    log_axis,
     size_words,
     styled,
     titled,
@@ -52,8 +53,8 @@ def softening_effect(metrics: "SofteningMetrics") -> Figure:
         name = "softening off" if rows is metrics["off"] else "softening on"
         top.plot(x, drawable(row["massive_max"] for row in rows), label=name, **look)
         bottom.plot(x, [math.nan if (m := row["sink_mass"]) is None else m for row in rows], **look)
-    top.set(yscale="log", ylabel="massive abs(h)")
-    top.margins(y=0.15)
+    top.set_ylabel("massive abs(h)")
+    log_axis(top)
     bottom.set(ylabel="sink mass", xlabel="decoder layer", ylim=(-0.03, 1.03))
     layer_axis((top, bottom), layers)
     figure.legend(loc="outside lower left", ncols=2)

@@ -252,7 +252,9 @@ def specificity(results: Results, real: str) -> str:
         )
         gain = find_comparison(results, task, labels[0], reference)
         compared = {c: find_comparison(results, task, labels[0], c) for c in controls}
-        beaten: dict[str, Outcome] = {c: judge(results, row).outcome for c, row in compared.items() if row is not None}
+        beaten: dict[str, Outcome] = {
+            c: judge(results, row).outcome for c, row in compared.items() if row is not None
+        }
         if gain is not None and beaten:
             sentences.append(_specific_words(task, judge(results, gain), beaten))
     return "".join(f" {_capital(sentence)}." for sentence in sentences)
