@@ -299,8 +299,8 @@ def test_a_wrong_token_that_the_probe_lacks_says_which_seed_there_is():
         with pytest.raises(PatchError, match=rf"has {length} tokens\. Type operator\.seed=10 or"):
             wemask.soften(case.model, case.report, WeMaskConfig(tokens="wrong", seed=seed))
     probe = sequence(12, massive_at=4)[0].tolist()
+    report = replace(case.report, probe_ids=probe)
     with pytest.raises(PatchError, match=r"That at place 4 is massive\. Type another operator\.se"):
-        report = replace(case.report, probe_ids=probe)
         wemask.soften(case.model, report, WeMaskConfig(tokens="wrong", seed=3))
     assert length == 12
 

@@ -238,8 +238,8 @@ def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
 
 def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
     config, report = handle.config, handle.report
-    by_content = report is not None and config.tokens in ("massive", "wrong")
-    thresholds = report.thresholds if by_content else {}
+    by_content = config.tokens in ("massive", "wrong")
+    thresholds = report.thresholds if report is not None and by_content else {}
     model: Any = handle.model
     model.wemask_handle = handle
     for index in layers:

@@ -17,11 +17,12 @@ NEAR_ONE = 0.95  # the same at the ceiling
 MAIN = 6  # arms whose disagreements a page shows
 LISTED = 4  # comparisons of one outcome that a sentence names; more are counted
 
-Outcome = Literal["better", "worse", "no_difference", "blind", "floor", "ceiling"]
+Outcome = Literal["better", "worse", "unclear", "no_difference", "blind", "floor", "ceiling"]
 
 OUTCOME_WORDS: dict[Outcome, str] = {
     "better": "better",
     "worse": "worse",
+    "unclear": "not clear after Holm's correction",
     "no_difference": "no difference",
     "blind": "could not have seen a difference",
     "floor": "tells nothing: accuracy near zero",
@@ -190,6 +191,11 @@ def finding_words(finding: Finding) -> str:
         size = f"{abs(100 * c['delta']):.1f} points {word}"
         return f"on {c['task']}, {a} scored {size} than {b}: {means} ({sure})"
     numbers = f"{means}, {points(c['delta'])} points ({sure})"
+    if finding.outcome == "unclear":
+        return (
+            f"on {c['task']}, the difference between {a} and {b} is not clear once the number of "
+            f"comparisons is counted: {numbers}"
+        )
     seen = c["minimum_detectable"]
     if finding.outcome == "no_difference" and seen is not None:
         return (
@@ -313,6 +319,8 @@ def _outcome(comparison: Comparison, scores: Iterable[ArmScore]) -> Outcome:
         return "floor"
     if min(means) >= NEAR_ONE:
         return "ceiling"
+    if excludes_zero:
+        return "unclear"
     seen = comparison["minimum_detectable"]
     return "blind" if seen is None or seen > RELEVANT else "no_difference"
 
