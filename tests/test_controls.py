@@ -176,11 +176,8 @@ PRESETS = {
     "wrong_layers": {"layers": "before_me", "tokens": "first"},
     "wrong_token": {"tokens": "wrong"},
     "set_zero": {"layers": "next", "dims": "massive", "site": "residual_stream"},
-    "set_mean": {
-        **{"layers": "next", "dims": "massive", "site": "residual_stream"},
-        "fill": "mean",
-    },
 }
+PRESETS["set_mean"] = {**PRESETS["set_zero"], "fill": "mean"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -297,8 +294,8 @@ def test_a_wrong_token_that_the_probe_lacks_says_which_seed_there_is():
         with pytest.raises(PatchError, match=rf"has {length} tokens\. Type operator\.seed=10 or"):
             wemask.soften(case.model, case.report, WeMaskConfig(tokens="wrong", seed=seed))
     probe = sequence(12, massive_at=4)[0].tolist()
+    report = replace(case.report, probe_ids=probe)
     with pytest.raises(PatchError, match=r"That at place 4 is massive\. Type another operator\.se"):
-        report = replace(case.report, probe_ids=probe)
         wemask.soften(case.model, report, WeMaskConfig(tokens="wrong", seed=3))
     assert length == 12
 
@@ -349,7 +346,8 @@ def saved(folder: Path, name: str, family: str = "llama") -> tuple[Any, Tensor]:
     config = WeMaskConfig(rate=0.25, **CASES[name])
     wemask.soften(case.model, case.report, config)
     with torch.no_grad():
-        case.model.get_input_embeddings().weight.mul_(1.1)
+        embeddings: Any = case.model.get_input_embeddings()
+        embeddings.weight.mul_(1.1)
     wemask.save(case.model, None, folder)
     return case.model, logits(case.model, sequence())
 

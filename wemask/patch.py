@@ -3,8 +3,9 @@
 One mechanism for all architectures: the class of each softened decoder layer, and of its attention
 module, becomes a subclass of itself. The layer looks at the residual that it is given and finds
 the tokens; its attention softens its own input; both call `super().forward`. (The control
-site=residual_stream softens what the layer itself is given.) Nothing is wrapped or renamed, nothing is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT,
-torch.compile and FSDP (which wraps by class name) see the module that they know.
+site=residual_stream softens what the layer itself is given.) Nothing is wrapped or renamed,
+nothing is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT, torch.compile
+and FSDP (which wraps by class name) see the module that they know.
 """
 
 import warnings
@@ -120,9 +121,7 @@ def _check_patchable(model: nn.Module) -> None:
         )
 
 
-def _check_places(
-    model: nn.Module, report: "MELayerReport | None", config: WeMaskConfig
-) -> None:
+def _check_places(model: nn.Module, report: "MELayerReport | None", config: WeMaskConfig) -> None:
     """Raise PatchError where a place in a document cannot be read from the model's masks."""
     position = config.position
     if position is None:
@@ -239,8 +238,8 @@ def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
 
 def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
     config, report = handle.config, handle.report
-    by_content = report is not None and config.tokens in ("massive", "wrong")
-    thresholds = report.thresholds if by_content else {}
+    by_content = config.tokens in ("massive", "wrong")
+    thresholds = report.thresholds if report is not None and by_content else {}
     model: Any = handle.model
     model.wemask_handle = handle
     for index in layers:
