@@ -176,13 +176,8 @@ PRESETS = {
     "wrong_layers": {"layers": "before_me", "tokens": "first"},
     "wrong_token": {"tokens": "wrong"},
     "set_zero": {"layers": "next", "dims": "massive", "site": "residual_stream"},
-    "set_mean": {
-        "layers": "next",
-        "dims": "massive",
-        "site": "residual_stream",
-        "fill": "mean",
-    },
 }
+PRESETS["set_mean"] = {**PRESETS["set_zero"], "fill": "mean"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -351,7 +346,8 @@ def saved(folder: Path, name: str, family: str = "llama") -> tuple[Any, Tensor]:
     config = WeMaskConfig(rate=0.25, **CASES[name])
     wemask.soften(case.model, case.report, config)
     with torch.no_grad():
-        case.model.get_input_embeddings().weight.mul_(1.1)
+        embeddings: Any = case.model.get_input_embeddings()
+        embeddings.weight.mul_(1.1)
     wemask.save(case.model, None, folder)
     return case.model, logits(case.model, sequence())
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from wemask.errors import ConfigError, WemaskError, nearest
 
 PASSED_THROUGH = ("trainer", "peft")  # fields of SFTConfig and LoraConfig, by their own names
@@ -47,8 +49,18 @@ def command(name: str, run: Callable[[Any], None]) -> None:
         flags = {word for word in sys.argv[1:] if word.startswith("-")}
         if flags <= {"-m", "--multirun"}:  # not --help, --cfg and the like
             words = [word for word in sys.argv[1:] if word not in flags]
-            compose(name, [_first_of_sweep(word) for word in words] if flags else words)
+            sweep = flags or any(_is_sweep(word) for word in words)
+            compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
     main()
+
+
+def _is_sweep(word: str) -> bool:
+    """Whether a word chooses an experiment that is a multirun by itself."""
+    group, _, name = word.partition("=")
+    path = conf_dir() / "experiment" / f"{name}.yaml"
+    if group != "experiment" or not path.exists():
+        return False
+    return (yaml.safe_load(path.read_text()).get("hydra") or {}).get("mode") == "MULTIRUN"
 
 
 def _first_of_sweep(word: str) -> str:

@@ -3,9 +3,9 @@
 One mechanism for all architectures: the class of each softened decoder layer, and of its attention
 module, becomes a subclass of itself. The layer looks at the residual that it is given and finds
 the tokens; its attention softens its own input; both call `super().forward`. (The control
-site=residual_stream softens what the layer itself is given.) Nothing is wrapped or renamed, nothing
-is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT, torch.compile and FSDP
-(which wraps by class name) see the module that they know.
+site=residual_stream softens what the layer itself is given.) Nothing is wrapped or renamed,
+nothing is kept between forwards, so checkpoint recompute, packing, a KV cache, PEFT, torch.compile
+and FSDP (which wraps by class name) see the module that they know.
 """
 
 import warnings
