@@ -151,7 +151,7 @@ def arms(results: "Results", task: str) -> Figure:
     axes.set_yticks(range(len(scored)), [plain(arm_words(arm)) for arm, _ in scored])
     axes.set_ylim(len(scored) - 0.5, -0.75)
     axes.set_xlim(edge, end)
-    axes.set_xlabel(plain(f"{info['metric']}, % of items (95% interval)"))
+    axes.set_xlabel(plain(f"{info['metric']}, % of items (95% interval)"), loc="right")
     axes.grid(axis="y", visible=False)
     return titled(figure, _arms_title(task, scored))
 
@@ -189,7 +189,7 @@ def forest(results: "Results") -> Figure:
     axes.set_ylim((places[-1] if places else 0) + 0.6, -0.4)
     axes.set_xlim(*_limits([r[k] for r in rows for k in ("low", "high")] + [-0.01, 0.01]))
     # What the grey band means is in the caption: a second line here was wider than the axes.
-    axes.set_xlabel("difference, points (95% interval)")
+    axes.set_xlabel("difference, points (95% interval)", loc="right")
     axes.grid(axis="y", visible=False)
     return titled(figure, _forest_title(results))
 

@@ -61,7 +61,7 @@ def controls(results: Results, task: str, real: str) -> Figure:
     axes.set_yticks(range(len(rows)), [plain(arm_words(arm)) for arm, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.75)
     reference = arm_words(rows[0][1]["b"])
-    axes.set_xlabel(plain(f"accuracy minus {reference}, points (95% interval)"))
+    axes.set_xlabel(plain(f"accuracy minus {reference}, points (95% interval)"), loc="right")
     axes.grid(axis="y", visible=False)
     told = sum(apart(results, task, real, arm) for arm, _ in rows[1:])
     title = f"{task}: {told} of {len(rows) - 1} controls differ from {arm_words(real)}"
