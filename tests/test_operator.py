@@ -238,7 +238,7 @@ class TestConfig:
             assert not WeMaskConfig(dims=dims, **free).needs_report
         for dims in ("me_norm", "massive", "activation", "lowest"):
             assert WeMaskConfig(dims=dims, **free).needs_report
-        assert WeMaskConfig(dims="random", layers=[2]).needs_report
+        assert WeMaskConfig(dims="random", layers=(2,)).needs_report
         assert WeMaskConfig(dims="random", tokens="first").needs_report
 
 
