@@ -86,9 +86,9 @@ def test_seeds_are_drawn_one_by_one() -> None:
         "wemask_sft": {0: 0.7, 1: 0.75},
     }
     figure = study_plots.seeds(results, "arith")
-    heights = [list(line.get_ydata()) for line in figure.axes[0].lines]  # pyright: ignore
+    heights = [[round(float(y), 6) for y in line.get_ydata()] for line in figure.axes[0].lines]  # pyright: ignore
     assert [50.0, 70.0] in heights and [60.0, 75.0] in heights
-    assert heights[-2:] == [[55.0, 55.0], [72.5, 72.5]]
+    assert [55.0, 55.0] in heights and [72.5, 72.5] in heights  # the means
     assert "span up to 10.0 points" in figure.get_suptitle()
 
 
@@ -113,7 +113,7 @@ def test_the_dose_surface_has_each_dose_in_its_place() -> None:
     figure = study_plots.dose(results, "arith", "training_free")
     shown = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
     assert shown == {"0.0": (0, 0), "+10.0*": (0, 1), "-10.0*": (1, 0)}
-    assert "2 of 3 doses are clear of zero" in figure.get_suptitle()
+    assert "2 of 3 doses are clear of zero" in figure.get_suptitle().replace("\n", " ")
     assert study_plots.dose_arms(results, "wemask_sft") == {}  # one dose is no surface
     # Several doses of one arm are summed up in the verdict, by their settings.
     assert "better on arith (rate=0.01, strength=1.0) (+10.0)" in headline(results)[1]

@@ -38,7 +38,7 @@ def test_the_verdict_is_two_sentences_with_all_numbers(results: Results) -> None
     [
         ({}, "better"),
         ({"delta": -0.07, "low": -0.11, "high": -0.03}, "worse"),
-        ({"p_holm": 0.06}, "blind"),  # clear interval, but not after Holm; 6 points to be seen
+        ({"p_holm": 0.06}, "unclear"),  # the interval is clear of zero, but not after Holm
         ({"low": -0.01}, "blind"),  # p below 0.05, but the interval holds zero
         ({"p_holm": 0.4, "low": -0.02, "minimum_detectable": 0.05}, "no_difference"),
         ({"p_holm": 0.4, "low": -0.02, "minimum_detectable": 0.051}, "blind"),
@@ -53,6 +53,7 @@ def test_no_difference_is_not_could_not_have_seen_one(change: dict[str, Any], ou
     words = {
         "better": "7.0 points higher than SFT",
         "worse": "7.0 points lower than SFT",
+        "unclear": "is not clear once the number of comparisons is counted",
         "no_difference": "WeMask-SFT and SFT do not differ",
         "blind": "no difference between WeMask-SFT and SFT was seen",
     }

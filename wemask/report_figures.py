@@ -129,7 +129,7 @@ def _study_figures(results: Results) -> list[ReportFigure]:
             name = f"seeds_{_file_name(task)}"
             figures.append(_figure(name, "seeds", figure, SEEDS_CAPTION, numbers))
         for name in dict.fromkeys(about["arm"] for about in info.values()):
-            if study_plots.dose_arms(results, name):
+            if study_plots.dose_rows(results, task, name):
                 figure = study_plots.dose(results, task, name)
                 place = f"dose_{_file_name(name)}_{_file_name(task)}"
                 figures.append(_figure(place, "dose", figure, DOSE_CAPTION))

@@ -76,11 +76,12 @@ def apart(results: Results, task: str, real: str, control: str) -> bool:
 
 def seeded_arms(results: Results, task: str) -> dict[str, dict[int, float]]:
     """Arm -> seed -> accuracy, of arms with at least two seeds."""
-    return {
+    arms = {
         arm: {run["seed"]: run["mean"] for run in scores[task]["runs"] if run["seed"] is not None}
         for arm, scores in results["arms"].items()
-        if task in scores and len(results["arm_info"][arm]["seeds"]) > 1
+        if task in scores
     }
+    return {arm: seeds for arm, seeds in arms.items() if len(seeds) > 1}
 
 
 @styled
@@ -117,20 +118,27 @@ def dose_arms(results: Results, name: str) -> dict[tuple[float, float], str]:
     return doses if len(doses) > 1 else {}
 
 
+def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float], Comparison]:
+    """(rate, strength) -> that dose against its reference, on one task."""
+    rows = {}
+    for dose, arm in dose_arms(results, name).items():
+        for reference in arms_named(results, results["arm_info"][arm]["reference"] or ""):
+            if (row := find_comparison(results, task, arm, reference)) is not None:
+                rows[dose] = row
+    return rows
+
+
 @styled
 def dose(results: Results, task: str, name: str) -> Figure:
     """Gain over the reference on a grid of rate and strength; a star marks p (Holm) below 5%."""
-    doses = dose_arms(results, name)
-    rates, strengths = (sorted({key[i] for key in doses}) for i in (0, 1))
+    rows = dose_rows(results, task, name)
+    rates, strengths = (sorted({key[i] for key in rows}) for i in (0, 1))
     grid = np.full((len(strengths), len(rates)), np.nan)
     stars = set()
-    for (rate, strength), arm in doses.items():
+    for (rate, strength), row in rows.items():
         place = (strengths.index(strength), rates.index(rate))
-        for reference in arms_named(results, results["arm_info"][arm]["reference"] or ""):
-            row = find_comparison(results, task, arm, reference)
-            if row is not None:
-                grid[place] = 100 * row["delta"]
-                stars |= {place} if row["p_holm"] < SIGNIFICANT else set()
+        grid[place] = 100 * row["delta"]
+        stars |= {place} if row["p_holm"] < SIGNIFICANT else set()
     figure = Figure(figsize=(WIDTH, 1.6 + 0.55 * len(strengths)))
     axes = figure.subplots()
     _heat(axes, grid, stars)
@@ -138,7 +146,12 @@ def dose(results: Results, task: str, name: str) -> Figure:
     axes.set_yticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
     axes.set(xlabel="rate (share of dims)", ylabel="strength s")
     axes.grid(visible=False)
-    return titled(figure, _dose_title(task, name, doses, grid, len(stars)))
+    low, high = float(np.nanmin(grid)) / 100, float(np.nanmax(grid)) / 100
+    title = (
+        f"{task}: {arm_words(name)} changes accuracy by {points(low)} to {points(high)} points; "
+        f"{len(stars)} of {len(rows)} doses are clear of zero"
+    )
+    return titled(figure, title)
 
 
 def _heat(axes: Any, grid: Any, stars: set[tuple[int, int]]) -> None:
@@ -150,11 +163,3 @@ def _heat(axes: Any, grid: Any, stars: set[tuple[int, int]]) -> None:
         words = points(value / 100) + ("*" if (y, x) in stars else "")
         colour = "white" if abs(value) > 0.62 * limit else INK
         axes.text(x, y, words, ha="center", va="center", color=colour)
-
-
-def _dose_title(task: str, name: str, doses: Any, grid: Any, clear: int) -> str:
-    low, high = float(np.nanmin(grid)) / 100, float(np.nanmax(grid)) / 100
-    return (
-        f"{task}: {arm_words(name)} changes accuracy by {points(low)} to {points(high)} points; "
-        f"{clear} of {len(doses)} doses are clear of zero"
-    )
