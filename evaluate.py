@@ -4,7 +4,7 @@ import shlex
 import sys
 from typing import Any
 
-from wemask.composition import command, exit_on_error, train_overrides
+from wemask.composition import TYPED, command, exit_on_error, train_overrides
 from wemask.config import run_config
 
 STUDIES: list[Any] = []  # those of this process: a sweep has several
@@ -29,7 +29,7 @@ def run(cfg: Any) -> None:
         batch_size=cfg.batch_size,
         train_missing=cfg.train_missing,
         eval_seed=cfg.eval_seed,
-        command=shlex.join(["python", "evaluate.py", *sys.argv[1:]]),
+        command=shlex.join(["python", "evaluate.py", *TYPED]),
         overrides=train_overrides(sys.argv[1:]),
         sweep=hydra.runtime.choices.get("experiment") or "sweep"
         if hydra.mode == RunMode.MULTIRUN

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_support import FAST, call, quick, quiet, said, settings
+from run_support import FAST, quick, quiet, said, settings
 
 from wemask import study
 from wemask.composition import compose, normalise, train_overrides
@@ -391,46 +391,3 @@ def test_compare_refuses_other_items_engines_and_folders(compared: Any, tmp_path
     with pytest.raises(DataError, match=r"sought for results.json or eval"):
         compare_runs([tmp_path], tmp_path / "x", command="", logger=logger, console=console)
     assert not (tmp_path / "x").exists()
-
-
-# --- whole processes ------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_evaluate_py_end_to_end_without_deepspeed(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    from run_support import REPOSITORY
-
-    code = (
-        "import sys; sys.argv = ['evaluate.py', *sys.argv[1:]]; import runpy;"
-        "runpy.run_path('evaluate.py', run_name='__main__');"
-        "print('deepspeed' in sys.modules)"
-    )
-    words = (*FAST, f"paths.output_dir={tmp_path}", "trainer.max_steps=2", "limit=4")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=REPOSITORY
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "False"
-    (file,) = tmp_path.glob("default/*/results.json")
-    assert load_results(file)["command"].startswith("python evaluate.py debug=fast")
-
-
-@pytest.mark.slow
-def test_real_data_goes_the_whole_way_and_the_report_says_near_zero(tmp_path: Path) -> None:
-    rows = [
-        {"question": f"Tom has {n} apples and gets {n}. How many?", "answer": f"#### {2 * n}"}
-        for n in range(1, 30)
-    ]
-    file = tmp_path / "gsm8k.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = (
-        *(*FAST, f"paths.output_dir={tmp_path / 'out'}", "trainer.max_steps=2", "limit=5"),
-        *("data=gsm8k", f"data.path={file}", "tasks=[gsm8k]", f"tasks.gsm8k.path={file}"),
-        "tasks.gsm8k.max_new_tokens=8",
-    )
-    code, out, err = call("evaluate.py", *words)
-    assert code == 0, err
-    assert "near zero on every arm" in out

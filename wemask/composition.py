@@ -13,6 +13,7 @@ import yaml
 
 from wemask.errors import ConfigError, WemaskError, nearest
 
+TYPED: list[str] = []  # the words of the command line, before `normalise`
 PASSED_THROUGH = ("trainer", "peft")  # fields of SFTConfig and LoraConfig, by their own names
 OPTIONAL_GROUPS = ("experiment", "debug")  # Hydra ignores an unknown name of these: we do not
 
@@ -38,6 +39,7 @@ def command(name: str, run: Callable[[Any], None]) -> None:
     # Python puts the folder of the script first on the path, where our evaluate.py would shadow the
     # `evaluate` package that lm-eval imports. Last is early enough for the script itself.
     sys.path.append(sys.path.pop(0))
+    TYPED[:] = sys.argv[1:]
     sys.argv[1:] = normalise(sys.argv[1:])
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
