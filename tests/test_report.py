@@ -167,13 +167,11 @@ def test_results_without_comparisons_softening_or_examples_still_make_a_page() -
     assert 'id="filter"' not in text
 
 
-def test_the_settings_are_shown_where_the_results_hold_them(results: Results) -> None:
+def test_the_settings_of_every_arm_are_shown(results: Results) -> None:
     settings = {"model": {"name": "tiny"}, "note": f"\u202e{ATTACK}", "trainer": {"lr": 1e-3}}
-    folded = Page(render_html({**results, "settings": settings}, [])).content["pre"][-1]
+    folded = Page(render_html({**results, "settings": settings}, [])).content["pre"][-2]
     assert yaml.safe_load(folded.replace("\\u202e", "")) == {**settings, "note": ATTACK}
     assert folded.index("model:") < folded.index("trainer:")  # in the order of the configs
-    without: Any = {key: value for key, value in results.items() if key != "settings"}
-    assert "All settings" not in render_html(without, [])
 
 
 def luminance(colour: str) -> float:
