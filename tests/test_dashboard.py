@@ -18,11 +18,7 @@ def test_every_panel_reads_a_key_that_is_logged() -> None:
     from wemask.tracking import _summary
 
     results = validate_results(made_up())
-    logged = {
-        name
-        for arm, info in results["arm_info"].items()
-        for name, _ in _summary(results, arm, info)
-    }
+    logged = {name for arm in results["arms"] for name, _ in _summary(results, arm)}
     shown = {key for key in keys_of(["arith"]) if key.startswith(("bench/", "compare/"))}
     assert shown <= logged
     assert {f"compare/arith/{key}" for key in ("delta", "lo", "hi", "p")} <= shown

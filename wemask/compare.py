@@ -182,8 +182,7 @@ def document(groups: Groups, folder: Path, facts: Mapping[str, Any]) -> Any:
         facts: command, created, wemask_version, model, me_layer, softening, absent, notes.
     """
     info = {label: _arm_info(runs) for label, runs in groups.items()}
-    tasks = {task: _runs_of(groups, task)[0] for task in tasks_of(groups)}
-    first = {task: run.results[task] for task, run in tasks.items()}
+    first = {task: _runs_of(groups, task)[0].results[task] for task in tasks_of(groups)}
     return {
         "schema_version": SCHEMA_VERSION,
         **environment(),

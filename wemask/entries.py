@@ -11,6 +11,7 @@ from wemask.config import digest
 from wemask.errors import DataError
 from wemask.evaluation import TaskResult, read_result
 from wemask.results import Results, load_results
+from wemask.runs import flat
 
 # Conditions that may differ between arms: they name the arm, or follow from those that may not.
 OWN_CONDITIONS = ("arm", "fingerprint", "chat_template_sha256")
@@ -82,12 +83,9 @@ def _labels(groups: Mapping[tuple[str, str], list[Entry]]) -> list[str]:
     return labels
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in json.loads(json.dumps(values, default=str)).items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys and plain values, alike whether they were just made or read from a file."""
+    return flat(json.loads(json.dumps(values, default=str)))
 
 
 # --- what may be compared -------------------------------------------------------------------------

@@ -22,21 +22,16 @@ from wemask.examples import Example, Samples, disagreements, visible
 from wemask.figure_style import svg_text
 from wemask.me_layer import MELayerReport
 from wemask.report_figures import ReportFigure, build_figures
-from wemask.results import (
-    Results,
-    save_results,
-    validate_results,
-    write_whole,
-)
+from wemask.results import Results, save_results, validate_results, write_whole
 from wemask.verdict import (
     OUTCOME_WORDS,
     QUESTIONS,
     SIGNIFICANT,
     arm_words,
     arms_named,
+    between,
     compared,
     difference_words,
-    find_comparison,
     finding_words,
     headline,
     judge,
@@ -45,6 +40,7 @@ from wemask.verdict import (
     p_value_words,
     percent,
     points,
+    real_arms,
     unit_words,
 )
 
@@ -169,14 +165,11 @@ def _specific(results: Results) -> list[dict[str, Any]]:
     """The rows of "Is it specific?": each real arm with its controls, task by task."""
     rows = []
     info = results["arm_info"]
-    for real in dict.fromkeys(
-        about["control_of"] for about in info.values() if about["control_of"]
-    ):
+    for real in real_arms(results):
         for task in ordered_tasks(results):
             for arm, gain in study_plots.gains(results, task, real):
-                pairs = [find_comparison(results, task, r, arm) for r in arms_named(results, real)]
-                pair = next((row for row in pairs if row is not None), None)
-                against = None if pair is None or not info[arm]["control_of"] else pair
+                pairs = between(results, task, arms_named(results, real), [arm])
+                against = pairs[0] if pairs and info[arm]["control_of"] else None
                 rows.append(
                     {
                         "task": task,

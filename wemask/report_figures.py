@@ -9,7 +9,14 @@ from wemask import plots, study_plots
 from wemask.me_layer import MELayerReport
 from wemask.results import Results, Softening
 from wemask.softening_plots import SINK, has_sink_maps, sink_words
-from wemask.verdict import arm_words, compared, difference_words, ordered_tasks, percent
+from wemask.verdict import (
+    arm_words,
+    compared,
+    difference_words,
+    ordered_tasks,
+    percent,
+    real_arms,
+)
 
 CONTROLS_CAPTION = (
     "The real arm (blue, its interval shaded) and its controls, each minus its reference. A filled "
@@ -112,9 +119,8 @@ def _study_figures(results: Results) -> list[ReportFigure]:
     """What larger studies add: controls, seeds, dose."""
     figures = []
     info = results["arm_info"]
-    reals = dict.fromkeys(about["control_of"] for about in info.values() if about["control_of"])
     for task in ordered_tasks(results):
-        for real in reals:
+        for real in real_arms(results):
             if rows := study_plots.gains(results, task, real):
                 numbers = "; ".join(f"{arm_words(a)} {difference_words(row)}" for a, row in rows)
                 figure = study_plots.controls(results, task, real)

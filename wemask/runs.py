@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,7 +75,7 @@ def _check_same(path: Path, values: dict[str, Any]) -> None:
         before = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise RunFolderError(f"{path} is damaged: {error}. Give another run folder.") from error
-    ours, theirs = _flat(values), _flat(before if isinstance(before, dict) else {})
+    ours, theirs = flat(values), flat(before if isinstance(before, dict) else {})
     different = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
     if different:
         shown = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different)
@@ -85,12 +85,13 @@ def _check_same(path: Path, values: dict[str, Any]) -> None:
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
 
 
 def environment() -> dict[str, Any]:

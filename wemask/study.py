@@ -81,10 +81,9 @@ class Study:
 
     def identity(self) -> dict[str, Any]:
         """Every setting that can change the comparison, as plain values."""
+        runs = {arm: self.run(arm) for arm in self.arms}
         return {
-            "arms": {
-                arm: {**self.run(arm).settings(), "seed": self.run(arm).seed} for arm in self.arms
-            },
+            "arms": {arm: {**run.settings(), "seed": run.seed} for arm, run in runs.items()},
             "tasks": {task.name: asdict(task) for task in self.tasks},
             "limit": self.limit,
             "eval_seed": self.eval_seed,

@@ -14,8 +14,9 @@ from wemask.verdict import (
     SIGNIFICANT,
     arm_words,
     arms_named,
-    find_comparison,
+    between,
     judge,
+    over_reference,
     points,
 )
 
@@ -27,13 +28,7 @@ def gains(results: Results, task: str, real: str) -> list[tuple[str, Comparison]
     info = results["arm_info"]
     arms = [*arms_named(results, real)]
     arms += [arm for arm, about in info.items() if about["control_of"] == real]
-    found = []
-    for arm in arms:
-        for reference in arms_named(results, info[arm]["reference"] or ""):
-            row = find_comparison(results, task, arm, reference)
-            if row is not None:
-                found.append((arm, row))
-    return found
+    return [(arm, row) for arm in arms for row in over_reference(results, task, arm)]
 
 
 @styled
@@ -70,8 +65,8 @@ def controls(results: Results, task: str, real: str) -> Figure:
 
 def apart(results: Results, task: str, real: str, control: str) -> bool:
     """Whether a control is told apart from its real arm."""
-    rows = [find_comparison(results, task, arm, control) for arm in arms_named(results, real)]
-    return any(judge(results, row).outcome in ("better", "worse") for row in rows if row)
+    rows = between(results, task, arms_named(results, real), [control])
+    return any(judge(results, row).outcome in ("better", "worse") for row in rows)
 
 
 def seeded_arms(results: Results, task: str) -> dict[str, dict[int, float]]:
@@ -120,12 +115,8 @@ def dose_arms(results: Results, name: str) -> dict[tuple[float, float], str]:
 
 def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float], Comparison]:
     """(rate, strength) -> that dose against its reference, on one task."""
-    rows = {}
-    for dose, arm in dose_arms(results, name).items():
-        for reference in arms_named(results, results["arm_info"][arm]["reference"] or ""):
-            if (row := find_comparison(results, task, arm, reference)) is not None:
-                rows[dose] = row
-    return rows
+    doses = dose_arms(results, name).items()
+    return {dose: row for dose, arm in doses for row in over_reference(results, task, arm)}
 
 
 @styled

@@ -4,15 +4,14 @@ Keys (docs/wandb.md): `bench/<task>/<metric>` for every metric, with `accuracy`,
 `compare/<task>/{delta,lo,hi,p}` for an arm against its reference. Differences are a - b in shares.
 """
 
-import base64
-import hashlib
 import html
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wemask.results import ArmInfo, Comparison, Results
-from wemask.verdict import arms_named, find_comparison, headline
+from wemask.config import digest
+from wemask.results import ArmInfo, Results
+from wemask.verdict import headline, over_reference
 
 if TYPE_CHECKING:
     import wandb
@@ -37,15 +36,14 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any]) -> None
     for arm, info in results["arm_info"].items():
         with _run(folder, logger, arm, "evaluate", _config(results, arm, info)) as run:
             _log_seeds(run, results, arm)
-            run.summary.update(dict(_summary(results, arm, info)))
+            run.summary.update(dict(_summary(results, arm)))
     with _run(folder, logger, "comparison", "compare", {"command": results["command"]}) as run:
         run.log(_overview(results, folder))
 
 
 def run_id(folder: Path, name: str) -> str:
     """From the study, not by chance: the same command continues the same runs."""
-    digest = hashlib.sha256(f"{folder.name}/{name}".encode()).digest()
-    return base64.b32encode(digest).decode().lower()[:8]
+    return digest([folder.name, name])
 
 
 def _run(
@@ -89,24 +87,14 @@ def _log_seeds(run: "wandb.Run", results: Results, arm: str) -> None:
         run.log(row, step=step)
 
 
-def _summary(results: Results, arm: str, info: ArmInfo) -> Iterator[tuple[str, float]]:
+def _summary(results: Results, arm: str) -> Iterator[tuple[str, float]]:
     for task, score in results["arms"][arm].items():
         values = {**score["metrics"], "accuracy": score["mean"]}
         values |= {"low": score["low"], "high": score["high"]}
         yield from ((f"bench/{task}/{name}", value) for name, value in values.items())
-        row = _against_reference(results, task, arm, info["reference"])
-        if row is not None:
-            names = {"delta": "delta", "lo": "low", "hi": "high", "p": "p_value"}
+        names = {"delta": "delta", "lo": "low", "hi": "high", "p": "p_value"}
+        for row in over_reference(results, task, arm)[:1]:
             yield from ((f"compare/{task}/{key}", row[name]) for key, name in names.items())
-
-
-def _against_reference(
-    results: Results, task: str, arm: str, reference: str | None
-) -> Comparison | None:
-    for other in arms_named(results, reference or ""):
-        if (row := find_comparison(results, task, arm, other)) is not None:
-            return row
-    return None
 
 
 def _overview(results: Results, folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 every arm is no answer at all. The rules that tell them apart are the constants below.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -220,17 +220,34 @@ def _help_sentence(results: Results) -> str:
 
 def _findings(results: Results, a: str, b: str) -> list[Finding]:
     """All comparisons of arms named a with arms named b, whatever their settings."""
-    found = []
-    for task in ordered_tasks(results):
-        for left in arms_named(results, a):
-            compared = [find_comparison(results, task, left, r) for r in arms_named(results, b)]
-            found += [judge(results, c) for c in compared if c is not None]
-    return found
+    left, right = arms_named(results, a), arms_named(results, b)
+    tasks = ordered_tasks(results)
+    return [judge(results, row) for task in tasks for row in between(results, task, left, right)]
+
+
+def between(
+    results: Results, task: str, left: Iterable[str], right: Sequence[str]
+) -> list[Comparison]:
+    """Every comparison on a task of an arm of `left` minus an arm of `right` that there is."""
+    rows = [find_comparison(results, task, a, b) for a in left for b in right]
+    return [row for row in rows if row is not None]
+
+
+def over_reference(results: Results, task: str, arm: str) -> list[Comparison]:
+    """An arm minus its reference on a task: one comparison for each arm of the reference's name."""
+    reference = results["arm_info"][arm]["reference"]
+    return between(results, task, [arm], arms_named(results, reference)) if reference else []
 
 
 def arms_named(results: Results, name: str) -> list[str]:
     """The arms of one name: several where their settings differ."""
     return [arm for arm, info in results["arm_info"].items() if info["arm"] == name]
+
+
+def real_arms(results: Results) -> list[str]:
+    """Names of the arms that have controls beside them."""
+    names = (info["control_of"] for info in results["arm_info"].values())
+    return [name for name in dict.fromkeys(names) if name is not None]
 
 
 def main_arms(results: Results) -> list[str]:
@@ -253,10 +270,7 @@ def specificity(results: Results, real: str) -> str:
         return ""
     sentences = []
     for task in ordered_tasks(results):
-        reference = next(
-            iter(arms_named(results, results["arm_info"][labels[0]]["reference"] or "")), ""
-        )
-        gain = find_comparison(results, task, labels[0], reference)
+        gain = next(iter(over_reference(results, task, labels[0])), None)
         compared = {c: find_comparison(results, task, labels[0], c) for c in controls}
         beaten: dict[str, Outcome] = {
             c: judge(results, row).outcome for c, row in compared.items() if row is not None
