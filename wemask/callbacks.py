@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from wemask.architectures import find_decoder, unwrap
 from wemask.dims import observe, probe_ids
 from wemask.handle import SoftenHandle
-from wemask.metrics import layer_metrics
+from wemask.measurement import Batch, measure
 from wemask.strength import StrengthSchedule
 from wemask.tracing import Trace, trace_layers
 
@@ -98,8 +98,8 @@ def watch(model: nn.Module, handle: SoftenHandle) -> dict[str, float]:
     massive = _massive(born, report.thresholds).unsqueeze(0)
     later = report.layer + 1
     if massive.any() and later < report.num_layers:
-        sinks = [row.sink_mass for row in layer_metrics(base, ids, mask, massive, traces)[later:]]
-        values["wemask/sink_mass"] = sum(sinks) / len(sinks)
+        batch = Batch(input_ids=ids, attention_mask=mask, massive=massive)
+        values["wemask/sink_mass"] = measure(base, [batch]).later("sink_mass", report.layer)
     return values
 
 

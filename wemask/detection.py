@@ -27,6 +27,7 @@ from wemask.architectures import (
 )
 from wemask.errors import DetectionError, ModelError, nearest
 from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
+from wemask.metrics import kl_from_uniform
 from wemask.separation import separate
 from wemask.tracing import Trace, trace_layers
 
@@ -335,8 +336,8 @@ class _Analysis:
         weighted = energy * scale.double() ** 2
         return {
             "ranks_of_massive_dims": ranks,
-            "kl_from_uniform_before_norm": _kl_from_uniform(share),
-            "kl_from_uniform_after_norm": _kl_from_uniform(weighted / weighted.sum()),
+            "kl_from_uniform_before_norm": kl_from_uniform(share),
+            "kl_from_uniform_after_norm": kl_from_uniform(weighted / weighted.sum()),
         }
 
     def _probe_ids(self, token: int) -> list[int]:
@@ -373,11 +374,6 @@ class _Analysis:
 
 def _ratio(largest: float, median: float) -> float:
     return largest / median if median > 0 else math.inf
-
-
-def _kl_from_uniform(p: Tensor) -> float:
-    """KL(p || uniform) in nats; log D when all is in one dim."""
-    return float((torch.special.xlogy(p, p)).sum() + math.log(len(p)))
 
 
 def _identity(model: nn.Module) -> dict[str, Any]:

@@ -1,147 +1,198 @@
-"""Massive activations and attention sinks of a model, layer by layer.
+"""The metrics, as pure functions of tensors, each with its definition and its source.
 
-Sink mass (arXiv 2410.10781): mean attention that later queries pay to a token,
-alpha_k = mean over queries i > k of A[i, k], for every head by itself and averaged over heads. The
-attention of a token to itself is left out, so that the first token's own row (always 1) does not
-count.
+    sink score     alpha_k = mean over queries i >= k of A[i, k]              (arXiv 2410.10781)
+    sink rate      share of (layer, head) pairs whose alpha_k exceeds eps     (arXiv 2410.10781)
+    sink mass      mean attention that LATER queries i > k pay to a token: its own row is left out,
+                   since the first token's own row is always 1
+    spectrum       p_j = sigma_j^2 / ||X||_F^2 of a token matrix X [T, D]     (arXiv 2510.06477)
+    matrix entropy H = -sum p_j log p_j, effective rank exp(H), anisotropy p_1
+    rigidity       cosine of a token's state in different layers, or of massive tokens in
+                   different inputs
+
+B batch, H heads, T tokens, D hidden size. `measurement.py` gathers them over a model.
 """
 
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from wemask.architectures import find_decoder, unwrap
 from wemask.errors import DetectionError
-from wemask.tracing import Trace, evaluating, trace_layers
+
+SINK = 0.3  # eps of the sink rate, as in arXiv 2410.10781
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerMetrics:
-    """One layer, over the given texts."""
-
-    layer: int
-    massive_max: float
-    """Largest |h| at the layer's output."""
-    massive_ratio: float
-    """That over the layer's median |h|."""
-    sink_mass: float
-    """Mean attention to the massive tokens in this layer, 0 to 1: the mean over its heads."""
-    sink_mass_by_head: list[float]
-    """The same for every query head of the layer."""
-    value_norm_ratio: float
-    """Norm of the attention output's source, v, of massive tokens over that of the others."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no NaN."""
-        return {k: None if v != v else v for k, v in asdict(self).items()}
+# ------------------------------------------------------------------------------------- attention
 
 
-@torch.no_grad()
-def layer_metrics(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    massive: Tensor,
-    traces: list[Trace] | None = None,
-) -> list[LayerMetrics]:
-    """Measure every layer in two forward passes, softened or not, as the model stands.
+@dataclass(kw_only=True)
+class Received:
+    """Attention that each token of one layer receives from the real queries of its text."""
+
+    total: Tensor
+    """Sum over all real queries, float32 [B, H, T]."""
+    own: Tensor
+    """Of that, from the token itself, [B, H, T]."""
+
+    @classmethod
+    def nothing(cls, batch: int, heads: int, length: int, device: torch.device) -> "Received":
+        """Before any query was seen."""
+        zeros = torch.zeros(batch, heads, length, device=device)
+        return cls(total=zeros, own=zeros.clone())
+
+    def add(self, weights: Tensor, mask: Tensor, first_query: int = 0) -> None:
+        """Count the queries of a block in.
+
+        Args:
+            weights: attention [B, H, queries, T].
+            mask: [B, T], 1 for real tokens; queries that are pads do not count.
+            first_query: which token the first of the queries is.
+        """
+        queries = torch.arange(weights.shape[2], device=weights.device)
+        real = mask.to(weights.device).bool()[:, None, queries + first_query]  # [B, 1, queries]
+        self.total += torch.einsum("bhqk,bcq->bhk", weights.float(), real.float())
+        diagonal = weights.float()[:, :, queries, queries + first_query]
+        self.own[:, :, queries + first_query] += diagonal * real
+
+
+def sink_scores(received: Received, mask: Tensor) -> Tensor:
+    """alpha_k of arXiv 2410.10781: mean over real queries i >= k of A[i, k], [B, H, T].
+
+    Pads, for which there is no query, get 0.
+    """
+    real = mask.to(received.total.device).float()
+    queries = real.flip(-1).cumsum(-1).flip(-1)  # real tokens at and after k
+    return received.total / queries.clamp(min=1)[:, None] * real[:, None]
+
+
+def sink_rate(received: Received, mask: Tensor, tokens: Tensor, eps: float = SINK) -> Tensor:
+    """Share of the given tokens whose sink score exceeds `eps`, per head [H]; NaN without tokens.
+
+    Its mean over heads and layers is Sink^eps of arXiv 2410.10781.
 
     Args:
-        model: a transformers causal language model.
-        input_ids: [B, T].
-        attention_mask: [B, T], 1 for real tokens.
-        massive: bool [B, T], the tokens that sinks are looked for on.
-        traces: what `trace_layers` gave on the same input, if it is there: saves one of the passes.
+        received: of one layer.
+        mask: [B, T], 1 for real tokens.
+        tokens: bool [B, T], e.g. the first token of every text.
+        eps: above which a pair is a sink.
+    """
+    chosen = (tokens & mask.bool()).to(received.total.device)
+    above = (sink_scores(received, mask) > eps).float()
+    return (above * chosen[:, None]).sum((0, 2)) / chosen.sum()
+
+
+def later_queries(mask: Tensor, tokens: Tensor) -> int:
+    """Real queries that come after at least one of the tokens, over all texts."""
+    chosen = (tokens & mask.bool()).long()
+    return int(((chosen.cumsum(-1) - chosen > 0) & mask.bool()).sum())
+
+
+def sink_mass_by_head(received: Received, mask: Tensor, tokens: Tensor) -> Tensor:
+    """Mean attention to the tokens over later real queries, for every head [H], 0 to 1.
+
+    A query that follows several of the tokens pays them the sum. Zeros where no query comes after.
+    """
+    chosen = (tokens & mask.bool()).to(received.total.device)
+    paid = ((received.total - received.own) * chosen[:, None]).sum((0, 2))
+    return paid / max(1, later_queries(mask, tokens))
+
+
+# ------------------------------------------------------------------------------------- diversity
+
+
+def spectrum(x: Tensor) -> Tensor:
+    """p_j = sigma_j^2 / ||X||_F^2 of a token matrix, descending, float64 [min(T, D)].
+
+    From the smaller of the two Gram matrices.
 
     Raises:
-        DetectionError: no massive token among the real ones, or the model returns no attention.
+        DetectionError: X [T, D] is empty or zero, so that it has no spectrum.
     """
-    base = unwrap(model)
-    device = base.get_input_embeddings().weight.device  # pyright: ignore
-    ids, mask, massive = (t.to(device) for t in (input_ids, attention_mask, massive))
-    if not (massive & mask.bool()).any():
-        raise DetectionError("No massive token among the given texts: there is no sink to measure.")
-    if traces is None:
-        traces = trace_layers(base, find_decoder(base), ids, mask)
-    sinks, values = _attention(base, ids, mask, massive)
-    return [
-        LayerMetrics(
-            layer=trace.layer,
-            massive_max=float(trace.token_max.max()),
-            massive_ratio=float(trace.token_max.max()) / max(trace.median, 1e-12),
-            sink_mass=float(heads.mean()),
-            sink_mass_by_head=heads.tolist(),
-            value_norm_ratio=value,
+    x = x.double()
+    gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
+    energy = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
+    if not len(energy) or not energy[0] > 0:
+        raise DetectionError(
+            f"A token matrix of shape {list(x.shape)} without energy: no spectrum."
         )
-        for trace, heads, value in zip(traces[1:], sinks, values, strict=True)
-    ]
+    return energy / energy.sum()
 
 
-def _attention(
-    model: nn.Module, ids: Tensor, mask: Tensor, massive: Tensor
-) -> tuple[list[Tensor], list[float]]:
-    """Sink mass ([heads]) and value norm ratio per layer."""
-    norms: list[float] = []
-    hooks = []
-    for block in find_decoder(model).blocks:
-        projection = getattr(block.attention, "v_proj", None)
-        if isinstance(projection, nn.Module):
-            hooks.append(
-                projection.register_forward_hook(
-                    lambda module, args, out: norms.append(_norm_ratio(out, mask, massive))
-                )
-            )
-    try:
-        with _eager(model):
-            outputs = model(
-                input_ids=ids, attention_mask=mask, output_attentions=True, use_cache=False
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not outputs.attentions or outputs.attentions[0] is None:
-        raise DetectionError(f"{type(model).__name__} returns no attention weights.")
-    sinks = [sink_mass_by_head(weights, mask, massive) for weights in outputs.attentions]
-    return sinks, norms if len(norms) == len(sinks) else [float("nan")] * len(sinks)
+def matrix_entropy(p: Tensor) -> float:
+    """H = -sum p_j log p_j of a spectrum, in nats: 0 for one direction, log T for T equal ones."""
+    return float(-torch.special.xlogy(p, p).sum())
 
 
-def sink_mass_by_head(weights: Tensor, mask: Tensor, massive: Tensor) -> Tensor:
-    """Mean attention to massive tokens over later real queries, for every head.
+def effective_rank(p: Tensor) -> float:
+    """exp(H): how many directions the tokens use."""
+    return math.exp(matrix_entropy(p))
 
-    Args:
-        weights: attention [B, heads, T, T], rows sum to 1.
-        mask: [B, T], 1 for real tokens.
-        massive: bool [B, T].
 
-    Returns:
-        [heads] on the CPU, 0 to 1; zeros where no query comes after a massive token.
+def anisotropy(p: Tensor) -> float:
+    """p_1, the share of the energy in the leading direction."""
+    return float(p[0])
+
+
+def anisotropy_bound(x: Tensor, token: int) -> float:
+    """What one token of X [T, D] makes p_1 at least: (c + alpha) / (c + 1) of arXiv 2510.06477.
+
+    c is the energy of the token over that of all the others, alpha the energy-weighted mean squared
+    cosine of the others with it. 1 where the others have no energy.
     """
-    length = mask.shape[1]
-    later = torch.ones(length, length, device=mask.device).tril(-1).bool()  # query i > key k
-    pairs = later & mask.bool()[:, :, None] & (massive & mask.bool())[:, None, :]
-    pairs = pairs.to(weights.device)  # a layer may be elsewhere (device_map)
-    # A query may follow several massive tokens: their mass adds up.
-    queries = pairs.any(-1).sum().clamp(min=1)
-    return (torch.einsum("bhqk,bqk->h", weights.float(), pairs.float()) / queries).cpu()
+    x = x.double()
+    own, others = x[token], torch.cat([x[:token], x[token + 1 :]])
+    rest = float(others.square().sum())
+    if not rest:
+        return 1.0
+    unit = own / own.norm().clamp(min=1e-300)
+    c, alpha = float(own.square().sum()) / rest, float((others @ unit).square().sum()) / rest
+    return (c + alpha) / (c + 1)
 
 
-def _norm_ratio(values: Tensor, mask: Tensor, massive: Tensor) -> float:
-    norms = values.float().norm(dim=-1).to(mask.device)
-    ordinary = mask.bool() & ~massive
-    return float(norms[massive & mask.bool()].mean() / norms[ordinary].mean().clamp(min=1e-12))
+def mean_cosine(units: Tensor, count: int) -> float:
+    """Mean cosine over all pairs of `count` vectors, from the sum [D] of their unit vectors.
+
+    |sum u|^2 = n + the cosines of all ordered pairs, so no pair is ever formed. NaN below two.
+    """
+    if count < 2:
+        return math.nan
+    return (float(units.double().square().sum()) - count) / (count * (count - 1))
 
 
-@contextmanager
-def _eager(model: nn.Module):
-    """Attention weights exist only in the eager implementation; set it and put it back."""
-    config: Any = model.config
-    before = config._attn_implementation
-    model.set_attn_implementation("eager")  # pyright: ignore[reportCallIssue]
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        model.set_attn_implementation(before)  # pyright: ignore[reportCallIssue]
+def unit(x: Tensor) -> Tensor:
+    """Vectors [..., D] of length 1; zeros stay zeros."""
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+
+
+# ---------------------------------------------------------------------------- norms and energies
+
+
+def kl_from_uniform(p: Tensor) -> float:
+    """KL(p || uniform) in nats of shares p [D]: 0 when spread evenly, log D when all in one dim."""
+    return float(torch.special.xlogy(p, p).sum() + math.log(len(p)))
+
+
+def energy_shares(x: Tensor) -> Tensor:
+    """x_d^2 / |x|^2 of a vector [D], float64."""
+    energy = x.double().square()
+    return energy / energy.sum().clamp(min=1e-300)
+
+
+def top_share(p: Tensor, k: int) -> float:
+    """What the k largest of shares p [D] hold together."""
+    return float(p.topk(k).values.sum())
+
+
+def share_written(part: Tensor, whole: Tensor) -> Tensor:
+    """Share of a write that one part of it did: <part, whole> / |whole|^2, [n] of [n, D] each.
+
+    The shares of the parts of a sum add up to 1; one that works against the rest is below 0.
+    """
+    energy = whole.double().square().sum(-1).clamp(min=1e-300)
+    return (part.double() * whole.double()).sum(-1) / energy
+
+
+def perplexity(nats: float, tokens: int) -> float:
+    """exp of the mean next-token loss; NaN without tokens."""
+    return math.exp(nats / tokens) if tokens else math.nan

@@ -21,11 +21,13 @@ from wemask.entries import Entry, check_comparable, group, read_runs
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
 from wemask.evaluation import TaskConfig, check_tasks, evaluate_arm
 from wemask.handle import SoftenHandle
+from wemask.layer_sums import LayerMetrics
 from wemask.me_layer import MELayerReport
-from wemask.metrics import layer_metrics
+from wemask.measurement import Batch, measure
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
 from wemask.report import read_detection, terminal_table, write_report
+from wemask.results import LayerMetrics as SchemaKeys
 from wemask.results import Results
 from wemask.runs import open_folder, open_run_folder, saving
 from wemask.tracking import log_study
@@ -331,16 +333,22 @@ def _softening(
     massive = torch.zeros_like(mask, dtype=torch.bool)
     for token in report.tokens:
         massive[token.text, token.position] = True
-    off = layer_metrics(model, ids, mask, massive)
+    batch = Batch(input_ids=ids, attention_mask=mask, massive=massive)
+    off = measure(model, [batch]).layers
     with soften(model, report, operator) as handle:
-        on = layer_metrics(model, ids, mask, massive)
+        on = measure(model, [batch]).layers
         return {
             "config": operator.to_dict(),
             "layers": handle.layers,
             "dims": {str(i): dims or [] for i, dims in handle.dims.items()},
             "tokens_touched": {str(i): n for i, n in handle.tokens_touched.items()},
-            "metrics": {"off": [m.to_dict() for m in off], "on": [m.to_dict() for m in on]},
+            "metrics": {"off": _in_schema(off), "on": _in_schema(on)},
         }
+
+
+def _in_schema(rows: list[LayerMetrics]) -> list[dict[str, Any]]:
+    """The metrics that results.json holds; `wemask analyse` has all of them."""
+    return [{key: row.to_dict()[key] for key in SchemaKeys.__annotations__} for row in rows]
 
 
 # --- one arm --------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ N is the number of real tokens of the batch, D the hidden size, K the number of 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wemask.architectures import Block, Decoder, checking_flow
+from wemask.architectures import Decoder, checking_flow
 from wemask.errors import ModelError
+from wemask.flow import Passage, rows_of, watching
 
 SAMPLED = 4096  # values that say about where the median is
 TRACKED_DIMS = 64  # columns kept per layer; a massive dim outside them is not massive there
@@ -83,79 +83,34 @@ def _median(values: Tensor) -> float:
 
 
 class _Recorder:
-    """Forward hooks that turn each layer's output into a `Trace` as soon as it is there."""
+    """Turns each layer's output into a `Trace` as soon as it is there."""
 
     def __init__(self, real: Tensor) -> None:
         self._places = real.flatten().nonzero().flatten()  # [N]: of the real tokens in B * T
         self.traces: list[Trace] = []
-        self._entered: Tensor | None = None  # residual that entered the current layer
-        self._middle: Tensor | None = None  # residual that the FFN half of the layer reads
-        self._attention: Tensor | None = None  # output of the attention module
 
-    @contextmanager
-    def attached(self, decoder: Decoder) -> Iterator[None]:
-        hooks = []
-        for block in decoder.blocks:
-            reads = block.ffn_norm if block.ffn_norm is not None else block.ffn
-            hooks += [
-                block.layer.register_forward_pre_hook(self._enter(block), with_kwargs=True),
-                block.attention.register_forward_hook(self._attend),
-                reads.register_forward_pre_hook(self._read, with_kwargs=True),
-                block.layer.register_forward_hook(self._leave(block)),
-            ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def start(self, h: Tensor) -> None:
+        self.traces.append(_trace(-1, h, self._places))
 
-    def _enter(self, block: Block):
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            h = args[0] if args else kwargs["hidden_states"]
-            if block.index == 0:
-                self.traces.append(_trace(-1, h, self._places))
-            self._entered = h
+    def leave(self, passage: Passage) -> None:
+        trace = _trace(passage.block.index, passage.left, self._places)
+        self._compare(trace, passage)
+        self.traces.append(trace)
 
-        return hook
-
-    def _attend(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self._attention = output[0] if isinstance(output, tuple) else output
-
-    def _read(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        h = args[0] if args else next(iter(kwargs.values()))
-        self._middle = h
-
-    def _leave(self, block: Block):
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            h = output[0] if isinstance(output, (tuple, list)) else output
-            trace = _trace(block.index, h, self._places)
-            self._compare(trace, h)
-            self.traces.append(trace)
-            self._entered = self._middle = self._attention = None
-
-        return hook
-
-    def _compare(self, trace: Trace, h: Tensor) -> None:
+    def _compare(self, trace: Trace, passage: Passage) -> None:
         """Cosine of the layer before, and who wrote this layer's strongest token."""
-        token = int(trace.token_max.argmax())
-        before, state = self.traces[-1], trace._state
-        assert self._entered is not None and state is not None and before._state is not None
-
-        def at(tensor: Tensor, token: int) -> Tensor:  # its state, float32 [D]
-            return tensor.reshape(-1, h.shape[-1])[int(self._places[token])].float().cpu()
-
-        row = int(before.token_max.argmax())
-        before.cosine = float(nn.functional.cosine_similarity(before._state, at(h, row), dim=0))
+        before = self.traces[-1]
+        assert before._state is not None
+        row = self._places[int(before.token_max.argmax())].reshape(1)
+        after = rows_of(passage.left, row)[0]
+        before.cosine = float(nn.functional.cosine_similarity(before._state, after, dim=0))
         before._state = None
-        entered, total = at(self._entered, token)[trace.dims], state[trace.dims]
-        write = total - entered
-        if self._middle is None:  # the FFN half read nothing we know; leave the share open
+        strongest = self._places[int(trace.token_max.argmax())].reshape(1)
+        if (writes := passage.writes(strongest)) is None:  # leave the share open
             return
-        middle = at(self._middle, token)[trace.dims]
-        if torch.equal(middle, entered) and self._attention is not None:  # parallel block
-            middle = entered + at(self._attention, token)[trace.dims]
-        share = (total - middle) / torch.where(write == 0, 1, write)
-        trace.ffn_share = share
+        attention, ffn = (write[0, trace.dims] for write in writes)
+        write = attention + ffn
+        trace.ffn_share = ffn / torch.where(write == 0, 1, write)
 
 
 @contextmanager
@@ -187,7 +142,11 @@ def trace_layers(
             not every layer ran with our hooks (a compiled or replaced forward).
     """
     recorder = _Recorder(attention_mask.bool())
-    with evaluating(model), checking_flow(decoder), recorder.attached(decoder):
+    with (
+        evaluating(model),
+        checking_flow(decoder),
+        watching(decoder, recorder.start, recorder.leave),
+    ):
         model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     if len(recorder.traces) != len(decoder.blocks) + 1:
         raise ModelError(
