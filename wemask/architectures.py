@@ -13,6 +13,7 @@ there is None:
 """
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ OTHER_NORMS = (
     "post_mlp_layernorm",
     "post_per_layer_input_norm",
 )
+# Between FFN and residual stream: Gemma-2, OLMo-2, GLM-4.
+POST_FFN_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
+ADDED_INSIDE = ("dense_4h_to_h", "down_proj")  # last projections of FFNs that add the residual
 
 Overrides = Mapping[str, str | Sequence[str] | None]
 
@@ -264,6 +268,33 @@ def _required(index: int, layer: nn.Module, part: str, overrides: Overrides) -> 
             f'model.wemask_parts = {{"{part}": "NAME"}}, or ["NAME", "OTHER"] where layers differ.'
         )
     return child
+
+
+def post_ffn_norm(block: Block) -> nn.Module | None:
+    """The norm between FFN and residual stream, or None."""
+    norms = (getattr(block.layer, name, None) for name in POST_FFN_NORMS)
+    return next((norm for norm in norms if norm is not None), None)
+
+
+def ffn_writer(block: Block) -> nn.Module:
+    """The last module before the residual add: what it returns is what the FFN half writes.
+
+    The norm after the FFN, where there is one, else the FFN; where that adds the residual itself
+    (BLOOM, MPT), its output projection. A factor of the layer's own (Granite's
+    `residual_multiplier`) still follows.
+
+    Raises:
+        ModelError: an FFN that adds the residual itself, with no known output projection.
+    """
+    if "residual" not in inspect.signature(block.ffn.forward).parameters:
+        return post_ffn_norm(block) or block.ffn
+    names = [name for name in ADDED_INSIDE if hasattr(block.ffn, name)]
+    if len(names) != 1:
+        raise ModelError(
+            f"The FFN of layer {block.index} adds the residual itself; sought its output projection"
+            f" ({', '.join(ADDED_INSIDE)}), found {', '.join(names) or 'none'}."
+        )
+    return getattr(block.ffn, names[0])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ else writes before the neuron reads; the direction that tells them from the rest
 the FFN really reads, and the neuron takes the place of the last one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,18 @@ from wemask.architectures import (
     effective_scale,
     find_decoder,
     layer_index_error,
+    post_ffn_norm,
     unwrap,
 )
-from wemask.errors import ModelError
+from wemask.ffn import (
+    FFN_OUTPUTS,
+    FFNWeights,
+    ffn_modules,
+    ffn_reader,
+    ffn_weights,
+    shared_experts,
+    weight_rows,
+)
 from wemask.tracing import evaluating
 
 GAIN = 8.0  # pre-activation of the neuron on its tokens; ordinary tokens stay around 0
@@ -34,18 +43,7 @@ DOMINANCE = 100.0  # before a post-norm: the neuron's output over that of the re
 
 # Output projections of attention, in the transformers library.
 ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj")
-# FFNs without a gate: (first, second) projection. With one: (gate, up, down).
-PLAIN = (
-    ("fc1", "fc2"),
-    ("c_fc", "c_proj"),
-    ("dense_h_to_4h", "dense_4h_to_h"),
-    ("fc_in", "fc_out"),
-    ("up_proj", "down_proj"),
-)
-GATED = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
-FUSED = ("gate_up_proj", "down_proj")
-OUTPUTS = (*ATTENTION_OUTPUTS, *dict.fromkeys(names[-1] for names in (*PLAIN, *GATED)))
-POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
+OUTPUTS = (*ATTENTION_OUTPUTS, *FFN_OUTPUTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +54,6 @@ class Planted:
     token_ids: tuple[int, ...]
     dims: tuple[int, ...]
     magnitude: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Neuron:
-    """Views on the weights of one neuron, the last: what it reads and where it writes."""
-
-    read: list[Tensor]  # each [D]: rows that are multiplied with the FFN input, the gate's first
-    read_bias: list[Tensor]  # each [], aligned with `read`; empty where there are no biases
-    down: Tensor  # [D, neurons]: the output projection of its FFN; the neuron's is the last column
 
 
 @torch.no_grad()
@@ -102,9 +91,9 @@ def plant(
     _stand_out(base, decoder, layer, token_ids, dims)
     texts = _texts(base, token_ids, seed)
     marked = torch.isin(texts, torch.tensor(token_ids, device=texts.device))
-    inputs = _capture(base, texts, _reader(block), output=False).float()
+    inputs = _capture(base, texts, ffn_reader(block), output=False).float()
     direction = _direction(inputs[marked], inputs[~marked])
-    post_norm = _post_norm(block)
+    post_norm = post_ffn_norm(block)
     if post_norm is not None:
         _lead(base, texts, block, dims, decoder.hidden_size)
     for neuron in neurons:
@@ -142,9 +131,9 @@ def _stand_out(
     weight[list(token_ids), own[0]] = length
     weight[list(token_ids), own[1]] = -length
     for block in decoder.blocks[: layer + 1]:
-        for module in [*block.attention.modules(), *_ffn_modules(block)]:
+        for module in [*block.attention.modules(), *ffn_modules(block)]:
             _silence(module, own)
-        for neuron in _all_neurons(block, decoder.hidden_size):
+        for neuron in ffn_weights(block, decoder.hidden_size):
             neuron.down[own] = 0
         gate = getattr(block.ffn, "shared_expert_gate", None)
         if isinstance(gate, nn.Linear):  # half open, else the magnitude follows the context
@@ -156,21 +145,10 @@ def _silence(module: nn.Module, dims: list[int]) -> None:
     for name in OUTPUTS:
         projection = getattr(module, name, None)
         if isinstance(projection, nn.Module):
-            _rows(projection)[dims] = 0
+            weight_rows(projection)[dims] = 0
         for bias in (getattr(projection, "bias", None), getattr(module, f"{name}_bias", None)):
             if isinstance(bias, Tensor):
                 bias[..., dims] = 0
-
-
-def _rows(projection: Any) -> Tensor:
-    """Weight [out, in] of a projection; GPT-2's Conv1D keeps its own transposed."""
-    return projection.weight if isinstance(projection, nn.Linear) else projection.weight.T
-
-
-def _post_norm(block: Block) -> Any:
-    """The norm between FFN and residual stream (Gemma-2, OLMo-2, GLM-4), or None."""
-    norms = (getattr(block.layer, name, None) for name in POST_NORMS)
-    return next((norm for norm in norms if norm is not None), None)
 
 
 def _lead(
@@ -182,9 +160,9 @@ def _lead(
     the norm's weight, and nothing but the neuron may write where that weight is large.
     """
     usual = _capture(model, texts, block.ffn, output=True).float().norm(dim=-1).mean()
-    for module in _ffn_modules(block):
+    for module in ffn_modules(block):
         _silence(module, list(dims))
-    for neuron in _all_neurons(block, hidden_size):
+    for neuron in ffn_weights(block, hidden_size):
         neuron.down[list(dims)] = 0
     for neuron in _neurons(block, hidden_size):
         neuron.down[:, -1] = 0
@@ -242,98 +220,23 @@ def _direction(massive: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:
     return solution[:-1].float(), solution[-1].float()
 
 
-def _neurons(block: Block, hidden_size: int) -> list[_Neuron]:
-    """The last neuron of the FFN: of its shared expert, where it has one, or of every expert.
+def _neurons(block: Block, hidden_size: int) -> list[FFNWeights]:
+    """The FFNs whose last neuron is taken: the shared expert, where there is one, or every expert.
 
     Raises:
         ModelError: no known form of weights.
     """
-    shared = [m for name, m in block.ffn.named_children() if "shared" in name]
-    always_on = [n for m in shared for n in _neurons_of(m.modules(), hidden_size)]
-    return always_on or _all_neurons(block, hidden_size)
+    return shared_experts(block, hidden_size) or ffn_weights(block, hidden_size)
 
 
-def _all_neurons(block: Block, hidden_size: int) -> list[_Neuron]:
-    found = _neurons_of(_ffn_modules(block), hidden_size)
-    if not found:
-        names = ", ".join(n for n, _ in block.ffn.named_parameters())
-        raise ModelError(f"No neuron was found in the FFN of layer {block.index}; it has {names}.")
-    return found
-
-
-def _neurons_of(modules: Iterable[nn.Module], hidden_size: int) -> list[_Neuron]:
-    found: list[_Neuron] = []
-    for module in modules:
-        found += _stacked_experts(module, hidden_size) or _gated(module) or _plain(module)
-    return found
-
-
-def _ffn_modules(block: Block) -> list[nn.Module]:
-    if isinstance(block.ffn, nn.Linear):  # OPT: fc1 and fc2 are in the layer itself
-        return [block.layer]
-    return list(block.ffn.modules())
-
-
-def _reader(block: Block) -> nn.Module:
-    """The module whose input the neuron reads."""
-    return block.layer.fc1 if isinstance(block.ffn, nn.Linear) else block.ffn  # pyright: ignore
-
-
-def _stacked_experts(module: nn.Module, hidden_size: int) -> list[_Neuron]:
-    up, down = (getattr(module, name, None) for name in FUSED)
-    if not isinstance(up, nn.Parameter) or not isinstance(down, nn.Parameter) or up.ndim != 3:
-        return []
-    up, down = up.data, down.data
-    if up.shape[2] != hidden_size or down.shape[1] != hidden_size:  # Llama-4: input dim first
-        up, down = up.mT, down.mT
-    # GPT-OSS interleaves the rows of gate and up.
-    concatenated = getattr(module, "is_concatenated", True)
-    gate = up.shape[1] // 2 - 1 if concatenated else -2
-    bias = getattr(module, "gate_up_proj_bias", None)
-    return [
-        _Neuron(
-            read=[up[e, gate], up[e, -1]],
-            read_bias=[bias[e, gate], bias[e, -1]] if isinstance(bias, Tensor) else [],
-            down=down[e],
-        )
-        for e in range(up.shape[0])
-    ]
-
-
-def _gated(module: nn.Module) -> list[_Neuron]:
-    fused, down = (getattr(module, name, None) for name in FUSED)
-    if isinstance(fused, nn.Linear) and isinstance(down, nn.Linear):
-        gate = fused.out_features // 2 - 1
-        return [_neuron([(fused, gate), (fused, -1)], down)]
-    for names in GATED:
-        gate, up, down = (getattr(module, name, None) for name in names)
-        if all(isinstance(m, nn.Linear) for m in (gate, up, down)):
-            return [_neuron([(gate, -1), (up, -1)], down)]
-    return []
-
-
-def _plain(module: nn.Module) -> list[_Neuron]:
-    for first, second in PLAIN:
-        up, down = getattr(module, first, None), getattr(module, second, None)
-        if isinstance(up, nn.Module) and isinstance(down, nn.Module):
-            return [_neuron([(up, -1)], down)]
-    return []
-
-
-def _neuron(rows: Sequence[tuple[Any, int]], down: Any) -> _Neuron:
-    """From (projection, row) pairs and the output projection."""
-    biases = [(m.bias, row) for m, row in rows if isinstance(m.bias, Tensor)]
-    return _Neuron(
-        read=[_rows(m)[row] for m, row in rows],
-        read_bias=[bias[row] for bias, row in biases],
-        down=_rows(down),
-    )
-
-
-def _set(neuron: _Neuron, direction: tuple[Tensor, Tensor]) -> None:
+def _set(weights: FFNWeights, direction: tuple[Tensor, Tensor]) -> None:
+    """Let the last neuron of an FFN read `direction`."""
     u, bias = direction
     # gated: silu(GAIN) * 1 on the tokens; plain: act(GAIN). Both are close to GAIN.
-    for place, row in enumerate(neuron.read):
-        row.copy_(u * (GAIN if place == 0 else 1.0))
-    for place, value in enumerate(neuron.read_bias):
-        value.copy_(bias * (GAIN if place == 0 else 1.0))
+    reads = [(weights.up, weights.up_bias, GAIN if weights.gate is None else 1.0)]
+    if weights.gate is not None:
+        reads.append((weights.gate, weights.gate_bias, GAIN))
+    for rows, biases, gain in reads:
+        rows[-1].copy_(u * gain)
+        if biases is not None:
+            biases[-1].copy_(bias * gain)
