@@ -54,7 +54,7 @@ class Arm:
         return "softened" if self.softened_after else "again" if self.again else ""
 
 
-def _changes(control: str) -> dict[str, Any]:
+def control_changes(control: str) -> dict[str, Any]:
     """What conf/operator/<control>.yaml changes in the real operator of paper.yaml."""
     folder = conf_dir() / "operator"
     real, other = (
@@ -67,7 +67,7 @@ def _controls() -> dict[str, Arm]:
     return {
         f"{name}{suffix}": Arm(
             method=method,
-            changes=_changes(name),
+            changes=control_changes(name),
             reference=reference,
             control_of=real,
             drawn=name in DRAWN,
