@@ -89,9 +89,9 @@ def plant(
     block = decoder.blocks[layer]
     neurons = _neurons(block, decoder.hidden_size)
     _stand_out(base, decoder, layer, token_ids, dims)
-    texts = _texts(base, token_ids, seed)
+    texts = fitting_texts(base, token_ids, seed)
     marked = torch.isin(texts, torch.tensor(token_ids, device=texts.device))
-    inputs = _capture(base, texts, ffn_reader(block), output=False).float()
+    inputs = capture(base, texts, ffn_reader(block), output=False).float()
     direction = _direction(inputs[marked], inputs[~marked])
     post_norm = post_ffn_norm(block)
     if post_norm is not None:
@@ -102,7 +102,7 @@ def plant(
             neuron.down[:, -1] = 0
             neuron.down[list(dims), -1] = magnitude / GAIN
     for _ in range(4):  # norms and multipliers follow the write: measure, then correct
-        h = _capture(base, texts, block.layer, output=True).float()
+        h = capture(base, texts, block.layer, output=True).float()
         correction = magnitude / h[marked][:, list(dims)].abs().mean(0)
         if post_norm is None:
             for neuron in neurons:
@@ -121,7 +121,7 @@ def _stand_out(
     opposite sign, because their difference survives the mean that a LayerNorm takes away.
     """
     weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore
-    own = [d for d in range(decoder.hidden_size - 1, -1, -1) if d not in dims][:2]
+    own = free_dims(decoder.hidden_size, dims)[:2]
     length = LENGTH * weight.float().norm(dim=-1).mean().to(weight.dtype)
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.embedding_dim == decoder.hidden_size:
@@ -131,13 +131,23 @@ def _stand_out(
     weight[list(token_ids), own[0]] = length
     weight[list(token_ids), own[1]] = -length
     for block in decoder.blocks[: layer + 1]:
-        for module in [*block.attention.modules(), *ffn_modules(block)]:
-            _silence(module, own)
-        for neuron in ffn_weights(block, decoder.hidden_size):
-            neuron.down[own] = 0
+        silence_block(block, decoder.hidden_size, own)
         gate = getattr(block.ffn, "shared_expert_gate", None)
         if isinstance(gate, nn.Linear):  # half open, else the magnitude follows the context
             gate.weight.zero_()
+
+
+def free_dims(hidden_size: int, dims: Sequence[int]) -> list[int]:
+    """The dims that are not massive, from the last: the first two are those of `_stand_out`."""
+    return [d for d in range(hidden_size - 1, -1, -1) if d not in dims]
+
+
+def silence_block(block: Block, hidden_size: int, dims: list[int]) -> None:
+    """Let nothing in a layer write on `dims` of the residual stream."""
+    for module in [*block.attention.modules(), *ffn_modules(block)]:
+        _silence(module, dims)
+    for weights in ffn_weights(block, hidden_size):
+        weights.down[dims] = 0
 
 
 def _silence(module: nn.Module, dims: list[int]) -> None:
@@ -159,7 +169,7 @@ def _lead(
     The norm makes every FFN output equally long, so the neuron's tokens get their magnitude from
     the norm's weight, and nothing but the neuron may write where that weight is large.
     """
-    usual = _capture(model, texts, block.ffn, output=True).float().norm(dim=-1).mean()
+    usual = capture(model, texts, block.ffn, output=True).float().norm(dim=-1).mean()
     for module in ffn_modules(block):
         _silence(module, list(dims))
     for neuron in ffn_weights(block, hidden_size):
@@ -178,7 +188,7 @@ def _rescale(norm: Any, dims: list[int], factor: Tensor) -> None:
     norm.weight[dims] = (scaled if plain else scaled - 1).to(norm.weight.dtype)
 
 
-def _texts(model: nn.Module, token_ids: Sequence[int], seed: int, rows: int = 24) -> Tensor:
+def fitting_texts(model: nn.Module, token_ids: Sequence[int], seed: int, rows: int = 24) -> Tensor:
     """Random ids [rows, 24] with the chosen tokens at random places."""
     weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore
     generator = torch.Generator().manual_seed(seed)
@@ -189,7 +199,7 @@ def _texts(model: nn.Module, token_ids: Sequence[int], seed: int, rows: int = 24
     return ids.to(weight.device)
 
 
-def _capture(model: nn.Module, ids: Tensor, module: nn.Module, *, output: bool) -> Tensor:
+def capture(model: nn.Module, ids: Tensor, module: nn.Module, *, output: bool) -> Tensor:
     """What `module` reads or returns on `ids`, [B, T, D]."""
     kept: list[Tensor] = []
 
