@@ -3,18 +3,17 @@
 B batch, T tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
 from wemask.architectures import Decoder, find_decoder, unwrap
-from wemask.errors import DetectionError
-from wemask.interventions import Where
+from wemask.errors import DetectionError, ModelError, PatchError
 from wemask.me_layer import MELayerReport
-from wemask.measurement import Around, Batch, Measurement, measure
+from wemask.measurement import Around, Batch, Measurement, Where, measure
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
 
@@ -26,6 +25,10 @@ COLUMNS = (
     *("experiment", "group", "at", "amount", "rate", "seed"),
     *("metric", "layer", "value"),
 )
+
+
+IMPOSSIBLE = (PatchError, ModelError)
+"""What `Subject.measure` raises where a model does not allow a condition (no norm weight, say)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +94,14 @@ class Subject:
         """Measure the model under one condition.
 
         Raises:
-            PatchError: the operator cannot be put into this model, or would touch nothing.
+            PatchError, ModelError: the operator cannot be put into this model, or would touch
+                nothing.
         """
-        batches: Iterator[Batch] | Sequence[Batch] = self.batches
-        if condition.measured_on is not None:
-            where = condition.measured_on
-            batches = (replace(batch, massive=where(batch)) for batch in self.batches)
+        tokens = condition.measured_on
         if condition.operator is None:
-            return measure(self.model, batches, condition.around, done)
+            return measure(self.model, self.batches, condition.around, done, tokens)
         with soften(self.model, self.report, condition.operator):
-            return measure(self.model, batches, condition.around, done)
+            return measure(self.model, self.batches, condition.around, done, tokens)
 
 
 # --- from measurements to a table ---------------------------------------------------------------

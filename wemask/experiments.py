@@ -26,19 +26,18 @@ from torch import Tensor
 
 from wemask.architectures import effective_scale, unwrap
 from wemask.arms import CONTROLS, DRAWN, control_changes
-from wemask.conditions import Condition, Subject, condition_rows, table
-from wemask.errors import ConfigError, PatchError
+from wemask.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
+from wemask.errors import ConfigError
 from wemask.flow import Passage, watching
 from wemask.interventions import (
     FFN_SITES,
-    Where,
     ordinary,
     scale_ffn,
     soften_input,
     together,
     write_state,
 )
-from wemask.measurement import Around
+from wemask.measurement import Around, Where
 from wemask.operator import WeMaskConfig, top_dims
 from wemask.tracing import evaluating
 
@@ -226,7 +225,7 @@ def run_experiment(experiment: Experiment, subject: Subject) -> pd.DataFrame:
     for condition in experiment.conditions(subject):
         try:
             rows += condition_rows(condition, subject.measure(condition), subject.me_layer)
-        except PatchError:
+        except IMPOSSIBLE:
             continue
     return table(rows)
 
@@ -242,8 +241,7 @@ def spread(items: Sequence[int], most: int) -> list[int]:
     """
     if len(items) <= most:
         return list(items)
-    steps = torch.linspace(0, len(items) - 1, max(most, 1)).round().long()
-    return [items[int(step)] for step in steps]
+    return [items[round(i * (len(items) - 1) / max(most - 1, 1))] for i in range(most)]
 
 
 def other_dims(dims: Sequence[int], hidden_size: int, seed: int) -> list[int]:

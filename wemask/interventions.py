@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from wemask.architectures import Block, Decoder, ffn_writer, layer_index_error
 from wemask.errors import ConfigError, nearest
 from wemask.flow import first_argument, first_output
-from wemask.measurement import Around, Batch
+from wemask.measurement import Around, Batch, Where
 from wemask.operator import soften_dims
 
-Where = Callable[[Batch], Tensor]  # which tokens, bool [B, T]
 FFN_SITES = ("input", "output")
 
 

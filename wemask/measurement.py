@@ -14,7 +14,7 @@ B batch, T tokens, D hidden size, H heads.
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class Batch:
         return (self.attention_mask.cumsum(-1) == 1) & self.attention_mask.bool()
 
 
+Where = Callable[[Batch], Tensor]
+"""Which tokens of a batch, bool [B, T]."""
 Around = Callable[[Batch], AbstractContextManager[Any]]
 """What to do to the model while a batch runs, e.g. one of `interventions.py`."""
 
@@ -123,6 +125,7 @@ def measure(
     batches: Iterable[Batch],
     around: Around | None = None,
     done: Callable[[], None] | None = None,
+    tokens: Where | None = None,
 ) -> Measurement:
     """Measure every layer, one forward pass per batch.
 
@@ -131,6 +134,7 @@ def measure(
         batches: any number of texts; one batch is held at a time.
         around: a context to run each batch in.
         done: called after every batch, e.g. to move a progress bar.
+        tokens: other tokens than the massive ones, which take their place in every metric.
 
     Raises:
         DetectionError: there is no text.
@@ -145,7 +149,7 @@ def measure(
             "input_ids": batch.input_ids.to(device),
             "attention_mask": batch.attention_mask.to(device),
         }
-        gathered.begin(batch)
+        gathered.begin(batch if tokens is None else replace(batch, massive=tokens(batch)))
         with (
             evaluating(base),
             (around or nullcontext)(batch),  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,87 @@
+"""The texts on which a model is analysed: a file of the user's, or embedded word problems."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wemask.embedded.problems import generate
+from wemask.errors import DataError
+from wemask.records import Fields, has_data_extension, read_records
+
+MAX_LISTED = 8
+
+
+def load_texts(source: Path | None, count: int, column: str | None = None) -> list[str]:
+    """The first `count` texts.
+
+    Args:
+        source: a .txt file (texts divided by empty lines, or one in each line where there is no
+            empty line), a data file (jsonl, json, csv, parquet), or None: word problems with their
+            answers, embedded in the package.
+        count: how many at most.
+        column: of a data file; None: `text`, else all columns that hold text, joined.
+
+    Raises:
+        DataError: no such file or column, or no text in it.
+    """
+    if source is None:
+        problems = generate(count, seed=0, split="test", family="pretrain")
+        return [f"{problem['question']}\n{problem['answer']}" for problem in problems]
+    if not source.is_file():
+        raise DataError(f"{source} was sought (texts) and not found. Give a .txt or a data file.")
+    if not has_data_extension(str(source)):
+        return _plain(source, count)
+    texts: list[str] = []
+    for where, fields in read_records(source):
+        text = _text_of(fields, column, where)
+        if text.strip():
+            texts.append(text)
+        if len(texts) == count:
+            break
+    return _not_empty(texts, source)
+
+
+def _plain(source: Path, count: int) -> list[str]:
+    try:
+        whole = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source} cannot be read as text: {error}.") from error
+    parts = whole.split("\n\n") if "\n\n" in whole.strip() else whole.splitlines()
+    return _not_empty([part.strip("\n") for part in parts if part.strip()][:count], source)
+
+
+def _text_of(fields: Fields, column: str | None, where: str) -> str:
+    names = [name for name, value in fields.items() if isinstance(value, str)]
+    if column is None:
+        return str(fields["text"]) if "text" in names else "\n".join(fields[n] for n in names)
+    if column not in names:
+        shown = ", ".join(names[:MAX_LISTED]) or "none"
+        raise DataError(f"{where}: the column {column!r} was sought; columns with text: {shown}.")
+    return fields[column]
+
+
+def _not_empty(texts: list[str], source: Path) -> list[str]:
+    if not texts:
+        raise DataError(f"{source} holds no text.")
+    return texts
+
+
+def tokenise(tokenizer: Any, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask [texts, T] with T <= `length`, as the tokenizer does (with BOS or not).
+
+    Padded on the right by hand, so that no pad token is needed. Texts of fewer than two tokens,
+    which have no next token, are left out.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    rows = [tokenizer(text)["input_ids"][:length] for text in texts]
+    rows = [row for row in rows if len(row) > 1]
+    if not rows:
+        raise DataError(f"None of the {len(texts)} texts has two tokens or more.")
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return ids, mask
