@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wemask import cli
+from wemask import cli, cli_model
 from wemask.cli import main
 from wemask.embedded import TINY_PATH
 from wemask.me_layer import MELayerReport
@@ -23,7 +23,7 @@ def run(*words: str) -> int:
 
 
 def model_config(*words: str) -> Any:
-    return cli.model_config(cli._parser().parse_args(["detect", *words]))
+    return cli_model.model_config(cli._parser().parse_args(["detect", *words]))
 
 
 # --- detect ---------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def test_remote_code_only_on_request() -> None:
 def test_the_options_of_the_criterion() -> None:
     def arguments(*words: str) -> dict[str, Any]:
         options = cli._parser().parse_args(["detect", *words])
-        return cli.criterion_arguments(options, cli.model_config(options))
+        return cli_model.criterion_arguments(options, cli_model.model_config(options))
 
     assert arguments("--model", "tiny", "--criterion", "sun2024") == {"criterion": "sun2024"}
     own = arguments("--model", "tiny", "--min-jump", "2")["criterion"]

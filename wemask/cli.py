@@ -1,7 +1,6 @@
 """`wemask detect | validate | compare | report | export | ...`: what needs no training."""
 
 import argparse
-import dataclasses
 import os
 import shlex
 import sys
@@ -12,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from wemask.composition import compose, conf_dir, exit_on_error, section
-from wemask.config import ModelConfig
+from wemask.cli_model import criterion_arguments, load, model_options, model_overrides
+from wemask.composition import compose, exit_on_error, section
 from wemask.errors import ConfigError, DataError
 
 
@@ -36,22 +35,18 @@ def _parser() -> argparse.ArgumentParser:
         help="find the ME Layer: per-layer table, verdict, me_layer.json, two figures",
         description="Find the decoder layer where massive activations are born.",
     )
-    _model_options(detect)
+    model_options(detect)
     detect.add_argument("--out", type=Path, help="folder to write to [outputs/detect/NAME]")
     detect.set_defaults(run=_detect)
+    _analyse_command(commands)
     validate = commands.add_parser(
         "validate",
         help="run the operator's self-test on a model, pass or fail per line",
         description="Check the operator's contract on a model: identity at strength 0, padding, "
         "KV cache, save and load, and that it fires at all.",
     )
-    _model_options(validate)
-    validate.add_argument(
-        "operator",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="operator settings, e.g. rate=0.01 dims=massive layers=[2,3]",
-    )
+    model_options(validate)
+    _operator_words(validate)
     validate.set_defaults(run=_validate)
     compare = commands.add_parser(
         "compare",
@@ -86,6 +81,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _analyse_command(commands: Any) -> None:
+    analyse = commands.add_parser(
+        "analyse",
+        help="all metrics and causal experiments: tables, figures and one page",
+        description="Measure massive activations, sinks, rigidity and diversity of a model, "
+        "softening off and on, and intervene: is the ME Layer the cause, is the softening "
+        "specific? Every measurement is kept, so the same command goes on where it was stopped.",
+    )
+    model_options(analyse)
+    analyse.add_argument(
+        "--experiments",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="necessity, sufficiency, location, specificity, dose, quadratic; all or none [all]",
+    )
+    analyse.add_argument("--texts", type=Path, help=".txt or data file [embedded word problems]")
+    analyse.add_argument("--column", help="of a data file [text, else all that hold text]")
+    analyse.add_argument("--count", type=int, default=64, help="texts at most [64]")
+    analyse.add_argument("--length", type=int, default=64, help="tokens of each at most [64]")
+    analyse.add_argument("--batch-size", type=int, default=8, help="texts per forward [8]")
+    analyse.add_argument("--out", type=Path, help="folder [outputs/analyse/NAME__HASH]")
+    _operator_words(analyse)
+    analyse.set_defaults(run=_analyse)
+
+
+def _operator_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "operator",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="operator settings, e.g. rate=0.01 dims=massive layers=[2,3]",
+    )
+
+
 def _folder_commands(commands: Any) -> None:
     export = commands.add_parser(
         "export",
@@ -107,73 +137,6 @@ def _folder_commands(commands: Any) -> None:
     merge.set_defaults(run=_merge)
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(sorted(p.stem for p in (conf_dir() / "model").glob("*.yaml")))
-    parser.add_argument(
-        "--model",
-        required=True,
-        help=f"a name of conf/model ({names}), ORG/NAME of the hub, or a folder",
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of a hub model")
-    parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--device-map", help="auto spreads a model that does not fit one device")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
-    criterion = parser.add_argument_group("criterion, default as in conf/model")
-    criterion.add_argument("--criterion", choices=("sun2024", "relative"))
-    criterion.add_argument("--min-magnitude", type=float, help="smallest |h|")
-    criterion.add_argument("--min-ratio", type=float, help="smallest |h| over the median")
-    criterion.add_argument("--min-jump", type=float, help="smallest growth over the layer before")
-
-
-_PLACEHOLDER = "another"
-
-
-def _model_overrides(name: str) -> list[str]:
-    known = {p.stem for p in (conf_dir() / "model").glob("*.yaml")} - {"custom"}
-    return [f"model={name}"] if name in known else ["model=custom", f"model.path={_PLACEHOLDER}"]
-
-
-def model_config(options: argparse.Namespace) -> ModelConfig:
-    """The model that the options name, with the settings of conf/model where it has a file.
-
-    Raises:
-        ConfigError: a setting that makes no sense.
-    """
-    values = section(compose("train", _model_overrides(options.model)), "model")
-    if values["path"] == _PLACEHOLDER:  # any folder name will do: it is not parsed by Hydra
-        values["path"] = options.model
-    for key in ("revision", "dtype", "device_map"):
-        if getattr(options, key) is not None:
-            values[key] = getattr(options, key)
-    values["trust_remote_code"] |= options.trust_remote_code
-    return ModelConfig.from_values(values)
-
-
-def criterion_arguments(options: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
-    """The arguments of `detect` that the options mean; none means the model's own criterion.
-
-    Raises:
-        DetectionError: a threshold that makes no sense.
-    """
-    names = ("min_magnitude", "min_ratio", "min_jump")
-    given = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
-    own = config.criterion
-    if options.criterion is not None and (own is None or own.name != options.criterion):
-        return {"criterion": options.criterion, **given}
-    return given if own is None else {"criterion": dataclasses.replace(own, **given)}
-
-
-def _load(options: argparse.Namespace) -> tuple[ModelConfig, Any, Any]:
-    from wemask.loading import load_model, load_tokenizer
-
-    config = model_config(options)
-    model = load_model(config.path, **config.load_options())
-    tokenizer = load_tokenizer(
-        config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
-    return config, model, tokenizer
-
-
 def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask import plots
     from wemask.detection import detect
@@ -182,7 +145,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.runs import saving
     from wemask.summary import layer_table
 
-    config, model, tokenizer = _load(options)
+    config, model, tokenizer = load(options)
     report = detect(model, tokenizer, **criterion_arguments(options, config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
@@ -206,15 +169,54 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _validate(options: argparse.Namespace, console: Console) -> int:
-    from wemask.detection import detect
+def _operator(options: argparse.Namespace) -> Any:
+    """The operator's settings, with those of the command line."""
     from wemask.operator import WeMaskConfig
-    from wemask.validate import validate
 
     settings = [setting.removeprefix("operator.") for setting in options.operator]
-    overrides = _model_overrides(options.model) + [f"operator.{setting}" for setting in settings]
-    operator = WeMaskConfig.from_dict(section(compose("train", overrides), "operator"))
-    config, model, tokenizer = _load(options)
+    overrides = model_overrides(options.model) + [f"operator.{setting}" for setting in settings]
+    return WeMaskConfig.from_dict(section(compose("train", overrides), "operator"))
+
+
+def _analyse(options: argparse.Namespace, console: Console) -> int:
+    from wemask.analysis import AnalysisConfig, analyse
+    from wemask.detection import detect
+
+    # `--experiments dose rate=0.1` takes the operator's words as well: they are those with a "=".
+    words = [word for text in options.experiments for word in text.split(",") if word]
+    options.operator += [word for word in words if "=" in word]
+    analysis = AnalysisConfig(
+        experiments=tuple(word for word in words if "=" not in word),
+        texts=options.texts,
+        column=options.column,
+        count=options.count,
+        length=options.length,
+        batch_size=options.batch_size,
+        operator=_operator(options),
+    )
+    config, model, tokenizer = load(options)
+    report = detect(model, tokenizer, **criterion_arguments(options, config))
+    _say(console, report.verdict)
+    page = analyse(
+        model,
+        tokenizer,
+        report,
+        analysis,
+        name=config.name,
+        folder=options.out,
+        command=shlex.join(["wemask", *sys.argv[1:]]),
+        console=console,
+    )
+    _say(console, f"Written: {page}, with tables/ and figures/ beside it.")
+    return 0
+
+
+def _validate(options: argparse.Namespace, console: Console) -> int:
+    from wemask.detection import detect
+    from wemask.validate import validate
+
+    operator = _operator(options)
+    config, model, tokenizer = load(options)
     report = detect(model, tokenizer, **criterion_arguments(options, config))
     console.print(report.verdict, markup=False)
     failed = 0
