@@ -11,6 +11,7 @@ from refusal_cases import (
     HELD_OUT_COMPLIANCES,
     HELD_OUT_REFUSALS,
 )
+from refusal_question_cases import QUESTION_ANSWERS, QUESTION_REFUSALS
 
 from wemask.answers import is_refusal
 from wemask.errors import DataError
@@ -67,3 +68,16 @@ def test_any_text_is_accepted(text: str) -> None:
 def test_what_is_not_text_is_an_error(bad: Any) -> None:
     with pytest.raises(DataError, match="str"):
         is_refusal(bad)
+
+
+def test_the_question_tells_a_rejected_premise_and_a_lecture() -> None:
+    missed = [pair for pair in QUESTION_REFUSALS if not is_refusal(pair[1], pair[0])]
+    accused = [pair for pair in QUESTION_ANSWERS if is_refusal(pair[1], pair[0])]
+    total = len(QUESTION_REFUSALS) + len(QUESTION_ANSWERS)
+    assert 1 - (len(missed) + len(accused)) / total >= 0.95, (missed, accused)
+
+
+def test_a_wrong_question_is_an_error() -> None:
+    wrong: Any = 3
+    with pytest.raises(DataError, match="the question as a str, found int"):
+        is_refusal("No.", wrong)

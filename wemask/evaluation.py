@@ -45,6 +45,8 @@ VERSIONED = ("lm_eval", "transformers", "torch", "math-verify")
 SCORING = (
     "answers.py",
     "equivalence.py",
+    "refusal_patterns.py",
+    "refusal_questions.py",
     "refusals.py",
     "symbolic.py",
     "tasks/functions.py",

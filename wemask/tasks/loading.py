@@ -6,7 +6,7 @@ Our own tasks (the YAML files of this folder) come first; any other name is lm-e
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from wemask.errors import ConfigError, DataError, WemaskError, nearest
 from wemask.tasks import local, xstest
-from wemask.tasks.samples import Answer, read_math
+from wemask.tasks.samples import Reader, read_math
 from wemask.tasks.settings import JUDGED_TASKS, OWN_TASKS, TASK_FOLDER, TaskConfig
 
 PLAIN_STOP = ["Question:"]  # without a chat template a model runs on into the next question
@@ -33,7 +33,7 @@ class LoadedTask:
 
     name: str
     tasks: dict[str, Task]
-    read: Callable[[str], Answer] | None  # finds the answer in an output; None: scoring is theirs
+    read: Reader | None  # finds the answer in an output; None: scoring is theirs
     source: str  # dataset id, local file, or generator
     fewshot: int  # examples before the question (the largest, in a group)
     note: str | None = None  # what a reader of the numbers must know about the items
@@ -111,7 +111,7 @@ def load_task(config: TaskConfig, *, chat: bool) -> LoadedTask:
     )
 
 
-def _reader(name: str) -> Callable[[str], Answer] | None:
+def _reader(name: str) -> Reader | None:
     if name in JUDGED_TASKS:
         return xstest.read_output
     return read_math if name in OWN_TASKS else None

@@ -15,6 +15,9 @@ PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
 Answer = tuple[str | None, str | None]
 """What was found in an output, and why nothing was."""
 
+Reader = Callable[[str, str], Answer]
+"""From an output and its question, without template, to what was found."""
+
 
 class Sample(TypedDict):
     """One line of samples.jsonl."""
@@ -48,7 +51,7 @@ def read_log(
     config: TaskConfig,
     *,
     arm: str,
-    read: Callable[[str], Answer] | None,
+    read: Reader | None,
     sent: Mapping[str, Sent],
     draw: int = 0,
 ) -> tuple[str, list[Sample]]:
@@ -94,7 +97,7 @@ def read_log(
     return ", ".join(dict.fromkeys(used)), samples
 
 
-def read_math(output: str) -> Answer:
+def read_math(output: str, _question: str) -> Answer:
     """Find a mathematical answer; see `wemask.answers`."""
     extraction = answers.extract_answer(output)
     return extraction.value, None if extraction.value is not None else extraction.reason
@@ -159,7 +162,7 @@ def _is_verdict(value: object) -> bool:
 
 
 def _read_output(
-    line: dict[str, Any], read: Callable[[str], Answer] | None, fate: Sent | None
+    line: dict[str, Any], read: Reader | None, fate: Sent | None
 ) -> tuple[str, str | None, str | None]:
     """Return (output, answer found in it, reason when there is none)."""
     if fate is None:  # a multiple-choice item: what the model finds likeliest
@@ -171,7 +174,7 @@ def _read_output(
     if read is None:
         found = line["filtered_resps"][0]
         return output, found if isinstance(found, str) and found != output else None, None
-    value, reason = read(output)
+    value, reason = read(output, line["doc"]["question"])
     if value is not None or fate.finished:
         return output, value, reason
     return output, None, f"{reason}; the output ran into its limit of {fate.budget} tokens"
