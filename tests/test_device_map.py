@@ -61,3 +61,23 @@ def test_it_is_saved_whole(spread, tmp_path):
     loaded, _ = wemask.load(tmp_path / "softened")
     assert not any(p.is_meta for p in loaded.parameters())
     assert torch.equal(logits(loaded, sequence()), logits(spread, sequence()))
+
+
+def test_metrics_and_experiments_are_the_same(case, spread):
+    from families import MASSIVE, texts
+
+    from wemask.conditions import Subject
+    from wemask.experiments import Necessity, run_experiment
+    from wemask.measurement import Batch, measure
+
+    ids = texts(rows=3)
+    batches = [Batch(input_ids=ids, attention_mask=torch.ones_like(ids), massive=ids == MASSIVE)]
+    assert measure(spread, batches) == measure(case.model, batches)
+    tables = [
+        run_experiment(
+            Necessity(scales=(0.0, 0.5)),
+            Subject(model=model, report=detect(model), batches=batches),
+        )
+        for model in (spread, case.model)
+    ]
+    assert tables[0].equals(tables[1])
