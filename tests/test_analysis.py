@@ -43,7 +43,7 @@ def test_everything_is_there(finished):
     page, said = finished
     folder = page.parent
     tables = {path.stem for path in (folder / "tables").glob("*.parquet")}
-    assert tables == {"layers", "norms", *CHOICES}
+    assert tables == {"layers", "norms", "quadratic_dims", *CHOICES}
     for name in tables:
         parquet = pd.read_parquet(folder / "tables" / f"{name}.parquet")
         assert len(parquet) == len(pd.read_csv(folder / "tables" / f"{name}.csv")) > 0
@@ -75,13 +75,9 @@ def test_the_facts_say_what_it_cost_and_what_was_found(finished):
     assert facts["costs"]["seconds"] > 0 and facts["costs"]["peak_memory_mib"] > 0
     batches = 2
     conditions = sum(
-        len(
-            pd.read_parquet(path).drop_duplicates(
-                ["experiment", "group", "at", "amount", "rate", "seed"]
-            )
-        )
-        for path in (finished[0].parent / "tables").glob("*.parquet")
-        if path.stem in EXPERIMENTS
+        len(frame.drop_duplicates(list(COLUMNS[:6])))
+        for name, frame in frames(finished[0].parent).items()
+        if name in EXPERIMENTS
     )
     assert facts["costs"]["forwards"] == (conditions + 2) * batches + 1  # layers twice, quadratic
     assert facts["findings"]["necessity"]

@@ -24,7 +24,7 @@ import wemask
 from wemask.analysis_page import build_analysis_figures, render_analysis
 from wemask.analysis_verdict import findings
 from wemask.architectures import unwrap
-from wemask.conditions import IMPOSSIBLE, Subject, condition_rows, table
+from wemask.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
 from wemask.config import digest
 from wemask.errors import ConfigError, DetectionError, nearest
 from wemask.experiments import EXPERIMENTS
@@ -91,13 +91,17 @@ class AnalysisConfig:
         return tuple(name for name in CHOICES if name in self.experiments)
 
 
+Rows = dict[str, list[dict[str, Any]]]  # of tables by name
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """One measurement: what it is called in the journal, its table, and how its rows are made."""
+    """One measurement: what it is called in the journal, and how its rows are made."""
 
     unit: str
-    table: str
-    run: Callable[[Callable[[], None]], list[dict[str, Any]]]
+    part: str
+    """What it belongs to: an experiment, or the metrics."""
+    run: Callable[[Callable[[], None]], Rows]
     passes: int
 
 
@@ -198,13 +202,13 @@ class _Run:
         if len(new) < len(steps):
             self._say(f"{len(steps) - len(new)} of {len(steps)} measurements were made before.")
         self._measure(new)
-        rows: dict[str, list[dict[str, Any]]] = {}
+        rows: Rows = {}
         for step in steps:
             found = self.journal.get(step.unit)
             if "impossible" in found:
                 self.impossible.append(found["impossible"])
-            else:
-                rows.setdefault(step.table, []).extend(found["rows"])
+            for name, of in found.get("rows", {}).items():
+                rows.setdefault(name, []).extend(of)
             self.passes += step.passes
         return {
             name: table(of) if name in EXPERIMENTS else pd.DataFrame(of)
@@ -225,7 +229,7 @@ class _Run:
             bar = progress.add_task("measuring", total=sum(step.passes for step in steps))
             started = time.perf_counter()
             for i, step in enumerate(steps):
-                progress.update(bar, description=step.table)
+                progress.update(bar, description=step.part)
                 self.journal.add(step.unit, self._made(step, lambda: progress.advance(bar)))
                 if i == 0:
                     self._estimate(steps, time.perf_counter() - started)
@@ -235,7 +239,7 @@ class _Run:
             return {"rows": step.run(done)}
         except IMPOSSIBLE as error:
             condition = step.unit.split("|", 1)[-1]
-            reason = {"experiment": step.table, "condition": condition, "reason": str(error)}
+            reason = {"experiment": step.part, "condition": condition, "reason": str(error)}
             return {"impossible": reason}
 
     def _estimate(self, steps: Sequence[_Step], seconds: float) -> None:
@@ -249,20 +253,20 @@ class _Run:
     def _metric_steps(self) -> Iterator[_Step]:
         subject, passes = self.subject, len(self.subject.batches)
 
-        def off(done: Callable[[], None]) -> list[dict[str, Any]]:
+        def off(done: Callable[[], None]) -> Rows:
             return _layer_rows("off", measure(subject.model, subject.batches, done=done))
 
-        def on(done: Callable[[], None]) -> list[dict[str, Any]]:
+        def on(done: Callable[[], None]) -> Rows:
             with soften(subject.model, subject.report, subject.operator):
                 return _layer_rows("on", measure(subject.model, subject.batches, done=done))
 
-        def norms(done: Callable[[], None]) -> list[dict[str, Any]]:
-            return norm_rows(subject.decoder, subject.report.dims)
+        def norms(done: Callable[[], None]) -> Rows:
+            return {"norms": norm_rows(subject.decoder, subject.report.dims)}
 
-        yield _Step(unit="layers|off", table="layers", run=off, passes=passes)
-        yield _Step(unit="norms", table="norms", run=norms, passes=0)
+        yield _Step(unit="layers|off", part="metrics", run=off, passes=passes)
+        yield _Step(unit="norms", part="metrics", run=norms, passes=0)
         if self.subject.report.found:
-            yield _Step(unit="layers|on", table="layers", run=on, passes=passes)
+            yield _Step(unit="layers|on", part="metrics", run=on, passes=passes)
 
     def _experiment_steps(self) -> Iterator[_Step]:
         chosen = self.config.chosen
@@ -277,23 +281,23 @@ class _Run:
             return
         for name in chosen:
             if name == QUADRATIC:
-                yield _Step(unit=QUADRATIC, table=QUADRATIC, run=self._quadratic, passes=1)
+                yield _Step(unit=QUADRATIC, part=QUADRATIC, run=self._quadratic, passes=1)
                 continue
             for condition in EXPERIMENTS[name]().conditions(self.subject):
 
-                def run(done: Callable[[], None], condition: Any = condition) -> list[dict]:
+                def run(done: Callable[[], None], condition: Condition = condition) -> Rows:
                     found = self.subject.measure(condition, done)
-                    return condition_rows(condition, found, me_layer)
+                    return {condition.experiment: condition_rows(condition, found, me_layer)}
 
                 passes = len(self.subject.batches)
-                yield _Step(unit=condition.key, table=name, run=run, passes=passes)
+                yield _Step(unit=condition.key, part=name, run=run, passes=passes)
 
-    def _quadratic(self, done: Callable[[], None]) -> list[dict[str, Any]]:
+    def _quadratic(self, done: Callable[[], None]) -> Rows:
         batch = next(batch for batch in self.subject.batches if batch.massive.any())
         subject = self.subject
         form = quadratic_form(subject.model, subject.report, batch.input_ids, batch.attention_mask)
         done()
-        return form.rows()
+        return {QUADRATIC: form.rows(), "quadratic_dims": form.dim_rows()}
 
     def costs(self) -> dict[str, Any]:
         """What the analysis took, also in earlier runs of the same command."""
@@ -312,10 +316,9 @@ class _Run:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
-def _layer_rows(state: str, found: Measurement) -> list[dict[str, Any]]:
-    return [
-        {"state": state, **row.to_dict(), "perplexity": found.perplexity} for row in found.layers
-    ]
+def _layer_rows(state: str, found: Measurement) -> Rows:
+    extra = {"perplexity": found.perplexity}
+    return {"layers": [{"state": state, **row.to_dict(), **extra} for row in found.layers]}
 
 
 def _identity(
