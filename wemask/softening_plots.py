@@ -64,12 +64,12 @@ def softening_effect(metrics: "SofteningMetrics") -> Figure:
 def _softening_title(metrics: "SofteningMetrics") -> str:
     sinks_off, sinks_on = (_mean_of(metrics[side], "sink_mass") for side in ("off", "on"))
     peak_off, peak_on = (_peak_of(metrics[side]) for side in ("off", "on"))
-    magnitude = _change_words("the massive activation", peak_off, peak_on, size_words)
-    sinks = _change_words("the mean sink mass", sinks_off, sinks_on, "{:.2f}".format)
+    magnitude = moved_words("the massive activation", peak_off, peak_on, size_words)
+    sinks = moved_words("the mean sink mass", sinks_off, sinks_on, "{:.2f}".format)
     return f"Softening {magnitude} and {sinks}"
 
 
-def _change_words(what: str, off: float, on: float, words: Callable[[float], str]) -> str:
+def moved_words(what: str, off: float, on: float, words: Callable[[float], str]) -> str:
     """Say how `on` compares with `off`; a change within 5% is none."""
     if math.isnan(off) or math.isnan(on):
         return f"was not measured on {what}"
@@ -178,8 +178,10 @@ def _draw_map(axes: Axes, sinks: np.ndarray) -> None:
 
 
 def _mark_softened(axes: Axes, layers: list[int]) -> None:
-    """A bar beside the map along the softened layers."""
+    """A bar beside the map along the softened layers, where they are known."""
     axes.tick_params(left=False)
+    if not layers:
+        return
     runs = np.split(layers, np.flatnonzero(np.diff(layers) > 1) + 1)
     look: dict[str, Any] = {"color": BLUE, "linewidth": 4, "clip_on": False}
     low, high = [run[0] - 0.5 for run in runs], [run[-1] + 0.5 for run in runs]
@@ -189,4 +191,4 @@ def _mark_softened(axes: Axes, layers: list[int]) -> None:
 def _sink_title(maps: list[np.ndarray]) -> str:
     counts = [sink_count(sinks) for sinks in maps]
     off, on = (count / pairs if pairs else math.nan for count, pairs in counts)
-    return f"Softening {_change_words('the sink rate', off, on, '{:.0%}'.format)}"
+    return f"Softening {moved_words('the sink rate', off, on, '{:.0%}'.format)}"
