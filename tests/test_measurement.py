@@ -252,3 +252,37 @@ def test_later_leaves_out_layers_without_the_metric():
     found = Measurement(layers=rows, perplexity=1.0, texts=1, tokens=1, massive_tokens=1)
     assert found.later("sink_mass", 2) == rows[4].sink_mass
     assert math.isnan(found.later("sink_mass", 4))
+
+
+def test_what_is_kept_does_not_grow_with_the_texts():
+    """Numbers, vectors of D and of heads, and the median's bins: nothing per text or token."""
+    from wemask.architectures import find_decoder
+    from wemask.measurement import _Gathered
+
+    model: Any = shared().model
+    one = [batch(slice(i, i + 1)) for i in range(4)]
+
+    def kept(count: int) -> int:
+        gathered: list[_Gathered] = []
+        real = _Gathered.result
+
+        def result(self: _Gathered) -> Any:
+            gathered.append(self)
+            return real(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_Gathered, "result", result)
+            measure(model, one * count)
+        assert not gathered[0].received  # attention of the last batch is gone
+        return sum(t.numel() for sums in gathered[0].layers for t in _tensors(vars(sums)))
+
+    assert kept(1) == kept(5)
+    assert len(find_decoder(model).blocks) == LAYERS
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [t for one in value.values() for t in _tensors(one)]
+    return _tensors(vars(value)) if hasattr(value, "__dict__") else []

@@ -114,3 +114,45 @@ def test_the_same_study_has_the_same_runs_and_no_logger_writes_nothing(
     assert logged["base"]["id"] == run_id(folder, "base") != run_id(folder, "sft")
     log_study(validate_results(made_up()), tmp_path, {"name": "none"})
     assert list(tmp_path.iterdir()) == []
+
+
+# --- an analysis ----------------------------------------------------------------------------------
+
+
+def test_an_analysis_is_one_run_with_tables_figures_page_and_means(tmp_path: Path) -> None:
+    import pandas as pd
+    from PIL import Image
+
+    from wemask.tracking import log_analysis
+
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (1, 1)).save(tmp_path / "figures" / "necessity.png")
+    (tmp_path / "analysis.html").write_text("<p>page</p>")
+    layers = pd.DataFrame(
+        {
+            "state": ["off"] * 3,
+            "layer": [0, 1, 2],
+            "sink_mass": [9.0, 0.2, 0.4],
+            "sink_mass_by_head": [[9.0], [0.2], [0.4]],
+            "value_norm_ratio": [None, None, None],
+        }
+    )
+    facts: dict[str, Any] = {
+        "command": "wemask analyse --model m",
+        "model": {"name": "m"},
+        "settings": {"count": 3},
+        "counts": {"texts": 3},
+        "versions": {"wemask": "0"},
+        "findings": {"necessity": ["Sinks fall & rise."]},
+        "me_layer": {"layer": 0},
+    }
+    log_analysis(facts, {"layers": layers}, tmp_path, {"name": "none"})
+    assert not (tmp_path / "wandb").exists()
+    log_analysis(facts, {"layers": layers}, tmp_path, LOGGER)
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    run = read(path)
+    assert (run["display_name"], run["job_type"]) == ("m", "analyse")
+    assert run["summary"]["analysis/off/sink_mass"] == pytest.approx(0.3)
+    keys = {key.split("/path")[0] for row in run["history"] for key in row}
+    assert {"tables/layers", "figures/necessity", "findings", "analysis"} <= keys
+    assert run["config"]["settings"] == {"count": 3}

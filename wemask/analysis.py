@@ -8,7 +8,7 @@ where a killed one stopped, and with other experiments it adds to the folder.
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ from wemask.probe_texts import load_texts, tokenise
 from wemask.quadratic import quadratic_form
 from wemask.results import write_whole
 from wemask.runs import environment, machine, open_folder, saving
+from wemask.tracking import log_analysis
 
 QUADRATIC = "quadratic"
 CHOICES = (*EXPERIMENTS, QUADRATIC)
@@ -114,6 +115,7 @@ def analyse(
     name: str,
     folder: Path | None = None,
     command: str = "wemask analyse",
+    logger: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Path:
     """Measure, write the tables, draw the figures, and write the page.
@@ -126,6 +128,7 @@ def analyse(
         name: of the model, for the folder and the page.
         folder: where; None: outputs/analyse/NAME__HASH, from the settings.
         command: to print on the page.
+        logger: name, project and mode of W&B (`tracking.log_analysis`); None: nothing is logged.
         console: for progress and messages.
 
     Returns:
@@ -163,7 +166,10 @@ def analyse(
         "me_layer": report.to_dict(),
     }
     with saving(place):
-        return write_analysis(place, facts, tables, report)
+        page = write_analysis(place, facts, tables, report)
+        if logger is not None:
+            log_analysis(facts, tables, place, logger)
+    return page
 
 
 def write_analysis(

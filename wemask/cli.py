@@ -15,6 +15,8 @@ from wemask.cli_model import criterion_arguments, load, model_options, model_ove
 from wemask.composition import compose, exit_on_error, section
 from wemask.errors import ConfigError, DataError
 
+WANDB = "log to W&B (offline unless WANDB_MODE=online)"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `wemask` command; exits with 2 and one message on a user's error."""
@@ -57,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder of outputs/")
     compare.add_argument("--out", type=Path, help="folder to write to [outputs/compare/HASH]")
-    compare.add_argument("--wandb", metavar="PROJECT", help="log to W&B (offline: WANDB_MODE)")
+    compare.add_argument("--wandb", metavar="PROJECT", help=WANDB)
     compare.set_defaults(run=_compare)
     report = commands.add_parser(
         "report",
@@ -103,6 +105,7 @@ def _analyse_command(commands: Any) -> None:
     analyse.add_argument("--length", type=int, default=64, help="tokens of each at most [64]")
     analyse.add_argument("--batch-size", type=int, default=8, help="texts per forward [8]")
     analyse.add_argument("--out", type=Path, help="folder [outputs/analyse/NAME__HASH]")
+    analyse.add_argument("--wandb", metavar="PROJECT", help=WANDB)
     _operator_words(analyse)
     analyse.set_defaults(run=_analyse)
 
@@ -205,6 +208,7 @@ def _analyse(options: argparse.Namespace, console: Console) -> int:
         name=config.name,
         folder=options.out,
         command=shlex.join(["wemask", *sys.argv[1:]]),
+        logger=_logger(options),
         console=console,
     )
     _say(console, f"Written: {page}, with tables/ and figures/ beside it.")
@@ -235,13 +239,20 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     places = [str(path.resolve()) for path in options.runs]
     out = options.out or Path("outputs") / "compare" / digest(places)
     words = ["wemask", "compare", *map(str, options.runs)]
-    logger: dict[str, Any] = {"name": "none"}
     if options.wandb:
         words += ["--wandb", options.wandb]
-        mode = os.environ.get("WANDB_MODE", "offline")
-        logger = {"name": "wandb", "project": options.wandb, "mode": mode}
-    compare_runs(options.runs, out, command=shlex.join(words), logger=logger, console=console)
+    compare_runs(
+        options.runs, out, command=shlex.join(words), logger=_logger(options), console=console
+    )
     return 0
+
+
+def _logger(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--wandb PROJECT` means."""
+    if not options.wandb:
+        return {"name": "none"}
+    mode = os.environ.get("WANDB_MODE", "offline")
+    return {"name": "wandb", "project": options.wandb, "mode": mode}
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:

@@ -14,6 +14,7 @@ from wemask.results import ArmInfo, Results
 from wemask.verdict import headline, over_reference
 
 if TYPE_CHECKING:
+    import pandas as pd
     import wandb
 
 ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
@@ -39,6 +40,65 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any]) -> None
             run.summary.update(dict(_summary(results, arm)))
     with _run(folder, logger, "comparison", "compare", {"command": results["command"]}) as run:
         run.log(_overview(results, folder))
+
+
+def log_analysis(
+    facts: Mapping[str, Any],
+    tables: Mapping[str, "pd.DataFrame"],
+    folder: Path,
+    logger: Mapping[str, Any],
+) -> None:
+    """Write a finished analysis to W&B: its tables, figures, page and findings, as one run.
+
+    Summary: `analysis/<off or on>/<metric>`, the mean over the layers after the ME Layer.
+
+    Args:
+        facts: what analysis.json holds.
+        tables: by name, as in tables/.
+        folder: of the analysis.
+        logger: name, project and mode; nothing is written unless `name` is wandb.
+    """
+    if logger["name"] != "wandb":
+        return
+    import wandb
+
+    config = {key: facts[key] for key in ("command", "model", "settings", "counts", "versions")}
+    with _run(folder, logger, facts["model"]["name"], "analyse", config) as run:
+        shown = {f"tables/{name}": wandb.Table(dataframe=_plain(of)) for name, of in tables.items()}
+        words = [sentence for part in facts["findings"].values() for sentence in part]
+        run.log(
+            {
+                **shown,
+                **_figures(folder),
+                "findings": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in words)),
+                "analysis": wandb.Html(str(folder / "analysis.html"), inject=False),
+            }
+        )
+        after = facts["me_layer"]["layer"]
+        run.summary.update(_means(tables["layers"], -1 if after is None else after))
+
+
+def _means(layers: "pd.DataFrame", after: int) -> dict[str, float]:
+    later = layers[layers.layer > after].drop(columns=["layer", "sink_mass_by_head"])
+    means = later.groupby("state").mean(numeric_only=True)
+    return {
+        f"analysis/{state}/{metric}": float(value)
+        for state, row in means.iterrows()
+        for metric, value in row.dropna().items()
+    }
+
+
+def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Without lists, and with None where a value is missing: what a W&B table can hold."""
+    kept = frame.drop(columns=["sink_mass_by_head"], errors="ignore").astype(object)
+    return kept.where(kept.notna(), None)
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    import wandb
+
+    pictures = sorted((folder / "figures").glob("*.png"))
+    return {f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures}
 
 
 def run_id(folder: Path, name: str) -> str:
@@ -107,13 +167,12 @@ def _overview(results: Results, folder: Path) -> dict[str, Any]:
         for task, s in scores.items()
     ]
     pairs: list[Any] = [[row[key] for key in PAIR_COLUMNS] for row in results["comparisons"]]
-    figures = sorted((folder / "figures").glob("*.png"))
     return {
         "arms": wandb.Table(columns=list(ARM_COLUMNS), data=arms),
         "comparisons": wandb.Table(columns=list(PAIR_COLUMNS), data=pairs),
         "verdict": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in headline(results))),
         "report": wandb.Html(str(folder / "report.html"), inject=False),
-        **{f"figures/{path.stem}": wandb.Image(str(path)) for path in figures},
+        **_figures(folder),
     }
 
 
