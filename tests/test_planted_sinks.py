@@ -24,7 +24,7 @@ import wemask
 from wemask import WeMaskConfig
 from wemask.architectures import ffn_writer, find_decoder
 from wemask.errors import ModelError
-from wemask.metrics import layer_metrics
+from wemask.measurement import Batch, measure
 from wemask.planted import Planted, plant
 from wemask.planted_sinks import SUPPORTED, SUPPORTED_NORMED, PlantedSinks, plant_sinks
 
@@ -39,8 +39,13 @@ def with_sinks(family: str, seed: int = 0, **options: Any) -> tuple[Any, Planted
 
 def masses(model: Any, ids: Tensor) -> Tensor:
     """Sink mass [layers, heads] on the tokens that were planted."""
-    rows = layer_metrics(model, ids, torch.ones_like(ids), ids == MASSIVE)
-    return torch.tensor([row.sink_mass_by_head for row in rows])
+    return masses_on(model, ids, ids == MASSIVE)
+
+
+def masses_on(model: Any, ids: Tensor, tokens: Tensor) -> Tensor:
+    """Sink mass [layers, heads] on the given tokens."""
+    batch = Batch(input_ids=ids, attention_mask=torch.ones_like(ids), massive=tokens)
+    return torch.tensor([row.sink_mass_by_head for row in measure(model, [batch]).layers])
 
 
 def equal_share(ids: Tensor) -> float:
@@ -164,10 +169,7 @@ def test_other_widths_dims_tokens_and_dtypes(family):
     model = model.to(torch.bfloat16)
     for token in truth.token_ids:
         ids = torch.where(texts(seed=4) == MASSIVE, token, texts(seed=4))
-        rows = layer_metrics(
-            model, ids, torch.ones_like(ids), torch.isin(ids, torch.tensor([7, 9]))
-        )
-        mass = torch.tensor([row.sink_mass_by_head for row in rows])
+        mass = masses_on(model, ids, torch.isin(ids, torch.tensor([7, 9])))
         assert mass[3:][:, list(sinks.heads)].min() > 0.95
 
 
