@@ -11,7 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from wemask.figure_style import size_words
 from wemask.verdict import arm_words
+
+NEGLIGIBLE = 0.05  # a relative change within this is called none
+AS_MUCH = 0.8  # another condition with this part of an effect does "as much"
 
 METRIC_WORDS = {
     "massive_magnitude": "massive magnitude",
@@ -151,3 +155,31 @@ def later_mean(layers: pd.DataFrame, state: str, column: str, after: int | None)
 def has_later(layers: pd.DataFrame, after: int | None) -> bool:
     """Whether a layer comes after this one."""
     return after is not None and any(layer > after for layer in layers["layer"])
+
+
+# ------------------------------------------------------------------------------------- sentences
+
+
+def from_to(before: float, now: float) -> str:
+    """Two numbers and their change: 0.279 to 0.119 (-57%)."""
+    return f"{size_words(before)} to {size_words(now)} ({change_words(change(now, before))})"
+
+
+def moved_metrics(
+    table: pd.DataFrame,
+    group: str,
+    metrics: tuple[str, ...] = ("massive_magnitude", "sink_mass", "effective_rank", "perplexity"),
+    **where: Any,
+) -> list[str]:
+    """Name and numbers of each metric that was measured: sink mass 0.279 to 0.119 (-57%)."""
+    pairs = [(m, intact(table, m), value(table, m, group, **where)) for m in metrics]
+    return [
+        f"{metric_words(metric)} {from_to(before, now)}"
+        for metric, before, now in pairs
+        if math.isfinite(before) and math.isfinite(now)
+    ]
+
+
+def span_words(words: list[str]) -> str:
+    """The first and the last of some words, once where they are the same."""
+    return words[0] if words[0] == words[-1] else f"{words[0]} to {words[-1]}"

@@ -54,7 +54,9 @@ def specificity(table: pd.DataFrame) -> Figure:
         for y, group in enumerate(groups):
             _draw_control(axes, y, group, changes(table, metric, group))
         _change_axis(axes, [c for g in groups for c in changes(table, metric, g)])
-        axes.set_title(f"{metric_words(metric)}, %", fontsize=10, loc="left")
+        scale = "%" if axes.get_xscale() == "linear" else "% (log)"
+        words = metric_words(metric).removeprefix("massive ")
+        axes.set_title(f"{words}, {scale}", fontsize=10, loc="left")
         axes.grid(axis="y", visible=False)
     names = [plain(group_words(group)) for group in groups]
     panels[0].set_yticks(range(len(groups)), names)

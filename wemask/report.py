@@ -2,29 +2,23 @@
 
 import base64
 import hashlib
-import html
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
 from wemask import plots, study_plots
-from wemask.examples import Example, Samples, disagreements, visible
-from wemask.figure_style import svg_text
+from wemask.examples import Example, Samples, disagreements
 from wemask.me_layer import MELayerReport
+from wemask.page import TEMPLATES, environment, pictures, style
 from wemask.report_figures import ReportFigure, build_figures
 from wemask.results import Results, save_results, validate_results, write_whole
 from wemask.verdict import (
-    OUTCOME_WORDS,
     QUESTIONS,
     SIGNIFICANT,
     arm_words,
@@ -37,14 +31,9 @@ from wemask.verdict import (
     judge,
     main_arms,
     ordered_tasks,
-    p_value_words,
-    percent,
-    points,
     real_arms,
-    unit_words,
 )
 
-TEMPLATES = Path(__file__).parent / "templates"
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
 
 
@@ -95,15 +84,14 @@ def render_html(
     """Render the whole report as one page that loads nothing: style, script, figures inside."""
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    pictures = [{"figure": figure, "uri": _svg_uri(figure.figure)} for figure in figures]
     return (
-        _environment(autoescape=True)
+        environment(autoescape=True)
         .get_template("report.html")
         .render(
             _facts(results, samples),
-            pictures=pictures,
-            # Trusted: both files are ours. Whatever comes from a model or a dataset is escaped.
-            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            pictures=pictures(figures),
+            style=style(),
+            # Trusted: the file is ours. Whatever comes from a model or a dataset is escaped.
             script=Markup(script),
             script_sha256=digest,
         )
@@ -114,7 +102,7 @@ def render_markdown(
     results: Results, figures: Sequence[ReportFigure], samples: Samples | None = None
 ) -> str:
     """Render the report for GitHub; it links figures/NAME.png beside it."""
-    template = _environment(autoescape=False).get_template("report.md")
+    template = environment(autoescape=False).get_template("report.md")
     return template.render(_facts(results, samples), figures=figures)
 
 
@@ -194,50 +182,3 @@ def _first_examples(shown: Sequence[Example], task: str) -> list[Example]:
         return len({o.correct for o in example.outputs if o.arm in pair}) < 2
 
     return sorted((e for e in shown if e.task == task), key=beside_the_point)[:2]
-
-
-def _svg_uri(figure: Figure) -> str:
-    encoded = base64.b64encode(svg_text(figure).encode()).decode()
-    return f"data:image/svg+xml;base64,{encoded}"
-
-
-def _environment(*, autoescape: bool) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=autoescape,
-        undefined=StrictUndefined,  # a misspelt name is an error, not a hole in the page
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "arm": arm_words,
-        "percent": percent,
-        "points": points,
-        "p": p_value_words,
-        "unit": unit_words,
-        "reading": lambda finding: OUTCOME_WORDS[finding.outcome],
-        "visible": visible,
-        "yaml": _yaml,
-        "cell": _markdown_cell,
-        "fenced": _markdown_fence,
-    }
-    return environment
-
-
-def _yaml(settings: dict[str, Any]) -> str:
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-
-
-def _markdown_cell(value: object) -> str:
-    """Text that stays text inside a Markdown table or sentence."""
-    text = html.escape(visible(str(value)).replace("\n", " "), quote=False)
-    text = re.sub(r"([\\`*|\[\]])", r"\\\1", text)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)
-
-
-def _markdown_fence(text: str) -> str:
-    """A code block that its own content cannot close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{visible(text)}\n{fence}"
