@@ -11,12 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from wemask import training
+from wemask.callbacks import SofteningCallback
 from wemask.composition import compose
 from wemask.config import RunConfig, run_config
+from wemask.runs import last_checkpoint
 from wemask.training import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -62,6 +66,31 @@ def trained(*overrides: str) -> tuple[Path, str]:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     (file,) = folder.glob("*.safetensors")
     return load_file(file)
+
+
+class PowerCut(Exception):
+    """Nothing that our code knows."""
+
+
+class StopAfter(SofteningCallback):
+    """A crash after the step, in place of a power cut."""
+
+    steps = 3
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.steps:
+            raise PowerCut
+
+
+def crash(config: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as context:
+        context.setattr(training, "SofteningCallback", StopAfter)
+        with pytest.raises(PowerCut):
+            fit(config)
+    newest, _ = last_checkpoint(config.folder())
+    assert newest is not None
+    assert newest.name == "checkpoint-2"
+    return config.folder()
 
 
 def log_of(run: Path, step: int) -> dict[str, float]:

@@ -130,3 +130,20 @@ def test_a_forward_over_a_cache_is_refused():
         reading_attention(model, find_decoder(model), mask[:, 4:], lambda part: None),
     ):
         model(input_ids=ids[:, 4:], past_key_values=cache, use_cache=True)
+
+
+@torch.no_grad()
+def test_under_autocast_the_weights_are_still_computed_in_float32():
+    model: Any = shared("llama").model
+    ids, mask = padded()
+    inside: list[bool] = []
+
+    def seen(part: AttentionBlock) -> None:
+        inside.append(torch.is_autocast_enabled("cpu"))
+        assert (part.weights.sum(-1) - 1).abs().max() < 1e-6
+
+    reading = reading_attention(model, find_decoder(model), mask, seen)
+    with torch.autocast("cpu", torch.bfloat16), reading:
+        out = model(input_ids=ids, attention_mask=mask, use_cache=False)
+    assert out.logits.dtype == torch.bfloat16
+    assert inside == [False] * LAYERS

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from run_support import quick, settings
 from transformers import TrainerControl, TrainerState
 
 from wemask import training
-from wemask.callbacks import InterruptCallback, SofteningCallback, watch
+from wemask.callbacks import InterruptCallback, SofteningCallback
 from wemask.handle import SoftenHandle
 from wemask.patch import soften
 from wemask.training import prepare
@@ -104,53 +103,6 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGINT) is before
-
-
-# --- log lines ------------------------------------------------------------------------------------
-
-
-def test_a_log_line_tells_the_operator_and_the_massive_activation(softened: Any) -> None:
-    report, handle = softened.report, softened.handle
-    values = watch(softened.model, handle)
-    assert values["wemask/me_layer"] == report.layer
-    assert values["wemask/strength"] == 1.0
-    assert values["wemask/tokens_touched"] == sum(handle.tokens_touched.values()) > 0
-    born = report.layers[report.layer + 1]
-    assert born.layer == report.layer
-    # The probe prompt is one of the calibration texts, so its largest cannot be larger.
-    assert 0 < values["wemask/massive_max"] <= born.max * 1.0001
-    assert values["wemask/massive_ratio"] > report.criterion.min_ratio
-    # A sink weaker than attention spread evenly over the prompt would be none.
-    assert 1 / len(report.probe_ids) < values["wemask/sink_mass"] <= 1
-
-
-def test_the_sink_is_left_out_where_no_token_is_massive_any_more(softened: Any) -> None:
-    before = dict(softened.report.thresholds)
-    softened.report.thresholds = dict.fromkeys(before, 1e9)
-    try:
-        assert "wemask/sink_mass" not in watch(softened.model, softened.handle)
-    finally:
-        softened.report.thresholds = before
-
-
-def test_watching_changes_neither_the_model_nor_the_random_state(softened: Any) -> None:
-    model = softened.model.train()
-    ids = torch.arange(1, 9).unsqueeze(0)
-    before, state = model(ids).logits, torch.get_rng_state()
-    watch(model, softened.handle)
-    assert model.training
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(model(ids).logits, before)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    model.eval()
-
-
-def test_without_a_report_the_operator_alone_is_told(softened: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(softened.handle, "report", None)
-    assert set(watch(softened.model, softened.handle)) == {
-        "wemask/strength",
-        "wemask/tokens_touched",
-    }
 
 
 def test_the_callbacks_are_those_of_a_training(tmp_path: Path, monkeypatch: Any) -> None:

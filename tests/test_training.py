@@ -12,7 +12,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from run_support import (
+    PowerCut,
+    StopAfter,
     call,
+    crash,
     fit,
     interrupt,
     log_of,
@@ -27,7 +30,6 @@ from run_support import (
 
 import wemask
 from wemask import training
-from wemask.callbacks import SofteningCallback
 from wemask.chat import choose_loss, loss_mask
 from wemask.checkpoint import CONFIG_NAME, read_config
 from wemask.data import load_examples
@@ -44,7 +46,7 @@ def test_a_softened_run_leaves_everything_that_its_folder_should_hold() -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.resolved.yaml", "env.json", "me_layer.json", "wemask_config.json"),
-        *("checkpoints", "final"),
+        *("checkpoints", "final", "metrics.jsonl"),
     }
     assert f"Saved: {folder / 'final'}" in text
     assert MELayerReport.load(folder / "me_layer.json").found
@@ -135,7 +137,8 @@ def test_the_first_loss_is_that_of_the_softened_model(tmp_path: Path) -> None:
     assert off["loss"] == pytest.approx(plain, abs=2e-4)
     assert on["wemask/strength"] == 1.0
     assert on["wemask/tokens_touched"] > 0
-    assert not [key for key in off if key.startswith("wemask/")]
+    assert "wemask/sink_mass" in off
+    assert "wemask/strength" not in off
 
 
 def test_checkpointing_of_activations_changes_nothing() -> None:
@@ -204,31 +207,6 @@ def test_two_lora_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(tmp_path: 
 
 
 # --- running it again -----------------------------------------------------------------------------
-
-
-class PowerCut(Exception):
-    """Nothing that our code knows."""
-
-
-class StopAfter(SofteningCallback):
-    """A crash after the step, in place of a power cut."""
-
-    steps = 3
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.steps:
-            raise PowerCut
-
-
-def crash(config: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
-    with monkeypatch.context() as context:
-        context.setattr(training, "SofteningCallback", StopAfter)
-        with pytest.raises(PowerCut):
-            fit(config)
-    newest, _ = last_checkpoint(config.folder())
-    assert newest is not None
-    assert newest.name == "checkpoint-2"
-    return config.folder()
 
 
 def test_a_checkpoint_has_its_operator_before_its_trainer_state(
@@ -438,7 +416,7 @@ def test_wandb_keeps_one_run_per_folder_and_its_id_when_resumed(
     assert len(files) == len(list((folder / "wandb").glob("offline-run-*"))) == 2
     lines = [line for file in files for line in wandb_history(file)]
     keys = {"train/loss", *(f"train/wemask/{key}" for key in ("strength", "tokens_touched"))}
-    keys |= {f"train/wemask/{key}" for key in ("me_layer", "massive_max", "massive_ratio")}
+    keys |= {f"train/wemask/{key}" for key in ("me_layer", "massive_max", "sink_mass")}
     trained_lines = [line for line in lines if "train/loss" in line]
     assert all(keys <= line.keys() for line in trained_lines)
     assert {line["train/global_step"] for line in trained_lines} == {1, 2, 3, 4}
@@ -446,7 +424,7 @@ def test_wandb_keeps_one_run_per_folder_and_its_id_when_resumed(
     assert name not in other.name
     logged = wandb_history(other)
     assert len([line for line in logged if "train/loss" in line]) == 4
-    assert not [key for line in logged for key in line if "wemask" in key]
+    assert not [key for line in logged for key in line if key.endswith("wemask/strength")]
 
 
 # --- whole processes ------------------------------------------------------------------------------

@@ -144,10 +144,12 @@ class _Reader:
                 "cache. Its attention weights cannot be read."
             )
         step = max(1, self.block // (batch * q.shape[1] * length))
-        for first in range(0, length, step):
-            rows = slice(first, min(first + step, length))
-            weights = self._weights(q[:, :, rows], k, mask, rows, kwargs)
-            self.seen(AttentionBlock(layer=layer, first_query=first, weights=weights))
+        # Under autocast the scores, and the sums of whoever sees the weights, have three digits.
+        with torch.autocast(q.device.type, enabled=False):
+            for first in range(0, length, step):
+                rows = slice(first, min(first + step, length))
+                weights = self._weights(q[:, :, rows], k, mask, rows, kwargs)
+                self.seen(AttentionBlock(layer=layer, first_query=first, weights=weights))
 
     def _weights(
         self, q: Tensor, k: Tensor, mask: Any, rows: slice, kwargs: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a training run logs, saves and survives."""
+"""What a training run changes from step to step, and survives; watching.py: what it logs."""
 
 import os
 import signal
@@ -6,16 +6,10 @@ import threading
 from types import FrameType
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wemask.architectures import find_decoder, unwrap
-from wemask.dims import observe, probe_ids
 from wemask.handle import SoftenHandle
-from wemask.measurement import Batch, measure
 from wemask.strength import StrengthSchedule
-from wemask.tracing import Trace, trace_layers
 
 
 class SofteningCallback(TrainerCallback):
@@ -24,12 +18,16 @@ class SofteningCallback(TrainerCallback):
     def __init__(self, handle: SoftenHandle) -> None:
         self.handle = handle
 
+    def move(self, step: int) -> None:
+        """Set the strength that a step trains with, where there is a schedule."""
+        strength = self.handle.config.strength
+        if isinstance(strength, StrengthSchedule):
+            self.handle.set_strength(strength.at(step))
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        strength = self.handle.config.strength
-        if isinstance(strength, StrengthSchedule):
-            self.handle.set_strength(strength.at(state.global_step))
+        self.move(state.global_step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,41 +67,3 @@ class InterruptCallback(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-
-def watch(model: nn.Module, handle: SoftenHandle) -> dict[str, float]:
-    """The `wemask/*` keys of one log line, measured on the probe prompt of the report.
-
-    `wemask/sink_mass` is the mean over the layers after the ME Layer; it is left out where no
-    token of the prompt is massive any more.
-    """
-    base = unwrap(model)
-    observed = observe(handle, base)
-    values = {
-        "wemask/strength": handle.strength,
-        "wemask/tokens_touched": float(sum(o.tokens for o in observed.values())),
-    }
-    if handle.learned:
-        values |= {f"wemask/strength/layer_{i}": s for i, s in handle.strengths.items()}
-    report = handle.report
-    if report is None or report.layer is None:
-        return values
-    ids = probe_ids(base, report)
-    mask = torch.ones_like(ids)
-    traces = trace_layers(base, find_decoder(base), ids, mask)
-    born = traces[report.layer + 1]
-    values["wemask/me_layer"] = float(report.layer)
-    values["wemask/massive_max"] = float(born.token_max.max())
-    values["wemask/massive_ratio"] = float(born.token_max.max()) / max(born.median, 1e-12)
-    massive = _massive(born, report.thresholds).unsqueeze(0)
-    later = report.layer + 1
-    if massive.any() and later < report.num_layers:
-        batch = Batch(input_ids=ids, attention_mask=mask, massive=massive)
-        values["wemask/sink_mass"] = measure(base, [batch]).later("sink_mass", report.layer)
-    return values
-
-
-def _massive(trace: Trace, thresholds: dict[int, float]) -> torch.Tensor:
-    """Tokens of a trace that are massive by content, bool [N]."""
-    taus = torch.tensor([thresholds.get(int(dim), float("inf")) for dim in trace.dims])
-    return (trace.columns > taus).any(-1)

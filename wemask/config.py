@@ -263,7 +263,8 @@ def _logger(values: dict[str, Any]) -> list[str]:
     name = values.get("name")
     if name not in LOGGERS:
         return [f"logger is one of {', '.join(LOGGERS)}; got {name!r}."]
-    known = ("name", "project", "mode")  # debug=fast sets logger.mode also where there is no logger
+    # debug=fast sets logger.mode also where there is no logger
+    known = ("name", "project", "mode", "watch_every", "watch_budget")
     problems = [
         f"There is no setting 'logger.{key}'.{nearest(key, known)}"
         for key in values
@@ -272,6 +273,14 @@ def _logger(values: dict[str, Any]) -> list[str]:
     if name == "wandb" and values.get("mode") not in WANDB_MODES:
         modes = ", ".join(WANDB_MODES)
         problems.append(f"logger.mode is one of {modes}; got {values.get('mode')!r}.")
+    every, budget = values.get("watch_every"), values.get("watch_budget")
+    if type(every) is not int or every < 0:
+        problems.append(f"logger.watch_every is a number of steps, 0 for never; got {every!r}.")
+    if budget is not None and (type(budget) not in (int, float) or not budget > 0):
+        problems.append(
+            f"logger.watch_budget is a share of the training time, such as 0.01, or null; got "
+            f"{budget!r}."
+        )
     return problems
 
 

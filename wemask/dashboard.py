@@ -18,10 +18,14 @@ TRAINING = {
 }
 SOFTENING = {
     "strength": ["train/wemask/strength"],
-    "tokens touched on the probe prompt": ["train/wemask/tokens_touched"],
-    "massive magnitude": ["train/wemask/massive_max"],
+    "tokens touched in the probe texts": ["train/wemask/tokens_touched"],
+    "massive magnitude": ["train/wemask/massive_max", "train/wemask/massive_magnitude"],
     "massive ratio": ["train/wemask/massive_ratio"],
-    "sink mass": ["train/wemask/sink_mass"],
+    "sink mass": ["train/wemask/sink_mass", "train/wemask/sink_mass_first"],
+    "sink rate": ["train/wemask/sink_rate", "train/wemask/sink_rate_first"],
+    "effective rank of the attention input": ["train/wemask/effective_rank"],
+    "anisotropy of the attention input": ["train/wemask/anisotropy"],
+    "perplexity of the probe texts": ["train/wemask/probe_perplexity"],
 }
 
 

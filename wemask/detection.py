@@ -163,7 +163,14 @@ def calibration_inputs(
     rows = [row for row in rows if row]
     if not rows:
         raise DetectionError("The calibration texts are empty. Give texts=['...'].")
-    # Right padding by hand: no pad token is needed, and what is there is masked out.
+    return padded(rows)
+
+
+def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask [B, T] of texts, padded on the right.
+
+    By hand: no pad token is needed, and what is there is masked out.
+    """
     width = max(len(row) for row in rows)
     ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])

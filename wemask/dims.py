@@ -3,7 +3,8 @@
 And what they go towards, where that is not zero: observed there too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,6 +81,21 @@ def _unsoftened(handle: "SoftenHandle", model: nn.Module) -> dict[int, Observati
         return observe(handle, model)
 
 
+@contextmanager
+def observing(
+    handle: "SoftenHandle", mask: Tensor | None = None
+) -> Iterator[dict[int, Observation]]:
+    """Within it, each softened layer says what it touches; of pads (0 in the mask) nothing."""
+    observed = {s.index: Observation(mask) for s in handle.softenings()}
+    try:
+        for softening in handle.softenings():
+            softening.observed = observed[softening.index]
+        yield observed
+    finally:
+        for softening in handle.softenings():
+            softening.observed = None
+
+
 @torch.no_grad()
 def observe(
     handle: "SoftenHandle", model: nn.Module, input_ids: Tensor | None = None, **inputs: Any
@@ -87,15 +103,8 @@ def observe(
     """Run a prompt (default: the report's) and say what each softened layer touched."""
     if input_ids is None:
         input_ids = probe_ids(model, handle.report)
-    observed = {s.index: Observation() for s in handle.softenings()}
-    try:
-        for softening in handle.softenings():
-            softening.observed = observed[softening.index]
-        with evaluating(model):
-            model(input_ids=input_ids, use_cache=False, **inputs)
-    finally:
-        for softening in handle.softenings():
-            softening.observed = None
+    with observing(handle) as observed, evaluating(model):
+        model(input_ids=input_ids, use_cache=False, **inputs)
     return observed
 
 

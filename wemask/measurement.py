@@ -191,7 +191,8 @@ class _Gathered:
         if received is None:
             received = Received.nothing(batch, heads, length, block.weights.device)
             self.received[block.layer] = received
-        received.add(block.weights, self.batch.attention_mask, block.first_query)
+        with torch.autocast(block.weights.device.type, enabled=False):  # an eager model's
+            received.add(block.weights, self.batch.attention_mask, block.first_query)
 
     def value(self, values: Values) -> None:
         self.layers[values.layer].add_values(values.values, self.batch)

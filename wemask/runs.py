@@ -1,7 +1,7 @@
 """Run folders: where a run's files are, whose they are, and which checkpoint is whole.
 
-A folder holds config.resolved.yaml, env.json, me_layer.json, wemask_config.json, checkpoints/,
-final/ and wandb_run_id.
+A folder holds config.resolved.yaml, env.json, me_layer.json, wemask_config.json, metrics.jsonl,
+checkpoints/, final/ and wandb_run_id.
 """
 
 import json

@@ -181,9 +181,13 @@ class Now:
 
 
 class Observation:
-    """What the probe prompt showed in one layer: tokens touched, sums of |x| and x over them."""
+    """What the probe prompt showed in one layer: tokens touched, sums of |x| and x over them.
 
-    def __init__(self) -> None:
+    `mask` [B, T] has 1 for real tokens, of the forwards to come; None: there are no pads.
+    """
+
+    def __init__(self, mask: Tensor | None = None) -> None:
+        self.mask = mask
         self.tokens = 0
         self.scores: Tensor | None = None  # of |x|, float32 [D]
         self.total: Tensor | None = None  # of x, float32 [D]
@@ -191,6 +195,8 @@ class Observation:
 
     def add(self, x: Tensor, softened: Tensor, gate: Tensor) -> None:
         gate = gate.expand(x.shape[:2])
+        if self.mask is not None:
+            gate = gate & self.mask.to(gate.device).bool()
         self.tokens += int(gate.sum())
         touched = x.detach().float() * gate.unsqueeze(-1)
         self.scores, self.total = touched.abs().sum((0, 1)), touched.sum((0, 1))

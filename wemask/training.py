@@ -13,7 +13,7 @@ from transformers import set_seed
 
 import wemask
 from wemask import chat
-from wemask.callbacks import InterruptCallback, SofteningCallback, watch
+from wemask.callbacks import InterruptCallback, SofteningCallback
 from wemask.checkpoint import CONFIG_NAME, mark, read_config
 from wemask.config import RunConfig
 from wemask.data import load_examples
@@ -23,9 +23,11 @@ from wemask.handle import SoftenHandle
 from wemask.loading import load_model, load_tokenizer
 from wemask.me_layer import MELayerReport
 from wemask.patch import soften
+from wemask.probe import fixed_probe
 from wemask.results import write_whole
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import peft_config, show_summary
+from wemask.watching import WatchCallback
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -135,7 +137,8 @@ def _fit(
     console: Console,
 ) -> None:
     interrupt = InterruptCallback()
-    trainer = _trainer(config, prepared, examples, loss, folder, interrupt)
+    watch = _watch(config, prepared, folder, console)
+    trainer = _trainer(config, prepared, examples, loss, folder, interrupt, watch)
     checkpoint, broken = last_checkpoint(folder)
     for name in broken:
         console.print(f"{name} is half-written and is not used.", style="yellow")
@@ -146,6 +149,8 @@ def _fit(
             # The trainer restores weights and optimizer; theta is in no state_dict.
             saved = read_config(checkpoint)["learned"]
             prepared.handle.learned = {int(index): theta for index, theta in saved.items()}
+    elif watch is not None:
+        watch.measure_untrained()
     try:
         with saving(folder):
             _start_logger(config, trainer, folder)
@@ -163,6 +168,22 @@ def _fit(
             _save_final(trainer.model, prepared, folder)
 
 
+def _watch(
+    config: RunConfig, prepared: Prepared, folder: Path, console: Console
+) -> WatchCallback | None:
+    """What watches the training; chosen before PEFT, a checkpoint or ZeRO-3 changes the model."""
+    every = config.logger["watch_every"]
+    if not every or prepared.report is None:
+        return None
+    return WatchCallback(
+        fixed_probe(prepared.model, prepared.tokenizer, prepared.report, prepared.handle),
+        folder / "metrics.jsonl",
+        every=every,
+        budget=config.logger["watch_budget"],
+        say=lambda text: _say(console, text),
+    )
+
+
 def _trainer(
     config: RunConfig,
     prepared: Prepared,
@@ -170,6 +191,7 @@ def _trainer(
     loss: chat.LossChoice,
     folder: Path,
     interrupt: InterruptCallback,
+    watch: WatchCallback | None = None,
 ) -> Any:
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
@@ -180,9 +202,8 @@ def _trainer(
         """SFTTrainer with the `wemask/*` keys in its log and the operator in its checkpoints."""
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-            if handle is not None and "loss" in logs:
-                assert self.model is not None
-                logs = {**logs, **watch(self.model, handle)}
+            if watch is not None and "loss" in logs:
+                logs = {**logs, **watch.take()}
             super().log(logs, *args, **kwargs)
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -197,6 +218,9 @@ def _trainer(
     callbacks: list[Any] = [interrupt]
     if handle is not None:
         callbacks.append(SofteningCallback(handle))
+        callbacks[-1].move(0)
+    if watch is not None:
+        callbacks.append(watch)
     try:
         arguments = SFTConfig(**_arguments(config, prepared.model, loss, folder))
         trainer = Trainer(
@@ -207,6 +231,8 @@ def _trainer(
             peft_config=peft_config(config),
             callbacks=callbacks,
         )
+        if watch is not None:
+            watch.trainer = trainer
         if handle is not None:
             for softening in handle.softenings():
                 softening.requires_grad_(True)  # PEFT froze a learned strength with the base
