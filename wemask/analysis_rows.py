@@ -6,7 +6,7 @@ that is not there is NaN, never an error: conditions can be impossible in a mode
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -59,7 +59,7 @@ def group_words(group: str) -> str:
     return GROUP_WORDS.get(group) or arm_words(group).replace("_", " ")
 
 
-def has_rows(tables: dict[str, pd.DataFrame], name: str) -> bool:
+def has_rows(tables: Mapping[str, pd.DataFrame], name: str) -> bool:
     """Whether a table is there and holds anything."""
     return name in tables and len(tables[name]) > 0
 

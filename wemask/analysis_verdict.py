@@ -27,7 +27,7 @@ from wemask.me_layer import MELayerReport
 
 IN_VERDICT = ("necessity", "sufficiency", "specificity", "quadratic")
 
-Tables = dict[str, pd.DataFrame]
+Tables = Mapping[str, pd.DataFrame]
 
 
 def findings(tables: Tables, report: MELayerReport) -> dict[str, list[str]]:
