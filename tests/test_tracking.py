@@ -137,11 +137,11 @@ def test_an_analysis_is_one_run_with_tables_figures_page_and_means(tmp_path: Pat
             "value_norm_ratio": [None, None, None],
         }
     )
-    facts: dict[str, Any] = {
+    facts: Any = {
         "command": "wemask analyse --model m",
         "model": {"name": "m"},
         "settings": {"count": 3},
-        "counts": {"texts": 3},
+        "texts": {"count": 3},
         "versions": {"wemask": "0"},
         "findings": {"necessity": ["Sinks fall & rise."]},
         "me_layer": {"layer": 0},
