@@ -94,8 +94,8 @@ QUESTIONS = {
     "sufficiency": Question(
         question="Is the massive vector enough to bring them back?",
         did="The ME Layer's FFN was kept from writing into the massive tokens, and the mean "
-        "massive vector was then set in their residual stream, at parts of its size; as controls, the same "
-        "values on as many other dims, and on the first ordinary token of each text.",
+        "massive vector was then set in their residual stream, at parts of its size; as controls, "
+        "the same values on as many other dims, and on the first ordinary token of each text.",
         amount="part",
     ),
     "location": Question(
