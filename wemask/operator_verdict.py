@@ -164,7 +164,8 @@ def _apart(table: pd.DataFrame, metric: str) -> bool:
 
 
 def _specificity_reading(table: pd.DataFrame) -> str:
-    real, controls = _real(table, "sink_mass"), _controls(table, "sink_mass")
+    """A control counts by the draw that comes nearest: one that does as much is enough."""
+    real, controls = _real(table, "sink_mass"), _nearest_draws(table, "sink_mass")
     if not math.isfinite(real) or not controls:
         return "Without sink mass, or without a control, specificity was not tested."
     if abs(real) <= NEGLIGIBLE:
@@ -172,24 +173,33 @@ def _specificity_reading(table: pd.DataFrame) -> str:
             f"The operator changes the sink mass by {change_words(real)}, within {NEGLIGIBLE:.0%}: "
             "there is hardly an effect that could be specific."
         )
-    rivals = {name: v for name, v in controls.items() if v / real >= AS_MUCH}
+    named = {
+        name: f"{_draw_words(table, name)} ({change_words(v)})" for name, v in controls.items()
+    }
+    rivals = [named[name] for name, v in controls.items() if v / real >= AS_MUCH]
     if rivals:
-        named = ", ".join(f"{group_words(n)} ({change_words(v)})" for n, v in rivals.items())
         return (
             f"The operator's effect on the sink mass ({change_words(real)}) is not specific: "
-            f"{named} does as much."
-        )
-    if drawn_values(table, "sink_mass") and not _apart(table, "sink_mass"):
-        return (
-            f"The operator's effect on the sink mass ({change_words(real)}) is not told apart from "
-            "that of the drawn controls."
+            f"{', '.join(rivals)} does {AS_MUCH:.0%} as much or more."
         )
     nearest = max(controls, key=lambda name: controls[name] / real)
     return (
         f"By the sink mass ({change_words(real)}) the operator is specific among these controls: "
-        f"none does {AS_MUCH:.0%} as much; the nearest is {group_words(nearest)} "
-        f"({change_words(controls[nearest])})."
+        f"none does {AS_MUCH:.0%} as much; the nearest is {named[nearest]}."
     )
+
+
+def _nearest_draws(table: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Relative change by control, of the draw that is most like the operator's."""
+    real = _real(table, metric)
+    names = [g for g in dict.fromkeys(table["group"]) if g not in ("intact", "wemask")]
+    found = {name: [v / 100 for v in changes(table, metric, name)] for name in names}
+    return {name: max(draws, key=lambda v: v / real) for name, draws in found.items() if draws}
+
+
+def _draw_words(table: pd.DataFrame, name: str) -> str:
+    count = len(changes(table, "sink_mass", name))
+    return group_words(name) if count == 1 else f"one of {count} draws of {group_words(name)}"
 
 
 # ------------------------------------------------------------------------------------------ dose
