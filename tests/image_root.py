@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -237,9 +238,9 @@ def check(build: Build) -> None:
     shutil.copy(REPOSITORY / "constraints.txt", build.roots[stage] / "tmp")
     for words in (health, where, ["pip", "check"], pins, ["wemask", "--help"], detect, train):
         try_out(build, words, user, "/home/wemask")
-    for words in (health, [*detect, "--out", "outputs/foreign"], [*train, "seed=1"]):
+    for words in (health, [*detect, "--out", "outputs/foreign"], [*train, "experiment_name=foreign"]):
         try_out(build, words, FOREIGN, "/")
-    runs = sorted(build.roots[stage].glob("app/outputs/default/*/"))
+    runs = sorted(build.roots[stage].glob("app/outputs/*/tiny__*/"))
     for run in runs:
         print(f"{run.name}: {sorted(path.name for path in run.iterdir())}")
     if len(runs) != 2:
@@ -289,6 +290,8 @@ def main() -> int:
             raise SystemExit(f"needs {program}: apt-get install debootstrap util-linux")
     if os.geteuid() != 0:
         raise SystemExit("image_root.py needs root: it mounts, and calls chroot")
+    # Ended by TERM, too, the folder is removed; --kill-child ends what runs in the namespaces.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="wemask-image-") as made:
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         command += [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:]]
