@@ -238,7 +238,8 @@ def check(build: Build) -> None:
     shutil.copy(REPOSITORY / "constraints.txt", build.roots[stage] / "tmp")
     for words in (health, where, ["pip", "check"], pins, ["wemask", "--help"], detect, train):
         try_out(build, words, user, "/home/wemask")
-    for words in (health, [*detect, "--out", "outputs/foreign"], [*train, "experiment_name=foreign"]):
+    elsewhere = ["--out", "outputs/foreign"], ["experiment_name=foreign"]
+    for words in (health, [*detect, *elsewhere[0]], [*train, *elsewhere[1]]):
         try_out(build, words, FOREIGN, "/")
     runs = sorted(build.roots[stage].glob("app/outputs/*/tiny__*/"))
     for run in runs:
