@@ -72,9 +72,10 @@ lint-docker: $(DEV_STAMP)
 lint-shell: $(DEV_STAMP)
 	$(BIN)/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
 
-bench: $(DEV_STAMP) ## what the softening costs here, on 1 and 2 threads; rewrites docs/performance.md
+bench: $(DEV_STAMP) ## what softening and watching cost here; rewrites docs/performance.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/overhead.py --threads 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/watching.py
 	$(BIN)/python benchmarks/tables.py
 
 format: $(DEV_STAMP) ## let ruff fix and format the code
