@@ -76,9 +76,10 @@ lint-shell: $(DEV_STAMP)
 try-image: $(DEV_STAMP) ## run the Dockerfile's steps without Docker (root, debootstrap, network)
 	$(BIN)/python tests/image_root.py
 
-bench: $(DEV_STAMP) ## what the softening costs here, on 1 and 2 threads; rewrites docs/performance.md
+bench: $(DEV_STAMP) ## what softening and watching cost here; rewrites docs/performance.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/overhead.py --threads 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/watching.py
 	$(BIN)/python benchmarks/tables.py
 
 format: $(DEV_STAMP) ## let ruff fix and format the code

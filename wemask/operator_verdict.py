@@ -32,6 +32,7 @@ from wemask.operator_plots import drawn_values
 
 JUDGED = ("sink_mass", "effective_rank", "perplexity")
 PLACES = {"before": "all layers before it", "at": "the ME Layer", "after": "all layers after it"}
+SET = ("set_zero", "set_mean")
 NO_P_VALUES = (
     "These are measurements of one model on one fixed set of texts, not samples, so there are no "
     "p-values: told apart means outside the range of all draws."
@@ -164,7 +165,11 @@ def _apart(table: pd.DataFrame, metric: str) -> bool:
 
 
 def _specificity_reading(table: pd.DataFrame) -> str:
-    """A control counts by the draw that comes nearest: one that does as much is enough."""
+    """A control counts by the draw that comes nearest: one that does as much is enough.
+
+    Setting the massive activation itself to zero or to its mean is no rival: it is the same target,
+    met harder, and shows what there is to gain.
+    """
     real, controls = _real(table, "sink_mass"), _nearest_draws(table, "sink_mass")
     if not math.isfinite(real) or not controls:
         return "Without sink mass, or without a control, specificity was not tested."
@@ -192,7 +197,7 @@ def _specificity_reading(table: pd.DataFrame) -> str:
 def _nearest_draws(table: pd.DataFrame, metric: str) -> dict[str, float]:
     """Relative change by control, of the draw that is most like the operator's."""
     real = _real(table, metric)
-    names = [g for g in dict.fromkeys(table["group"]) if g not in ("intact", "wemask")]
+    names = [g for g in dict.fromkeys(table["group"]) if g not in ("intact", "wemask", *SET)]
     found = {name: [v / 100 for v in changes(table, metric, name)] for name in names}
     return {name: max(draws, key=lambda v: v / real) for name, draws in found.items() if draws}
 
