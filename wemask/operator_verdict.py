@@ -92,7 +92,7 @@ def _location_reading(table: pd.DataFrame) -> str:
         )
     rivals = [
         f"{words} ({change_words(v / 100)})"
-        for group, words in {**PLACES, "random_layers": "a draw of random layers"}.items()
+        for group, words in PLACES.items()
         if group != "after"
         for v in changes(table, "sink_mass", group)
         if v / 100 / after >= AS_MUCH
@@ -103,8 +103,8 @@ def _location_reading(table: pd.DataFrame) -> str:
     more = "" if len(tried) > 1 else " (no other place was measured)"
     return (
         f"Where it is done matters: no other place changes the sink mass by {AS_MUCH:.0%} of the "
-        f"{change_words(after)} that softening after the ME Layer does{more}. Draws of random "
-        "layers may share layers with it."
+        f"{change_words(after)} that softening after the ME Layer does{more}. Random layers are "
+        "no such place: most of them come after the ME Layer, too."
     )
 
 
