@@ -76,7 +76,8 @@ def watched(result: dict[str, Any]) -> str:
     return (
         f"| {settings['shape']}, {settings['dtype']}, {settings['batch']} x {settings['length']} "
         f"tokens | {machine['device']}, {machine['threads']} thread(s) | "
-        f"{case['seconds']['A']:.2f} s | {texts} x {length} tokens | {interval(case['W'])} | "
+        f"{case['seconds']['A']:.2f} s | {case['seconds_watching']:.2f} s, {texts} x {length} "
+        f"tokens | {interval(case['W'])} | "
         f"{interval(case['A/A'])} | {case['goal']:.2f} | {verdict(case['W'], case['goal'])} |"
     )
 
