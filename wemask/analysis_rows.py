@@ -21,6 +21,8 @@ METRIC_WORDS = {
     "massive_magnitude": "massive magnitude",
     "massive_ratio": "massive ratio",
     "sink_mass": "sink mass",
+    "sink_mass_first": "sink mass of the first token",
+    "sink_rate_first": "sink rate of the first token",
     "sink_rate": "sink rate",
     "value_norm_ratio": "value norm ratio",
     "attention_input_rigidity": "rigidity",
