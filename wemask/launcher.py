@@ -82,9 +82,11 @@ class LauncherConfig:
         if self.name not in NAMES:
             names = ", ".join(NAMES)
             problems.append(f"launcher is one of {names}; got {self.name!r}.")
-        for name in ("evaluate_after", "requeue"):
-            if type(getattr(self, name)) is not bool:
-                problems.append(f"launcher.{name} must be true or false.")
+        problems += [
+            f"launcher.{name} must be true or false, got {getattr(self, name)!r}."
+            for name in ("evaluate_after", "requeue")
+            if type(getattr(self, name)) is not bool
+        ]
         if type(self.signal_seconds) is int and (problem := _time_problem(self)):
             problems.append(problem)
         if problems:

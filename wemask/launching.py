@@ -6,6 +6,7 @@ submitted. `python -m wemask.launching ARGS` is torchrun with our exit codes, fo
 """
 
 import ctypes
+import logging
 import os
 import re
 import shlex
@@ -37,6 +38,8 @@ def adopt_environment() -> None:
         os.environ.update(srun_ranks(os.environ))
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
         _end_with_parent()
+        if os.environ.get("RANK", "0") != "0":
+            logging.getLogger("wemask").setLevel(logging.WARNING)  # rank 0 says it
     elif "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
         raise ConfigError(
             "accelerate launch was asked for several processes and started one, as it does with "
@@ -64,7 +67,7 @@ def srun_ranks(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def port_of(job: int) -> int:
-    """The port of rank 0: the same on every node, another for each job, below the ephemeral ones."""
+    """The port of rank 0: the same on every node, another for each job, none that is ephemeral."""
     return 10000 + job % 20000
 
 

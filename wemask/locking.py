@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -210,12 +209,8 @@ def _beat(path: Path, owner: dict[str, Any], stop: threading.Event, pulse: float
         found = _read(path)
         if found and found.get("token") != owner["token"]:
             # We were frozen so long that another took over. Two writers would ruin the folder.
-            print(
-                f"\nError: {path} was taken over by {describe(found)}, while this process stood "
-                "still. It ends here.",
-                file=sys.stderr,
-                flush=True,
-            )
+            text = f"{path} was taken over by {describe(found)} while this process stood still"
+            os.write(2, f"\nError: {text}. It ends here.\n".encode())
             os._exit(2)
         try:
             os.utime(path)
