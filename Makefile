@@ -23,7 +23,7 @@ ARGS ?=
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-gpu bench format architectures tiny clean distclean \
+.PHONY: help demo setup test test-slow test-slurm test-gpu bench format architectures tiny clean distclean \
 	lint lint-code lint-types lint-docker lint-shell
 
 help: ## list the targets
@@ -52,7 +52,11 @@ test: $(DEV_STAMP) ## run the tests (all but slow and gpu)
 	$(BIN)/pytest $(WORKERS) $(ARGS)
 
 test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
-	$(BIN)/pytest -m "slow and not gpu" --timeout 900 $(ARGS)
+	$(BIN)/pytest -m "slow and not gpu and not slurm" --timeout 900 $(ARGS)
+
+# -rs says why something was skipped: without root or the packages nothing of Slurm is tested.
+test-slurm: $(DEV_STAMP) ## start a real Slurm of two nodes on this host and run jobs on it
+	$(BIN)/pytest -m slurm -rs tests/slurm $(ARGS)
 
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
@@ -70,7 +74,7 @@ lint-docker: $(DEV_STAMP)
 	$(BIN)/hadolint docker/Dockerfile
 
 lint-shell: $(DEV_STAMP)
-	$(BIN)/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
+	$(BIN)/shellcheck .ci/run $(wildcard tests/slurm/*.sh)
 
 bench: $(DEV_STAMP) ## what the softening costs here, on 1 and 2 threads; rewrites docs/performance.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)

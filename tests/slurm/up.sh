@@ -6,7 +6,11 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=$(realpath -m "$1")
 
 [ "$(id -u)" = 0 ] || { echo "up.sh: Slurm's daemons need root; this is $(id -un)" >&2; exit 3; }
-if ! command -v slurmctld slurmd munged >/dev/null; then
+missing=0
+for program in slurmctld slurmd sbatch munged; do
+    command -v "$program" >/dev/null || missing=1
+done
+if [ "$missing" = 1 ]; then
     echo "up.sh: installing slurm-wlm and munge" >&2
     {
         apt-get update -qq
