@@ -23,8 +23,8 @@ ARGS ?=
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-gpu try-image bench format architectures tiny clean distclean \
-	lint lint-code lint-types lint-docker lint-shell
+.PHONY: help demo setup test test-slow test-slurm test-gpu try-image bench format architectures \
+	tiny clean distclean lint lint-code lint-types lint-docker lint-shell
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -52,7 +52,11 @@ test: $(DEV_STAMP) ## run the tests (all but slow and gpu)
 	$(BIN)/pytest $(WORKERS) $(ARGS)
 
 test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
-	$(BIN)/pytest -m "slow and not gpu" --timeout 900 $(ARGS)
+	$(BIN)/pytest -m "slow and not gpu and not slurm" --timeout 900 $(ARGS)
+
+# -rs says why something was skipped: without root or the packages nothing of Slurm is tested.
+test-slurm: $(DEV_STAMP) ## start a real Slurm of two nodes on this host and run jobs on it
+	$(BIN)/pytest -m slurm -rs tests/slurm $(ARGS)
 
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
@@ -71,7 +75,7 @@ lint-docker: $(DEV_STAMP)
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 
 lint-shell: $(DEV_STAMP)
-	$(BIN)/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
+	$(BIN)/shellcheck .ci/run $(wildcard tests/slurm/*.sh)
 
 try-image: $(DEV_STAMP) ## run the Dockerfile's steps without Docker (root, debootstrap, network)
 	$(BIN)/python tests/image_root.py

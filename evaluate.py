@@ -6,12 +6,15 @@ from typing import Any
 
 from wemask.composition import TYPED, command, exit_on_error, train_overrides
 from wemask.config import run_config
+from wemask.launching import launched, submit_planned
 
 STUDIES: list[Any] = []  # those of this process: a sweep has several
 
 
 def run(cfg: Any) -> None:
-    """One comparison of the composed settings."""
+    """One comparison of the composed settings: here, or as a job."""
+    if launched(cfg, "evaluate.py"):
+        return
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -41,6 +44,8 @@ def run(cfg: Any) -> None:
 
 if __name__ == "__main__":
     command("evaluate", run)
+    with exit_on_error():
+        submit_planned()
     if STUDIES and STUDIES[0].sweep:
         from wemask.study import finish_sweep
 

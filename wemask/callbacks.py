@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from wemask import distributed
 from wemask.handle import SoftenHandle
 from wemask.strength import StrengthSchedule
 
@@ -37,7 +38,10 @@ class SofteningCallback(TrainerCallback):
 
 
 class InterruptCallback(TrainerCallback):
-    """On Ctrl-C or TERM: finish the step, save, stop. A second Ctrl-C stops at once."""
+    """On Ctrl-C or TERM: finish the step, save, stop; all ranks after the same step.
+
+    A second Ctrl-C stops at once.
+    """
 
     def __init__(self) -> None:
         self.interrupted = False
@@ -54,11 +58,14 @@ class InterruptCallback(TrainerCallback):
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # Not print: a signal may come in the middle of another print, which is an error then.
-        os.write(2, b"\nStopping after this step and saving; Ctrl-C again stops at once.\n")
+        if distributed.is_main():
+            os.write(2, b"\nStopping after this step and saving; Ctrl-C again stops at once.\n")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        # The signal may have reached one rank only, or this one a step earlier than the others.
+        self.interrupted = distributed.any_rank(self.interrupted)
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 

@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("results", type=Path, help="a results.json that evaluate.py wrote")
     report.set_defaults(run=_report)
     _folder_commands(commands)
+    _slurm_commands(commands)
     dashboard = commands.add_parser(
         "dashboard",
         help="lay out the W&B workspace of a project",
@@ -138,6 +139,50 @@ def _folder_commands(commands: Any) -> None:
     merge.add_argument("folder", type=Path, help="a run folder, or an adapter that was saved")
     merge.add_argument("out", type=Path, help="a new folder")
     merge.set_defaults(run=_merge)
+
+
+def _slurm_commands(commands: Any) -> None:
+    submit = commands.add_parser(
+        "submit",
+        help="submit a training as a Slurm job: train.py launcher=slurm",
+        description="Write an sbatch script into the run folder and submit it. Sweeps "
+        "(-m seed=0,1,2) become one job array; the evaluation follows the training.",
+    )
+    submit.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    submit.add_argument("-m", "--multirun", action="store_true", help="a sweep: one job array")
+    submit.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="KEY=VALUE", help="settings, as for train.py"
+    )
+    submit.set_defaults(run=_submit)
+    status = commands.add_parser(
+        "status",
+        help="state of a run: queue, last step, loss, time left",
+        description="Say what Slurm's queue and the run folder know of a run.",
+    )
+    status.add_argument("folder", type=Path, metavar="RUNFOLDER")
+    status.set_defaults(run=_status)
+
+
+def _submit(options: argparse.Namespace, console: Console) -> int:
+    from wemask.launching import script_path
+
+    words = [word for word in options.words if word != "--dry-run"]
+    options.dry_run |= len(words) < len(options.words)
+    if not any(word.startswith("launcher=") for word in words):
+        words.insert(0, "launcher=slurm")
+    words += ["dry_run=true"] if options.dry_run else []
+    words += ["-m"] if options.multirun else []
+    script = str(script_path("train.py"))
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, script, *words])
+
+
+def _status(options: argparse.Namespace, console: Console) -> int:
+    from wemask.slurm_queue import status
+
+    for name, value in status(options.folder):
+        _say(console, f"{name:<13}{value}")
+    return 0
 
 
 def _detect(options: argparse.Namespace, console: Console) -> int:

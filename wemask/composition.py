@@ -11,10 +11,14 @@ from typing import Any
 
 import yaml
 
+from wemask import distributed
 from wemask.errors import ConfigError, WemaskError, nearest
+from wemask.launching import adopt_environment
 
 TYPED: list[str] = []  # the words of the command line, before `normalise`
-PASSED_THROUGH = ("trainer", "peft")  # fields of SFTConfig and LoraConfig, by their own names
+# Fields of SFTConfig and LoraConfig, by their own names; options of sbatch and variables.
+PASSED_THROUGH = re.compile(r"(trainer|peft)\.\w|launcher\.(options|env)[.=]")
+SLURM = "launcher/slurm.yaml"
 OPTIONAL_GROUPS = ("experiment", "debug")  # Hydra ignores an unknown name of these: we do not
 
 
@@ -39,6 +43,8 @@ def command(name: str, run: Callable[[Any], None]) -> None:
     # Python puts the folder of the script first on the path, where our evaluate.py would shadow the
     # `evaluate` package that lm-eval imports. Last is early enough for the script itself.
     sys.path.append(sys.path.pop(0))
+    with exit_on_error():
+        adopt_environment()
     TYPED[:] = sys.argv[1:]
     sys.argv[1:] = normalise(sys.argv[1:])
 
@@ -79,7 +85,7 @@ class exit_on_error:  # noqa: N801  (reads as a statement)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, WemaskError):
-            print(f"\nError: {error}", file=sys.stderr)
+            distributed.say(error)
             raise SystemExit(error.exit_code) from None
         if isinstance(error, KeyboardInterrupt):
             print("\nInterrupted. The same command resumes.", file=sys.stderr)
@@ -93,11 +99,10 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     classes themselves. `tasks=[arc_easy]`, a task of lm-eval that has no YAML here, is added.
     `model.path=ORG/NAME` alone means another model than `tiny`, without the settings of `tiny`.
     """
-    pattern = re.compile(rf"({'|'.join(PASSED_THROUGH)})\.\w")
     words = [
         word
         for argument in arguments
-        for word in _split_tasks(f"++{argument}" if pattern.match(argument) else argument)
+        for word in _split_tasks(f"++{argument}" if PASSED_THROUGH.match(argument) else argument)
     ]
     chosen = any(word.startswith("model=") for word in words)
     another = any(word.startswith("model.path=") for word in words)
@@ -193,9 +198,11 @@ def _unknown_key(key: str, default: Any) -> str:
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     options = [*known, *groups]
     message = f"There is no setting {key!r}."
+    section, _, name = key.partition(".")
+    if section == "launcher" and name in yaml.safe_load((conf_dir() / SLURM).read_text()):
+        return f"{message} It is one of launcher=slurm: type that, too."
     if hint := nearest(key, options):
         return message + hint
-    section = key.split(".")[0]
     inside = [k for k in known if k.startswith(section + ".")] or sorted(set(options))
     return f"{message} There are: {', '.join(k for k in inside if k.count('.') < 2)}."
 

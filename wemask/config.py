@@ -14,6 +14,7 @@ from typing import Any
 
 from wemask.data import DataConfig
 from wemask.errors import ConfigError, WemaskError, nearest
+from wemask.launcher import LauncherConfig
 from wemask.me_layer import Criterion
 from wemask.operator import WeMaskConfig
 
@@ -21,7 +22,7 @@ METHODS = ("base", "training_free", "sft", "wemask")
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("offline", "online", "disabled")
 SECTIONS = (
-    *("model", "method", "operator", "data", "trainer", "peft", "logger", "paths"),
+    *("model", "method", "operator", "data", "trainer", "peft", "logger", "paths", "launcher"),
     *("seed", "dry_run", "experiment_name"),
 )
 # Fields of SFTConfig whose values below this end in a traceback deep inside torch.
@@ -116,6 +117,8 @@ class RunConfig:
     seed: int
     dry_run: bool = False
     run_dir: Path | None = None
+    launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
+    """Where it runs: no part of the run's identity."""
 
     @property
     def trains(self) -> bool:
@@ -195,6 +198,7 @@ def run_config(cfg: Any) -> RunConfig:
         "data": checked(lambda: _strict(DataConfig, values["data"], "data")),
         "trainer": checked(lambda: _trainer(values["trainer"])),
         "peft": checked(lambda: _peft(values["peft"])),
+        "launcher": checked(lambda: LauncherConfig.from_values(values["launcher"])),
     }
     problems += [*_plain(values), *_logger(values["logger"])]
     if problems:
@@ -222,7 +226,7 @@ def _shape(values: dict[str, Any]) -> list[str]:
         for key in values
         if key not in (*SECTIONS, *OF_EVALUATION)
     ]
-    groups = ("model", "method", "operator", "data", "trainer", "peft", "logger", "paths")
+    groups = SECTIONS[:9]
     problems += [
         f"{key} has settings of its own, got {values[key]!r}. Choose one by name: {key}=NAME."
         for key in groups

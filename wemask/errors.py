@@ -11,6 +11,8 @@ class WemaskError(Exception):
     """Base of all errors that are the input's fault, not ours."""
 
     exit_code = 2
+    of_main = False
+    """True on ranks above 0 for an error of rank 0, which says it."""
 
 
 class ConfigError(WemaskError, ValueError):

@@ -1,8 +1,11 @@
 """Fine-tune: model + operator + PEFT + TRL's SFTTrainer, in a run folder that resumes."""
 
 import dataclasses
+import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,20 @@ from torch import nn
 from transformers import set_seed
 
 import wemask
-from wemask import chat
+from wemask import chat, distributed
 from wemask.callbacks import InterruptCallback, SofteningCallback
 from wemask.checkpoint import CONFIG_NAME, mark, read_config
-from wemask.config import RunConfig
+from wemask.config import RunConfig, digest
 from wemask.data import load_examples
 from wemask.detection import detect
 from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
 from wemask.handle import SoftenHandle
 from wemask.loading import load_model, load_tokenizer
+from wemask.locking import locked
 from wemask.me_layer import MELayerReport
 from wemask.patch import soften
 from wemask.probe import fixed_probe
+from wemask.progress import ProgressCallback
 from wemask.results import write_whole
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import peft_config, show_summary
@@ -65,11 +70,25 @@ def prepare(config: RunConfig) -> Prepared:
         WemaskError: whatever is wrong, before anything is trained.
     """
     model, tokenizer, note = load_base(config)
-    report = detect(model, tokenizer, criterion=config.model.criterion)
+    report = _detect(config, model, tokenizer)
     handle = soften(model, report, config.operator) if config.softens else None
+    if handle is not None:
+        touched = {"dims": handle.dims, "tokens": handle.tokens_touched}
+        distributed.agree(digest(touched), "the dims and tokens that are softened")
     return Prepared(
         model=model, tokenizer=tokenizer, report=report, handle=handle, template_note=note
     )
+
+
+def _detect(config: RunConfig, model: nn.Module, tokenizer: Any) -> MELayerReport:
+    """Detect once, on rank 0, before anything is sharded; every rank gets the same report."""
+    if not distributed.started():
+        return detect(model, tokenizer, criterion=config.model.criterion)
+    values = distributed.on_main(
+        lambda: detect(model, tokenizer, criterion=config.model.criterion).to_dict()
+    )
+    distributed.agree(digest(values), "the ME Layer")
+    return MELayerReport.from_dict(values)
 
 
 def train(config: RunConfig, console: Console | None = None) -> Path | None:
@@ -81,12 +100,14 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
         WemaskError: bad settings, data or model, a run folder of other settings, a full disk, or
             an interruption (after saving).
     """
-    console = console or Console()
-    folder = config.folder()
-    if config.trains and not config.dry_run and (folder / "final").exists():
-        open_run_folder(config)
-        _say(console, f"This run is finished: {folder / 'final'}. Change a setting, or delete it.")
-        return folder
+    asked = config.launcher.world
+    distributed.start(
+        expected=asked if asked > 1 and not config.dry_run else None,
+        timeout=config.trainer.get("ddp_timeout", 1800),
+    )
+    console = console or Console(quiet=not distributed.is_main())
+    if config.trains and not config.dry_run and _is_finished(config, console):
+        return config.folder()
     examples: Any = load_examples(config.data) if config.trains else None
     prepared = prepare(config)
     if examples is None:
@@ -114,13 +135,43 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     if config.dry_run:
         console.print("dry_run=true: nothing was trained, nothing was written.")
         return None
-    folder = open_run_folder(config)
-    if prepared.report is not None:
-        with saving(folder):
-            prepared.report.save(folder / "me_layer.json")
-    _fit(config, prepared, examples, loss, folder, console)
+    with _claimed(config, console) as folder:
+        if _is_finished(config, console):  # by the job that we waited for
+            return folder
+        if prepared.report is not None and distributed.is_main():
+            with saving(folder):
+                prepared.report.save(folder / "me_layer.json")
+        _fit(config, prepared, examples, loss, folder, console)
     _say(console, f"Saved: {folder / 'final'}")
     return folder
+
+
+def _is_finished(config: RunConfig, console: Console) -> bool:
+    """Whether there is nothing left to train, and say so; the same on every rank."""
+    final = config.folder() / "final"
+    if not distributed.on_main(final.exists):
+        return False
+    distributed.on_main(lambda: str(open_run_folder(config)))
+    _say(console, f"This run is finished: {final}. Change a setting, or delete it.")
+    return True
+
+
+@contextmanager
+def _claimed(config: RunConfig, console: Console) -> Iterator[Path]:
+    """The run folder, opened and locked by rank 0 for all of them.
+
+    Raises:
+        RunFolderError: of other settings, in use by another job, or cannot be written.
+    """
+    with ExitStack() as stack:
+
+        def claim() -> str:
+            folder = open_run_folder(config)
+            with saving(folder):
+                stack.enter_context(locked(folder, lambda text: _say(console, text)))
+            return str(folder)
+
+        yield Path(distributed.on_main(claim))
 
 
 def _say(console: Console, text: str) -> None:
@@ -139,10 +190,9 @@ def _fit(
     interrupt = InterruptCallback()
     watch = _watch(config, prepared, folder, console)
     trainer = _trainer(config, prepared, examples, loss, folder, interrupt, watch)
-    checkpoint, broken = last_checkpoint(folder)
-    for name in broken:
-        console.print(f"{name} is half-written and is not used.", style="yellow")
-        shutil.rmtree(folder / "checkpoints" / name)
+    distributed.check_world(trainer.args.world_size)
+    found = distributed.on_main(lambda: _whole_checkpoint(folder, console))
+    checkpoint = Path(found) if found else None
     if checkpoint is not None:
         _say(console, f"Resuming from {checkpoint}.")
         if prepared.handle is not None and prepared.handle.learned:
@@ -159,10 +209,7 @@ def _fit(
         interrupt.restore()
         _finish_logger(trainer)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
-        raise RunFolderError(
-            f"Interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the "
-            f"checkpoint is in {folder / 'checkpoints'}. The same command resumes."
-        )
+        distributed.on_main(lambda: _stop(folder, trainer.state))
     if trainer.is_world_process_zero():
         with saving(folder):
             _save_final(trainer.model, prepared, folder)
@@ -181,6 +228,28 @@ def _watch(
         every=every,
         budget=config.logger["watch_budget"],
         say=lambda text: _say(console, text),
+    )
+
+
+def _whole_checkpoint(folder: Path, console: Console) -> str | None:
+    """The checkpoint to go on from; newer ones that are half-written are named and removed."""
+    checkpoint, broken = last_checkpoint(folder)
+    for name in broken:
+        console.print(f"{name} is half-written and is not used.", style="yellow")
+        shutil.rmtree(folder / "checkpoints" / name)
+    return str(checkpoint) if checkpoint else None
+
+
+def _stop(folder: Path, state: Any) -> None:
+    """End an interrupted run; a job script sees the file that it named, and requeues the job.
+
+    The exit code could not tell it: torchrun makes 1 of any.
+    """
+    if (please_requeue := os.environ.get("WEMASK_REQUEUE_FILE")) is not None:
+        Path(please_requeue).touch()
+    raise RunFolderError(
+        f"Interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in "
+        f"{folder / 'checkpoints'}. The same command resumes."
     )
 
 
@@ -215,7 +284,7 @@ def _trainer(
 
     # SFTTrainer draws the adapter's weights before its own set_seed.
     set_seed(config.seed)
-    callbacks: list[Any] = [interrupt]
+    callbacks: list[Any] = [interrupt, ProgressCallback(folder)]
     if handle is not None:
         callbacks.append(SofteningCallback(handle))
         callbacks[-1].move(0)  # watched before the first step is what that step trains

@@ -1,0 +1,166 @@
+"""One run, several ranks: who writes, who waits, and that all of them mean the same.
+
+With one process everything here is a no-op. Ranks are started by `launching.py`, torchrun,
+accelerate, deepspeed or srun. Torch is imported on first use.
+"""
+
+import datetime
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from wemask import errors
+from wemask.errors import ConfigError, WemaskError
+
+T = TypeVar("T")
+PATIENCE = 10  # seconds that a rank leaves rank 0 to say what is wrong
+
+
+def rank() -> int:
+    """This process's number among all ranks."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many ranks the run has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is rank 0: the one that writes the run folder, prints, and opens W&B."""
+    return rank() == 0
+
+
+def started() -> bool:
+    """Whether the ranks can talk to each other yet."""
+    if world() == 1 or "torch" not in sys.modules:
+        return False
+    import torch.distributed as dist
+
+    return dist.is_initialized()
+
+
+def start(*, expected: int | None = None, timeout: float = 1800) -> None:
+    """Connect the ranks; a second call does nothing.
+
+    Args:
+        expected: ranks that the settings ask for; None takes what the environment says.
+        timeout: seconds after which a rank that waits in vain gives up; trainer.ddp_timeout.
+
+    Raises:
+        ConfigError: there are more or fewer ranks than were asked for.
+    """
+    if expected is not None and expected != world():
+        raise ConfigError(
+            f"{expected} ranks were asked for, {world()} run. Give torchrun, accelerate or srun as "
+            "many as the launcher's settings, or leave the settings out."
+        )
+    if world() == 1 or started():
+        return
+    import torch
+    import torch.distributed as dist
+
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"  # gloo for what is said below: no wait for the GPU
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+
+
+def check_world(found: int) -> None:
+    """Raise ConfigError unless the trainer has all ranks.
+
+    accelerate may silently make one process of two (`accelerate launch --cpu`).
+    """
+    if found != world():
+        raise ConfigError(
+            f"{world()} ranks were started, but the trainer uses {found}: each would train alone. "
+            "Start them with launcher.processes, or with torchrun."
+        )
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    any_rank(False)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; the same answer everywhere. Every rank must ask."""
+    if not started():
+        return flag
+    import torch
+    import torch.distributed as dist
+
+    value = torch.tensor(int(flag))  # on the CPU, through gloo
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value)
+
+
+def broadcast_object(value: T) -> T:
+    """The value of rank 0, on every rank: plain values only."""
+    if not started():
+        return value
+    import torch
+    import torch.distributed as dist
+
+    box: list[Any] = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def on_main(act: Callable[[], T]) -> T:
+    """Do something on rank 0 while the others wait; its result (plain values) is everybody's.
+
+    Raises:
+        WemaskError: what `act` raises, on every rank.
+    """
+    if not started():
+        return act()
+    if is_main():
+        try:
+            value = act()
+        except WemaskError as error:
+            broadcast_object([type(error).__name__, str(error), None])
+            raise
+        broadcast_object([None, None, value])
+        return value
+    name, message, value = broadcast_object([None, None, None])
+    if name is not None:
+        error = getattr(errors, name, WemaskError)(message)
+        error.of_main = True
+        raise error
+    return value  # pyright: ignore[reportReturnType]
+
+
+def agree(value: str, what: str) -> None:
+    """Check that `value` (a hash) is the same on every rank.
+
+    Raises:
+        ConfigError: it is not; the ranks that differ from rank 0 are named.
+    """
+    if not started():
+        return
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    if others := [i for i, other in enumerate(values) if other != values[0]]:
+        raise ConfigError(
+            f"The ranks disagree about {what}: rank 0 has {values[0]}, but not so "
+            f"{', '.join(f'rank {i} ({values[i]})' for i in others)}. They need the same model "
+            "files, packages and settings: compare them on the nodes."
+        )
+
+
+def say(error: WemaskError) -> None:
+    """Print an error once, though every rank has it, and give rank 0 time to do so."""
+    if is_main():
+        print(f"\nError: {error}", file=sys.stderr, flush=True)
+        return
+    # Before the ranks are connected, rank 0 checks the same settings and says the same.
+    if started() and not error.of_main:
+        print(f"\nError on rank {rank()}: {error}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(PATIENCE)  # whoever started us ends us when rank 0 is gone
