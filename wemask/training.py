@@ -14,10 +14,11 @@ from transformers import set_seed
 import wemask
 from wemask import chat
 from wemask.callbacks import InterruptCallback, SofteningCallback
-from wemask.checkpoint import CONFIG_NAME, mark, read_config
+from wemask.checkpoint import CONFIG_NAME, describe, read_config, write_marks
 from wemask.config import RunConfig
 from wemask.data import load_examples
 from wemask.detection import detect
+from wemask.engines import engine_arguments
 from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
 from wemask.handle import SoftenHandle
 from wemask.loading import load_model, load_tokenizer
@@ -25,9 +26,17 @@ from wemask.me_layer import MELayerReport
 from wemask.patch import soften
 from wemask.probe import fixed_probe
 from wemask.results import write_whole
+from wemask.running import (
+    EngineCallback,
+    check_resumable,
+    gathered_weights,
+    without_theta,
+    write_engine,
+)
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import peft_config, show_summary
 from wemask.watching import WatchCallback
+from wemask.whole import what_is_wrong
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -139,11 +148,9 @@ def _fit(
     interrupt = InterruptCallback()
     watch = _watch(config, prepared, folder, console)
     trainer = _trainer(config, prepared, examples, loss, folder, interrupt, watch)
-    checkpoint, broken = last_checkpoint(folder)
-    for name in broken:
-        console.print(f"{name} is half-written and is not used.", style="yellow")
-        shutil.rmtree(folder / "checkpoints" / name)
+    checkpoint = _whole_checkpoint(trainer, folder, console)
     if checkpoint is not None:
+        check_resumable(checkpoint, trainer)
         _say(console, f"Resuming from {checkpoint}.")
         if prepared.handle is not None and prepared.handle.learned:
             # The trainer restores weights and optimizer; theta is in no state_dict.
@@ -163,9 +170,24 @@ def _fit(
             f"Interrupted at step {trainer.state.global_step} of {trainer.state.max_steps}; the "
             f"checkpoint is in {folder / 'checkpoints'}. The same command resumes."
         )
+    with saving(folder):
+        _save_final(trainer, prepared, folder)
+
+
+def _whole_checkpoint(trainer: Any, folder: Path, console: Console) -> Path | None:
+    """The checkpoint to resume from, which the first rank looks for; what is broken goes."""
+    found: list[Any] = [None]
     if trainer.is_world_process_zero():
-        with saving(folder):
-            _save_final(trainer.model, prepared, folder)
+        found[0], broken = last_checkpoint(folder)
+        for path in (folder / "checkpoints" / name for name in broken):
+            _say(
+                console,
+                f"{path.name} is half-written or damaged, and is not used: {what_is_wrong(path)}.",
+            )
+            shutil.rmtree(path)
+    if trainer.accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def _watch(
@@ -210,12 +232,20 @@ def _trainer(
             # Here and not in on_save, which comes after the trainer state: a checkpoint that
             # looks whole then has its operator.
             super().save_model(output_dir, _internal_call)
-            if handle is not None and self.is_world_process_zero():
-                mark(Path(output_dir or str(self.args.output_dir)), handle)
+            values = None if handle is None else describe(handle)
+            if self.is_world_process_zero():
+                path = Path(output_dir or str(self.args.output_dir))
+                write_engine(path, self)
+                if values is not None:
+                    write_marks(path, values)
+
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+            super()._save(output_dir, state_dict and without_theta(state_dict))
 
     # SFTTrainer draws the adapter's weights before its own set_seed.
     set_seed(config.seed)
-    callbacks: list[Any] = [interrupt]
+    engine = EngineCallback()
+    callbacks: list[Any] = [engine, interrupt]
     if handle is not None:
         callbacks.append(SofteningCallback(handle))
         callbacks[-1].move(0)
@@ -231,6 +261,7 @@ def _trainer(
             peft_config=peft_config(config),
             callbacks=callbacks,
         )
+        engine.trainer = trainer
         if watch is not None:
             watch.trainer = trainer
         if handle is not None:
@@ -260,6 +291,7 @@ def _arguments(
         "report_to": "wandb" if config.logger["name"] == "wandb" else "none",
         "run_name": folder.name,
     }
+    values |= engine_arguments(config.deepspeed, config.fsdp)
     values |= {"output_dir": str(folder / "checkpoints"), "seed": config.seed}
     if values.get("packing") and not _is_flash(model):
         raise ConfigError(
@@ -307,14 +339,21 @@ def _finish_logger(trainer: Any) -> None:
         wandb.finish()
 
 
-def _save_final(model: nn.Module, prepared: Prepared, folder: Path) -> None:
-    """Write final/ whole or not at all: its existence means that the run is finished."""
-    partial = folder / "final.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
+    """Write final/ whole or not at all: its existence means that the run is finished.
+
+    All ranks come here: where the weights are in shards, they are gathered from all of them.
+    """
+    partial, model, first = folder / "final.partial", trainer.model, trainer.is_world_process_zero()
+    weights = gathered_weights(trainer)
+    if first:
+        shutil.rmtree(partial, ignore_errors=True)
     if prepared.handle is not None:
-        wemask.save(model, prepared.tokenizer, partial)
-        shutil.copy(partial / CONFIG_NAME, folder / CONFIG_NAME)
-    else:
-        model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]
+        wemask.save(model, prepared.tokenizer, partial, state_dict=weights, write=first)
+    elif first:
+        model.save_pretrained(partial, **({} if weights is None else {"state_dict": weights}))
         prepared.tokenizer.save_pretrained(partial)
-    partial.rename(folder / "final")
+    if first:
+        if prepared.handle is not None:
+            shutil.copy(partial / CONFIG_NAME, folder / CONFIG_NAME)
+        partial.rename(folder / "final")
