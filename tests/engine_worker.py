@@ -1,15 +1,19 @@
-"""One rank of a test run: train.py with the words given; FSDP2 on CPU ranks where asked for.
+"""One rank of a test: trains runs one after another, each given as a list of command-line words.
+
+    torchrun --nproc_per_node 2 tests/engine_worker.py '[["method=wemask", ...], ...]'
 
 accelerate runs FSDP2 only with an accelerator per rank, and with trainer.use_cpu=true it silently
-runs DDP instead. With WEMASK_TEST_FSDP_ON_CPU=1 the two places that say so are talked round.
+runs DDP instead. With WEMASK_TEST_FSDP_ON_CPU set, the places that say so are talked round.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path[0] = str(REPOSITORY / "tests")
+sys.path.insert(1, str(REPOSITORY))  # before an installed wemask, which may be another
 
 if os.environ.get("WEMASK_TEST_FSDP_ON_CPU"):
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
@@ -20,20 +24,18 @@ if os.environ.get("WEMASK_TEST_FSDP_ON_CPU"):
         return "gloo", DistributedType.MULTI_GPU
 
     PartialState._prepare_backend = on_gloo
+    from transformers import training_args
+
+    training_args.is_torch_bf16_gpu_available = lambda: True  # pyright: ignore
 
 import wemask  # noqa: E402
-from wemask.composition import command  # noqa: E402
+from wemask.composition import compose, exit_on_error  # noqa: E402
 from wemask.config import run_config  # noqa: E402
+from wemask.training import train  # noqa: E402
 
 assert Path(wemask.__file__).is_relative_to(REPOSITORY), wemask.__file__
 
-
-def run(cfg):
-    from wemask.training import train
-
-    train(run_config(cfg))
-
-
 if __name__ == "__main__":
-    sys.path.append(sys.path.pop(0))
-    command("train", run)
+    for words in json.loads(sys.argv[1]):
+        with exit_on_error():
+            train(run_config(compose("train", words)))

@@ -7,6 +7,7 @@ step, and is kept in each checkpoint, which another engine could not read.
 
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,15 @@ def check_resumable(checkpoint: Path, trainer: Any) -> None:
         f"{' '.join([launcher, 'train.py', *words])}{before.words}  (a new run beside it: add "
         "experiment_name=NAME)"
     )
+
+
+def forget_deepspeed() -> None:
+    """Let the next model of this process load whole: under ZeRO-3 transformers would shard it.
+
+    It looks for the settings of a trainer that is still alive. Detection must see whole weights.
+    """
+    if integration := sys.modules.get("transformers.integrations.deepspeed"):
+        integration.unset_hf_deepspeed_config()
 
 
 # --- saving ---------------------------------------------------------------------------------------

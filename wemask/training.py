@@ -29,6 +29,7 @@ from wemask.results import write_whole
 from wemask.running import (
     EngineCallback,
     check_resumable,
+    forget_deepspeed,
     gathered_weights,
     without_theta,
     write_engine,
@@ -163,6 +164,7 @@ def _fit(
             _start_logger(config, trainer, folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
+        forget_deepspeed()
         interrupt.restore()
         _finish_logger(trainer)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
