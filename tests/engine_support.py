@@ -48,12 +48,12 @@ def words(engine: str, run: str, folder: Path) -> list[str]:
 
 
 def on_two_ranks(
-    engine: str, runs: Sequence[list[str]], *, timeout: float = 420
+    engine: str, runs: Sequence[list[str]], *, timeout: float = 420, hang_at_step: int = 0
 ) -> subprocess.CompletedProcess[str]:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     return subprocess.run(
         [sys.executable, *torchrun, "tests/engine_worker.py", json.dumps(list(runs))],
-        env=environment(engine),
+        env={**environment(engine), "WEMASK_TEST_HANG_AT_STEP": str(hang_at_step)},
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

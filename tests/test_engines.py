@@ -11,11 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from engine_support import ENGINES, alone, lines_of, on_two_ranks, words
-from run_support import settings
 
 import wemask
-from wemask.running import read_engine
-from wemask.runs import last_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 4
@@ -95,10 +92,12 @@ def test_it_resumes_exactly(engine: str, names: list[str], place: Path, tmp_path
         shutil.rmtree(tmp_path / run / "checkpoints" / "checkpoint-4")
     done = on_two_ranks(engine, [words(engine, run, tmp_path) for run in names])
     assert done.returncode == 0, done.stdout
+    # DeepSpeed's CPU Adam multiplies beta by itself in each step, and takes a power after a resume.
+    close = 1e-5 if "offload" in engine else 1e-6
     for run in names:
         assert f"Resuming from {tmp_path / run / 'checkpoints' / 'checkpoint-2'}" in done.stdout
         after = lines_of(tmp_path / run)
         assert [line["step"] for line in after] == [0, 1, 2, 3, 4]
         for mine, other in zip(after, before[run], strict=True):
             for key in (key for key in MEASURED if key in other):
-                assert mine[key] == pytest.approx(other[key], rel=1e-6), (run, mine["step"], key)
+                assert mine[key] == pytest.approx(other[key], rel=close), (run, mine["step"], key)

@@ -7,7 +7,10 @@ step, and is kept in each checkpoint, which another engine could not read.
 
 import json
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,15 @@ from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wemask import composition
-from wemask.errors import ConfigError, RunFolderError
+from wemask.errors import ConfigError, RunFolderError, WemaskError
 from wemask.whole import ENGINE_NAME
+
+# What gloo, NCCL and torch's store say when another rank does not answer.
+WAITED = re.compile(
+    r"Timed out waiting \d+ms|Connection (closed|reset) by peer|Connect timeout|Socket Timeout"
+    r"|Broken pipe|remote process exited|Watchdog caught collective operation timeout",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,8 @@ class Engine:
     def __str__(self) -> str:
         names = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2"}
         name = names.get(self.kind, f"DeepSpeed ZeRO-{self.stage}")
-        return name if self.kind == "single" else f"{name} on {self.ranks} ranks"
+        ranks = f"{self.ranks} rank" + "s" * (self.ranks != 1)
+        return name if self.kind == "single" else f"{name} on {ranks}"
 
     @property
     def words(self) -> str:
@@ -150,6 +161,27 @@ def forget_deepspeed() -> None:
     """
     if integration := sys.modules.get("transformers.integrations.deepspeed"):
         integration.unset_hf_deepspeed_config()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Turn a wait for another rank that ended in vain into one message.
+
+    Raises:
+        RunFolderError: with what may be the matter and that the same command resumes.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = WAITED.search(str(error))
+        if isinstance(error, WemaskError) or not found:
+            raise
+        raise RunFolderError(
+            f"Rank {os.environ.get('RANK', '0')} waited in vain for another rank ({found[0]}). "
+            "That one has ended, hangs or cannot be reached: its own message, if any, is above. "
+            "The same command resumes from the last whole checkpoint; trainer.ddp_timeout is how "
+            "many seconds a rank waits."
+        ) from error
 
 
 # --- saving ---------------------------------------------------------------------------------------

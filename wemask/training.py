@@ -31,6 +31,7 @@ from wemask.running import (
     check_resumable,
     forget_deepspeed,
     gathered_weights,
+    waiting,
     without_theta,
     write_engine,
 )
@@ -160,7 +161,7 @@ def _fit(
     elif watch is not None:
         watch.measure_untrained()
     try:
-        with saving(folder):
+        with saving(folder), waiting():
             _start_logger(config, trainer, folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
@@ -208,19 +209,8 @@ def _watch(
     )
 
 
-def _trainer(
-    config: RunConfig,
-    prepared: Prepared,
-    examples: Any,
-    loss: chat.LossChoice,
-    folder: Path,
-    interrupt: InterruptCallback,
-    watch: WatchCallback | None = None,
-) -> Any:
-    from trl.trainer.sft_config import SFTConfig
+def _trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> Any:
     from trl.trainer.sft_trainer import SFTTrainer
-
-    handle = prepared.handle
 
     class Trainer(SFTTrainer):
         """SFTTrainer with the `wemask/*` keys in its log and the operator in its checkpoints."""
@@ -244,6 +234,21 @@ def _trainer(
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
             super()._save(output_dir, state_dict and without_theta(state_dict))
 
+    return Trainer
+
+
+def _trainer(
+    config: RunConfig,
+    prepared: Prepared,
+    examples: Any,
+    loss: chat.LossChoice,
+    folder: Path,
+    interrupt: InterruptCallback,
+    watch: WatchCallback | None = None,
+) -> Any:
+    from trl.trainer.sft_config import SFTConfig
+
+    handle = prepared.handle
     # SFTTrainer draws the adapter's weights before its own set_seed.
     set_seed(config.seed)
     engine = EngineCallback()
@@ -255,7 +260,7 @@ def _trainer(
         callbacks.append(watch)
     try:
         arguments = SFTConfig(**_arguments(config, prepared.model, loss, folder))
-        trainer = Trainer(
+        trainer = _trainer_class(handle, watch)(
             model=prepared.model,  # pyright: ignore[reportArgumentType]
             args=arguments,
             train_dataset=examples,
