@@ -24,11 +24,13 @@ from wemask.manifest import (
     PREFIX,
     VARIANT,
     Manifest,
+    describe,
     handle_of,
     mark,
     read_config,
     read_manifest,
     restore,
+    write_marks,
 )
 
 __all__ = ["CONFIG_NAME", "load", "mark", "merge", "read_config", "save"]
@@ -40,14 +42,20 @@ def save(
     folder: str | Path,
     *,
     max_shard_size: int | str | None = None,
+    state_dict: dict[str, Any] | None = None,
+    write: bool = True,
 ) -> None:
     """Save a softened model, or a PEFT adapter of one, with its operator.
+
+    Where ZeRO-3 or FSDP2 shard it, call this on every rank.
 
     Args:
         model: softened by `wemask.soften`; a PEFT model saves its adapter only.
         tokenizer: saved beside it; may be None.
         folder: created if need be.
         max_shard_size: largest weight file, as for transformers: `5GB`; None = its default.
+        state_dict: the weights, where they are not the model's own tensors (gathered ones).
+        write: false on all ranks but the first.
 
     Raises:
         PatchError: the model is not softened (then `model.save_pretrained` is what you want).
@@ -65,10 +73,15 @@ def save(
     options: dict[str, Any] = {} if peft else {"variant": VARIANT}
     if max_shard_size is not None and not peft:
         options["max_shard_size"] = max_shard_size
+    if state_dict is not None:
+        options["state_dict"] = state_dict
+    values = describe(handle)
+    if not write:
+        return
     model.save_pretrained(folder, **options)  # pyright: ignore[reportCallIssue]
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    mark(folder, handle)
+    write_marks(folder, values)
 
 
 def _check_saveable(base: nn.Module, *, whole: bool) -> None:

@@ -16,8 +16,9 @@ from wemask.errors import ConfigError, WemaskError, nearest
 from wemask.launching import adopt_environment
 
 TYPED: list[str] = []  # the words of the command line, before `normalise`
-# Fields of SFTConfig and LoraConfig, by their own names; options of sbatch and variables.
-PASSED_THROUGH = re.compile(r"(trainer|peft)\.\w|launcher\.(options|env)[.=]")
+# Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
+# sbatch, and variables.
+PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
 SLURM = "launcher/slurm.yaml"
 OPTIONAL_GROUPS = ("experiment", "debug")  # Hydra ignores an unknown name of these: we do not
 
@@ -93,7 +94,7 @@ class exit_on_error:  # noqa: N801  (reads as a statement)
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
-    """Let fields of SFTConfig and LoraConfig be set though the YAML does not list them all.
+    """Let fields of SFTConfig, LoraConfig and the like be set though the YAML does not list all.
 
     `trainer.max_steps=20` becomes `++trainer.max_steps=20`; names are checked later against the
     classes themselves. `tasks=[arc_easy]`, a task of lm-eval that has no YAML here, is added.

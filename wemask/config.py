@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wemask.data import DataConfig
+from wemask.engines import PASSED_ON, check_one_engine, deepspeed_settings, fsdp_settings
 from wemask.errors import ConfigError, WemaskError, nearest
 from wemask.launcher import LauncherConfig
 from wemask.me_layer import Criterion
@@ -21,8 +22,12 @@ from wemask.operator import WeMaskConfig
 METHODS = ("base", "training_free", "sft", "wemask")
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("offline", "online", "disabled")
+GROUPS = (
+    *("model", "method", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger"),
+    *("paths", "launcher"),
+)
 SECTIONS = (
-    *("model", "method", "operator", "data", "trainer", "peft", "logger", "paths", "launcher"),
+    *GROUPS,
     *("seed", "dry_run", "experiment_name"),
 )
 # Fields of SFTConfig whose values below this end in a traceback deep inside torch.
@@ -117,6 +122,8 @@ class RunConfig:
     seed: int
     dry_run: bool = False
     run_dir: Path | None = None
+    deepspeed: dict[str, Any] | None = None
+    fsdp: dict[str, Any] | None = None
     launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
     """Where it runs: no part of the run's identity."""
 
@@ -131,7 +138,10 @@ class RunConfig:
         return self.method in ("training_free", "wemask")
 
     def identity(self) -> dict[str, Any]:
-        """Every setting that can change the result, as plain values."""
+        """Every setting that can change the result, as plain values.
+
+        An engine does not: it says where the numbers are, not what they are.
+        """
         values: dict[str, Any] = {
             "model": dataclasses.asdict(self.model),
             "method": self.method,
@@ -142,7 +152,7 @@ class RunConfig:
             values |= {
                 "seed": self.seed,
                 "data": dataclasses.asdict(self.data),
-                "trainer": self.trainer,
+                "trainer": {k: v for k, v in self.trainer.items() if k not in PASSED_ON},
                 "peft": self.peft,
             }
         return values
@@ -198,8 +208,11 @@ def run_config(cfg: Any) -> RunConfig:
         "data": checked(lambda: _strict(DataConfig, values["data"], "data")),
         "trainer": checked(lambda: _trainer(values["trainer"])),
         "peft": checked(lambda: _peft(values["peft"])),
+        "deepspeed": checked(lambda: deepspeed_settings(values["deepspeed"])),
+        "fsdp": checked(lambda: fsdp_settings(values["fsdp"])),
         "launcher": checked(lambda: LauncherConfig.from_values(values["launcher"])),
     }
+    checked(lambda: check_one_engine(parts["deepspeed"], parts["fsdp"], values["trainer"]))
     problems += [*_plain(values), *_logger(values["logger"])]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -226,10 +239,9 @@ def _shape(values: dict[str, Any]) -> list[str]:
         for key in values
         if key not in (*SECTIONS, *OF_EVALUATION)
     ]
-    groups = SECTIONS[:9]
     problems += [
         f"{key} has settings of its own, got {values[key]!r}. Choose one by name: {key}=NAME."
-        for key in groups
+        for key in GROUPS
         if key in values and not isinstance(values[key], dict)
     ]
     return problems

@@ -11,6 +11,7 @@ from torch import nn
 from wemask.architectures import Block
 from wemask.errors import PatchError
 from wemask.operator import WeMaskConfig
+from wemask.sharded import whole
 from wemask.softened import Softening, restore_classes, swap_classes
 from wemask.strength import check_strength
 
@@ -53,19 +54,17 @@ class SoftenHandle:
 
     @property
     def strengths(self) -> dict[int, float]:
-        """The strength in force, per softened layer."""
-        return {
-            softening.index: float(torch.as_tensor(softening.s()).detach())
-            for softening in self.softenings()
-        }
+        """The strength in force, per softened layer; where theta is sharded, all ranks must ask."""
+        return {softening.index: _strength(softening) for softening in self.softenings()}
 
     @property
     def learned(self) -> dict[int, float]:
         """The trained theta per softened layer; empty unless the strength is learnable.
 
-        Setting it raises PatchError where a layer is missing.
+        Where theta is sharded, all ranks must ask, and it cannot be set. Setting it raises
+        PatchError where a layer is missing.
         """
-        return {s.index: float(s.theta.detach()) for s in self.softenings() if s.theta is not None}
+        return {s.index: float(whole(s.theta)) for s in self.softenings() if s.theta is not None}
 
     @learned.setter
     def learned(self, values: Mapping[int, float]) -> None:
@@ -146,3 +145,10 @@ class SoftenHandle:
 
     def __repr__(self) -> str:
         return f"SoftenHandle(layers={self.layers}, tokens_touched={self.tokens_touched})"
+
+
+def _strength(softening: Softening) -> float:
+    if softening.strength is not None:
+        return softening.strength
+    assert softening.theta is not None
+    return float(softening.s_of(whole(softening.theta)))

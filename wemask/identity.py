@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wemask.architectures import find_decoder, unwrap
+from wemask.sharded import size, whole
 
 Sample = dict[str, list[float]]
 SIZE = 32  # values of each kind
@@ -22,8 +23,8 @@ ROUNDING = 2.0**-6  # bfloat16 has 8 bits; two roundings, and a margin
 def sample_weights(model: nn.Module) -> Sample | None:
     """Some values of the embeddings and block norms, or None where they cannot be read.
 
-    They cannot on the meta device (offloaded), where FSDP or ZeRO-3 keep them in shards, where they
-    are quantised to whole numbers, or are no numbers at all.
+    They cannot on the meta device (offloaded), where they are quantised to whole numbers, or are no
+    numbers at all. Where FSDP or ZeRO-3 keep them in shards, all ranks must ask.
     """
     blocks = find_decoder(model).blocks
     parts = {
@@ -44,21 +45,21 @@ def _weight(module: nn.Module | None) -> Any:
 
 
 def _readable(weight: Any) -> bool:
-    sharded = hasattr(weight, "full_tensor") or hasattr(weight, "ds_id")
-    return not sharded and weight.numel() > 0 and not weight.is_meta and weight.is_floating_point()
+    return size(weight) > 0 and not weight.is_meta and weight.is_floating_point()
 
 
 def _spaced(weights: list[Tensor]) -> list[float]:
     """SIZE values, evenly spaced over all of `weights`, as they are in float32."""
     if not weights:
         return []
-    total = sum(w.numel() for w in weights)
+    total = sum(size(w) for w in weights)
     places = [i * (total - 1) // (SIZE - 1) for i in range(SIZE)]
     values, start = [], 0
     for weight in weights:
-        inside = [p - start for p in places if start <= p < start + weight.numel()]
-        values += weight.detach().flatten()[inside].float().tolist()
-        start += weight.numel()
+        inside = [p - start for p in places if start <= p < start + size(weight)]
+        if inside:
+            values += whole(weight).flatten()[inside].float().tolist()
+        start += size(weight)
     return values
 
 

@@ -34,7 +34,11 @@ _REQUIRED = ("schema_version", "operator", "strength", "layers", "dims", "report
 
 def mark(folder: Path, handle: SoftenHandle) -> None:
     """Make a folder that save_pretrained wrote a softened one: its operator, and the stops."""
-    values = _describe(handle)
+    write_marks(folder, describe(handle))
+
+
+def write_marks(folder: Path, values: dict[str, Any]) -> None:
+    """The same for what `describe` said."""
     (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
     _rename(folder / "config.json", "model_type", PREFIX)
     _rename(folder / "adapter_config.json", "peft_type", PREFIX.upper())
@@ -64,7 +68,8 @@ def handle_of(model: nn.Module) -> SoftenHandle:
     return handle
 
 
-def _describe(handle: SoftenHandle) -> dict[str, Any]:
+def describe(handle: SoftenHandle) -> dict[str, Any]:
+    """What wemask_config.json says; where parameters are sharded, all ranks must ask."""
     config = handle.model.config
     return {
         "schema_version": SCHEMA_VERSION,

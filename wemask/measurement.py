@@ -141,6 +141,7 @@ def measure(
         ModelError: the model's attention cannot be read.
     """
     base = unwrap(model)
+    run = model if hasattr(model, "unshard") else base  # FSDP2 gathers from the outermost module on
     decoder = find_decoder(base)
     device = base.get_input_embeddings().weight.device  # pyright: ignore
     gathered = _Gathered(decoder)
@@ -158,7 +159,7 @@ def measure(
                 base, decoder, inputs["attention_mask"], gathered.attend, gathered.value
             ) as more,
         ):
-            logits = base(**inputs, **more, use_cache=False).logits
+            logits = run(**inputs, **more, use_cache=False).logits
         gathered.predict(logits)
         if done is not None:
             done()

@@ -8,8 +8,7 @@ away, the attention to these same tokens is still what is measured.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,26 +76,12 @@ class Probe:
 def strengths(handle: SoftenHandle) -> dict[str, float]:
     """The strength in force, and where it is learned that of each layer.
 
-    Under ZeRO-3 all ranks must come here together.
+    Under ZeRO-3 and FSDP2 all ranks must come here together.
     """
-    thetas = [s.theta for s in handle.softenings() if s.theta is not None]
-    with _whole(thetas):
-        by_layer = handle.strengths
+    by_layer = handle.strengths
+    learned = any(softening.theta is not None for softening in handle.softenings())
     values = {"strength": sum(by_layer.values()) / len(by_layer)}
-    return values | {f"strength/layer_{i}": s for i, s in by_layer.items() if thetas}
-
-
-@contextmanager
-def _whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within it, parameters that ZeRO-3 shards are whole on every rank."""
-    sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not sharded:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(sharded):
-        yield
+    return values | {f"strength/layer_{i}": s for i, s in by_layer.items() if learned}
 
 
 def fixed_probe(

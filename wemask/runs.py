@@ -20,6 +20,7 @@ import yaml
 from wemask.config import RunConfig
 from wemask.errors import RunFolderError, WemaskError
 from wemask.results import write_whole
+from wemask.whole import what_is_wrong
 
 PACKAGES = (
     "wemask",
@@ -148,8 +149,7 @@ def saving(folder: Path) -> Iterator[None]:
 def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run, and the names of newer ones that are half-written.
 
-    A checkpoint is whole when all its safetensors open and the trainer state, which is written
-    after them, is there and readable.
+    A checkpoint is whole when all that its engine wrote is there and readable: see `whole.py`.
     """
     steps = {
         int(match[1]): path
@@ -165,16 +165,5 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every safetensors file of the checkpoint and its trainer state can be read."""
-    from safetensors import SafetensorError, safe_open
-
-    weights = list(checkpoint.glob("*.safetensors"))
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-        for path in weights:
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-    except (OSError, ValueError, SafetensorError):
-        return False
-    needed = ("optimizer.pt", "scheduler.pt")
-    return bool(weights) and all((checkpoint / name).exists() for name in needed)
+    """Whether a checkpoint can be resumed from; `what_is_wrong` says why not."""
+    return what_is_wrong(checkpoint) is None

@@ -79,8 +79,12 @@ class Softening(nn.Module):
         if self.strength is not None:
             return self.strength
         assert self.theta is not None
+        return self.s_of(self.theta)
+
+    def s_of(self, theta: Tensor) -> Tensor:
+        """The strength that a theta [1] means, 0-dim."""
         # A bfloat16 s has two digits; float64 stays.
-        theta = self.theta.to(torch.promote_types(self.theta.dtype, torch.float32))
+        theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
         return torch.sigmoid(self.scale * theta).squeeze(0)
 
     def open(self, layer: Any, residual: Tensor, argument: Callable[[str], Any]) -> None:

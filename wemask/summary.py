@@ -12,6 +12,7 @@ from wemask import chat
 from wemask.config import RunConfig
 from wemask.errors import ConfigError
 from wemask.me_layer import MELayerReport
+from wemask.memory import available, estimate_run, shape_of, too_large
 from wemask.operator import LearnableStrength, StrengthSchedule
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ def show_summary(
     table = Table.grid(padding=(0, 2))
     for name, value in _lines(config, prepared, loss):
         table.add_row(f"[bold]{name}[/bold]", escape(value))  # tokens such as [/INST] are no markup
+    if config.trains:
+        for problem in _memory_lines(config, prepared.model, table):
+            console.print(problem, style="yellow", soft_wrap=True, highlight=False)
     title = escape(f"wemask: {config.model.name}, method={config.method}")
     console.print(Panel(table, title=title))
     if example is not None:
@@ -66,6 +70,24 @@ def _lines(
         lines.append(("chat template", prepared.template_note))
     lines.append(("run folder", str(config.folder())))
     return lines
+
+
+def _memory_lines(config: RunConfig, model: nn.Module, table: Table) -> list[str]:
+    """Add engine and memory to the table; what does not fit, as lines for the user."""
+    trained = None if config.peft is None else _lora_size(config, model)
+    device, host = available()
+    shape = shape_of(model, trained)
+    memory = estimate_run(config, shape, on_gpu=device is not None)
+    if engine := config.deepspeed or config.fsdp:
+        group = "deepspeed" if config.deepspeed else "fsdp"
+        table.add_row("[bold]engine[/bold]", escape(f"{group}={engine['name']}"))
+    table.add_row("[bold]memory[/bold]", escape(f"{memory} (estimate)"))
+    return [
+        f"This does not look as if it fits: {problem} (estimate; docs/distributed.md). More ranks, "
+        "deepspeed=zero3_offload, peft=lora, or a smaller trainer.per_device_train_batch_size or "
+        "max_length need less."
+        for problem in too_large(memory, device=device, host=host, loaded=True)
+    ]
 
 
 def operator_words(config: RunConfig) -> str:

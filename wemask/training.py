@@ -17,10 +17,11 @@ from transformers import set_seed
 import wemask
 from wemask import chat, distributed
 from wemask.callbacks import InterruptCallback, SofteningCallback
-from wemask.checkpoint import CONFIG_NAME, mark, read_config
+from wemask.checkpoint import CONFIG_NAME, describe, read_config, write_marks
 from wemask.config import RunConfig, digest
 from wemask.data import load_examples
 from wemask.detection import detect
+from wemask.engines import engine_arguments
 from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
 from wemask.handle import SoftenHandle
 from wemask.loading import load_model, load_tokenizer
@@ -30,9 +31,19 @@ from wemask.patch import soften
 from wemask.probe import fixed_probe
 from wemask.progress import ProgressCallback
 from wemask.results import write_whole
+from wemask.running import (
+    EngineCallback,
+    check_resumable,
+    forget_deepspeed,
+    gathered_weights,
+    waiting,
+    without_theta,
+    write_engine,
+)
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import peft_config, show_summary
 from wemask.watching import WatchCallback
+from wemask.whole import what_is_wrong
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -194,6 +205,7 @@ def _fit(
     found = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     checkpoint = Path(found) if found else None
     if checkpoint is not None:
+        check_resumable(checkpoint, trainer)
         _say(console, f"Resuming from {checkpoint}.")
         if prepared.handle is not None and prepared.handle.learned:
             # The trainer restores weights and optimizer; theta is in no state_dict.
@@ -202,17 +214,17 @@ def _fit(
     elif watch is not None:
         watch.measure_untrained()
     try:
-        with saving(folder):
+        with saving(folder), waiting():
             _start_logger(config, trainer, folder)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
+        forget_deepspeed()
         interrupt.restore()
         _finish_logger(trainer)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
-    if trainer.is_world_process_zero():
-        with saving(folder):
-            _save_final(trainer.model, prepared, folder)
+    with saving(folder):
+        _save_final(trainer, prepared, folder)
 
 
 def _watch(
@@ -235,8 +247,10 @@ def _whole_checkpoint(folder: Path, console: Console) -> str | None:
     """The checkpoint to go on from; newer ones that are half-written are named and removed."""
     checkpoint, broken = last_checkpoint(folder)
     for name in broken:
-        console.print(f"{name} is half-written and is not used.", style="yellow")
-        shutil.rmtree(folder / "checkpoints" / name)
+        path = folder / "checkpoints" / name
+        wrong = what_is_wrong(path)
+        _say(console, f"{name} is half-written or damaged, and is not used: {wrong}.")
+        shutil.rmtree(path)
     return str(checkpoint) if checkpoint else None
 
 
@@ -253,19 +267,8 @@ def _stop(folder: Path, state: Any) -> None:
     )
 
 
-def _trainer(
-    config: RunConfig,
-    prepared: Prepared,
-    examples: Any,
-    loss: chat.LossChoice,
-    folder: Path,
-    interrupt: InterruptCallback,
-    watch: WatchCallback | None = None,
-) -> Any:
-    from trl.trainer.sft_config import SFTConfig
+def _trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> Any:
     from trl.trainer.sft_trainer import SFTTrainer
-
-    handle = prepared.handle
 
     class Trainer(SFTTrainer):
         """SFTTrainer with the `wemask/*` keys in its log and the operator in its checkpoints."""
@@ -279,12 +282,35 @@ def _trainer(
             # Here and not in on_save, which comes after the trainer state: a checkpoint that
             # looks whole then has its operator.
             super().save_model(output_dir, _internal_call)
-            if handle is not None and self.is_world_process_zero():
-                mark(Path(output_dir or str(self.args.output_dir)), handle)
+            values = None if handle is None else describe(handle)
+            if self.is_world_process_zero():
+                path = Path(output_dir or str(self.args.output_dir))
+                write_engine(path, self)
+                if values is not None:
+                    write_marks(path, values)
 
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+            super()._save(output_dir, state_dict and without_theta(state_dict))
+
+    return Trainer
+
+
+def _trainer(
+    config: RunConfig,
+    prepared: Prepared,
+    examples: Any,
+    loss: chat.LossChoice,
+    folder: Path,
+    interrupt: InterruptCallback,
+    watch: WatchCallback | None = None,
+) -> Any:
+    from trl.trainer.sft_config import SFTConfig
+
+    handle = prepared.handle
     # SFTTrainer draws the adapter's weights before its own set_seed.
     set_seed(config.seed)
-    callbacks: list[Any] = [interrupt, ProgressCallback(folder)]
+    engine = EngineCallback()
+    callbacks: list[Any] = [engine, interrupt, ProgressCallback(folder)]
     if handle is not None:
         callbacks.append(SofteningCallback(handle))
         callbacks[-1].move(0)  # watched before the first step is what that step trains
@@ -292,7 +318,7 @@ def _trainer(
         callbacks.append(watch)
     try:
         arguments = SFTConfig(**_arguments(config, prepared.model, loss, folder))
-        trainer = Trainer(
+        trainer = _trainer_class(handle, watch)(
             model=prepared.model,  # pyright: ignore[reportArgumentType]
             args=arguments,
             train_dataset=examples,
@@ -300,6 +326,7 @@ def _trainer(
             peft_config=peft_config(config),
             callbacks=callbacks,
         )
+        engine.trainer = trainer
         if watch is not None:
             watch.trainer = trainer
         if handle is not None:
@@ -329,6 +356,7 @@ def _arguments(
         "report_to": "wandb" if config.logger["name"] == "wandb" else "none",
         "run_name": folder.name,
     }
+    values |= engine_arguments(config.deepspeed, config.fsdp)
     values |= {"output_dir": str(folder / "checkpoints"), "seed": config.seed}
     if values.get("packing") and not _is_flash(model):
         raise ConfigError(
@@ -376,14 +404,21 @@ def _finish_logger(trainer: Any) -> None:
         wandb.finish()
 
 
-def _save_final(model: nn.Module, prepared: Prepared, folder: Path) -> None:
-    """Write final/ whole or not at all: its existence means that the run is finished."""
-    partial = folder / "final.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
+    """Write final/ whole or not at all: its existence means that the run is finished.
+
+    All ranks come here: where the weights are in shards, they are gathered from all of them.
+    """
+    partial, model, first = folder / "final.partial", trainer.model, trainer.is_world_process_zero()
+    weights = gathered_weights(trainer)
+    if first:
+        shutil.rmtree(partial, ignore_errors=True)
     if prepared.handle is not None:
-        wemask.save(model, prepared.tokenizer, partial)
-        shutil.copy(partial / CONFIG_NAME, folder / CONFIG_NAME)
-    else:
-        model.save_pretrained(partial)  # pyright: ignore[reportCallIssue]
+        wemask.save(model, prepared.tokenizer, partial, state_dict=weights, write=first)
+    elif first:
+        model.save_pretrained(partial, **({} if weights is None else {"state_dict": weights}))
         prepared.tokenizer.save_pretrained(partial)
-    partial.rename(folder / "final")
+    if first:
+        if prepared.handle is not None:
+            shutil.copy(partial / CONFIG_NAME, folder / CONFIG_NAME)
+        partial.rename(folder / "final")

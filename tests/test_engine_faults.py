@@ -1,0 +1,113 @@
+"""What goes wrong on two ranks ends both, soon, with one message; the same command goes on.
+
+Plain DDP and ZeRO-2 stand for all: what differs between engines is which files are whole, and that
+is tested for each in test_engine_settings.py.
+"""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from engine_support import lines_of, on_two_ranks, words
+from run_support import call
+
+from wemask.runs import last_checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of ZeRO-2: read, do not change."""
+    pytest.importorskip("deepspeed")
+    folder = tmp_path_factory.mktemp("zero2")
+    done = on_two_ranks("zero2", [words("zero2", "full", folder)])
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.fixture
+def unfinished(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made / "full", tmp_path / "full")
+    shutil.rmtree(tmp_path / "full" / "final")
+    return tmp_path
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "missing"])
+def test_a_shard_that_is_gone_costs_one_checkpoint(
+    unfinished: Path, made: Path, fault: str
+) -> None:
+    newest = unfinished / "full" / "checkpoints" / "checkpoint-4"
+    shard = newest / "global_step4" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    if fault == "missing":
+        shard.unlink()
+    else:
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    done = on_two_ranks("zero2", [words("zero2", "full", unfinished)])
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("checkpoint-4 is half-written or damaged") == 1
+    assert shard.name in done.stdout
+    assert "checkpoints/checkpoint-2." in done.stdout
+    losses = [[line.get("loss") for line in lines_of(f / "full")] for f in (unfinished, made)]
+    assert losses[0][1:] == pytest.approx(losses[1][1:], rel=1e-6)
+
+
+def test_another_number_of_ranks_is_refused_and_nothing_is_lost(unfinished: Path) -> None:
+    given = words("zero2", "full", unfinished)
+    alone = [word for word in given if not word.startswith("deepspeed=")]
+    code, _, err = call("tests/engine_worker.py", json.dumps([alone]))
+    assert code == 2
+    assert "was written by DeepSpeed ZeRO-2 on 2 ranks; this is one process" in err
+    assert "torchrun --nproc_per_node 2 train.py" in err
+    assert last_checkpoint(unfinished / "full")[0] is not None
+    done = on_two_ranks("ddp", [alone])
+    assert done.returncode != 0
+    assert "this is DDP on 2 ranks. It continues as it began" in done.stdout
+    assert (unfinished / "full" / "checkpoints" / "checkpoint-4").exists()
+
+
+def test_fsdp_on_cpu_ranks_does_not_become_ddp_in_silence(tmp_path: Path) -> None:
+    given = [*words("ddp", "lora", tmp_path), "fsdp=full_shard"]  # with use_cpu=true
+    done = on_two_ranks("ddp", [given])
+    assert done.returncode != 0
+    assert "Asked for FSDP2 on 2 ranks, but DDP on 2 ranks runs" in done.stdout
+
+
+def test_a_full_disk_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # A checkpoint is 17 MB: weights, and both moments.
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "wemask-test", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        given = words("ddp", "full", disk)
+        began = time.monotonic()
+        done = on_two_ranks("ddp", [given])
+        assert time.monotonic() - began < 120
+        assert done.returncode != 0
+        assert "cannot be written" in done.stdout
+        assert "the same command resumes" in done.stdout
+        newest, broken = last_checkpoint(disk / "full")
+        assert newest is not None and newest.name == "checkpoint-2"
+        assert broken == ["checkpoint-4"]
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        done = on_two_ranks("ddp", [given])
+        assert done.returncode == 0, done.stdout
+        assert "checkpoints/checkpoint-2." in done.stdout
+        assert (disk / "full" / "final").exists()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_rank_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    given = words("ddp", "lora", tmp_path)
+    done = on_two_ranks("ddp", [given], hang_at_step=2)
+    assert done.returncode != 0
+    assert "Rank 0 waited in vain for another rank (Timed out waiting 10000ms" in done.stdout
+    assert "The same command resumes" in done.stdout

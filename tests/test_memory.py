@@ -1,0 +1,135 @@
+import pytest
+import torch
+from run_support import quiet, said, settings
+
+from wemask import memory, summary
+from wemask.loading import load_model
+from wemask.memory import GIB, Shape, estimate, estimate_run, on_meta, shape_of, too_large
+from wemask.training import prepare
+
+# Llama-3.1-8B
+LLAMA = Shape(
+    total=8_030_000_000,
+    trained=8_030_000_000,
+    largest_layer=525_000_000,
+    layers=32,
+    width=4096,
+    vocabulary=128_256,
+)
+
+
+def test_the_shape_is_the_same_without_weights() -> None:
+    real, bare = load_model("tiny"), on_meta("tiny", "float32")
+    assert all(p.is_meta for p in bare.parameters())
+    assert shape_of(bare) == shape_of(real)
+    assert shape_of(bare).total == sum(p.numel() for p in real.parameters())
+    assert shape_of(real, trained=7).trained == 7
+
+
+@pytest.mark.parametrize("ranks", [8, 64])
+def test_model_states_are_about_those_of_deepspeeds_estimators(ranks: int) -> None:
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    nodes = ranks // 8
+    options = {"ranks": ranks, "per_node": 8, "masters": True}
+    for offload in (False, True):
+        _, theirs, _ = estimate_zero3_model_states_mem_needs(
+            LLAMA.total, LLAMA.largest_layer, 8, nodes, offload, offload
+        )
+        ours = estimate(
+            LLAMA, stage=3, offload_optimizer=offload, offload_parameters=offload, **options
+        )
+        assert ours.device - ours.activations == pytest.approx(theirs, rel=0.12)
+    _, theirs = estimate_zero2_model_states_mem_needs(LLAMA.total, 8, nodes, False)
+    ours = estimate(LLAMA, stage=2, **options)
+    assert ours.device - ours.activations == pytest.approx(theirs, rel=0.12)
+
+
+def test_each_stage_divides_more_by_the_ranks() -> None:
+    # the ZeRO paper's figure 1 has 7.5B, 64 ranks: 120, 31.4, 16.6 and 1.9 GB; there the gradients
+    # of fp32 masters are not kept
+    paper = Shape(
+        total=7_500_000_000,
+        trained=7_500_000_000,
+        largest_layer=0,
+        layers=0,
+        width=0,
+        vocabulary=0,
+    )
+    found = []
+    for stage in range(4):
+        made = estimate(paper, ranks=64, stage=stage, masters=True)
+        fp32_gradients = 4 * paper.trained / (64 if stage else 1)
+        found.append((made.device - fp32_gradients) / 1e9)
+    assert found == pytest.approx([120, 31.4, 16.6, 1.9], rel=0.02)
+
+
+def test_lora_needs_no_states_for_what_is_frozen() -> None:
+    from dataclasses import replace
+
+    full, lora = estimate(LLAMA), estimate(replace(LLAMA, trained=20_000_000))
+    assert lora.parameters == full.parameters
+    assert lora.optimizer < full.optimizer / 100
+    assert estimate(LLAMA, checkpointing=False).activations > 3 * full.activations
+
+
+def test_what_adamw_keeps_is_what_is_estimated() -> None:
+    model = load_model("tiny")
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.arange(8).unsqueeze(0)).logits.sum().backward()
+    optimizer.step()
+    made = estimate(shape_of(model))
+    states = [v for state in optimizer.state.values() for v in state.values() if v.dim()]
+    assert made.optimizer == sum(v.numel() * v.element_size() for v in states)
+    assert made.parameters == made.gradients == sum(p.numel() * 4 for p in model.parameters())
+
+
+def test_what_does_not_fit_is_said() -> None:
+    made = estimate(LLAMA, ranks=8, per_node=8, stage=3, masters=True)
+    assert too_large(made, device=80 * GIB, host=2000 * GIB) == []
+    (device,) = too_large(made, device=16 * GIB, host=2000 * GIB)
+    assert "a device has 16 GiB" in device
+    (host,) = too_large(made, device=80 * GIB, host=8 * GIB)
+    assert "8 GiB of CPU memory are free" in host
+    assert too_large(made, device=80 * GIB, host=8 * GIB, loaded=True) == []
+    assert too_large(made, device=None, host=None) == []
+
+
+def test_a_run_counts_its_preset_and_the_launchers_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    words = ("trainer.bf16=true", "trainer.max_length=512")
+    alone, zero1, zero3, offload = (
+        estimate_run(settings(*words, f"deepspeed={name}"), LLAMA, on_gpu=True)
+        for name in ("none", "zero1", "zero3", "zero3_offload")
+    )
+    assert alone.optimizer == 4 * LLAMA.total  # two moments in the weights' own bfloat16
+    assert zero1.optimizer == 12 * LLAMA.total / 16
+    assert zero1.parameters == 16 * zero3.parameters
+    assert (offload.parameters, offload.optimizer) == (0, 0)
+    assert offload.cpu > 0 == zero3.cpu
+    assert zero3.loading == 8 * 2 * LLAMA.total
+    sharded = estimate_run(settings(*words, "fsdp=full_shard"), LLAMA, on_gpu=True)
+    assert sharded.parameters == 4 * LLAMA.total / 16  # FSDP2 makes trained weights fp32
+
+
+def test_the_summary_has_the_estimate_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings("deepspeed=zero2")
+    prepared = prepare(config)
+    console = quiet()
+    summary.show_summary(console, config, prepared, None, None)
+    text = said(console)
+    assert "deepspeed=zero2" in text
+    assert "(estimate)" in text
+    assert "does not look" not in text
+    monkeypatch.setattr(summary, "available", lambda: (1e6, 1e12))
+    summary.show_summary(console, config, prepared, None, None)
+    assert "This does not look as if it fits: a device has" in said(console)
+
+
+def test_what_this_machine_has_is_known_or_none() -> None:
+    device, host = memory.available()
+    assert device is None or device > 0
+    assert host is None or host > 0
