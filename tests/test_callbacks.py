@@ -9,7 +9,7 @@ import pytest
 from run_support import quick, settings
 from transformers import TrainerControl, TrainerState
 
-from wemask import training
+from wemask import trainer as trainer_module
 from wemask.callbacks import InterruptCallback, SofteningCallback
 from wemask.handle import SoftenHandle
 from wemask.patch import soften
@@ -114,7 +114,7 @@ def test_the_callbacks_are_those_of_a_training(tmp_path: Path, monkeypatch: Any)
     examples = load_examples(config.data)
     loss = choose_loss(examples[0], prepared.tokenizer)
     own = InterruptCallback()
-    trainer = training._trainer(config, prepared, examples, loss, tmp_path, own)
-    kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
+    built = trainer_module.build_trainer(config, prepared, examples, loss, tmp_path, own)
+    kinds = [type(callback) for callback in built.callback_handler.callbacks]
     assert kinds.count(SofteningCallback) == 1
-    assert own in trainer.callback_handler.callbacks
+    assert own in built.callback_handler.callbacks

@@ -16,7 +16,7 @@ from wemask.errors import ConfigError, RunFolderError
 from wemask.running import Engine, check_engine, check_resumable, read_engine
 from wemask.running import running as runs
 from wemask.runs import is_whole, last_checkpoint
-from wemask.training import _arguments
+from wemask.trainer import arguments_of
 from wemask.whole import what_is_wrong
 
 PRESETS = ("zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
@@ -40,14 +40,14 @@ def test_a_preset_is_deepspeeds_own_json(name: str) -> None:
 
 def test_other_fields_of_theirs_are_passed_on() -> None:
     words = ("deepspeed=zero3", "deepspeed.zero_optimization.sub_group_size=1000")
-    values = engines.engine_arguments(settings(*words).deepspeed, None)["deepspeed"]
+    values = engines.enginearguments_of(settings(*words).deepspeed, None)["deepspeed"]
     assert values["zero_optimization"]["sub_group_size"] == 1000
     assert "name" not in values
     sharded = settings("fsdp=full_shard", "fsdp.cpu_offload=true").fsdp
-    made = engines.engine_arguments(None, sharded)
+    made = engines.enginearguments_of(None, sharded)
     assert made["fsdp"] is True
     assert made["fsdp_config"]["cpu_offload"] is True
-    assert engines.engine_arguments(None, None) == {}
+    assert engines.enginearguments_of(None, None) == {}
 
 
 @pytest.mark.parametrize(
@@ -231,5 +231,5 @@ def test_settings_reach_trl(tmp_path: Path) -> None:
     loss: Any = SimpleNamespace(completion_only=None, assistant_only=None)
     model: Any = nn.Linear(2, 2)
     model.config = SimpleNamespace()
-    made = _arguments(quick(tmp_path, "deepspeed=zero2"), model, loss, tmp_path)
+    made = arguments_of(quick(tmp_path, "deepspeed=zero2"), model, loss, tmp_path)
     assert made["deepspeed"]["zero_optimization"] == {"stage": 2}

@@ -36,6 +36,7 @@ from wemask.data import load_examples
 from wemask.errors import ConfigError, DataError, RunFolderError
 from wemask.me_layer import MELayerReport
 from wemask.runs import last_checkpoint
+from wemask.trainer import arguments_of
 from wemask.training import prepare, train
 
 # --- what a run leaves ----------------------------------------------------------------------------
@@ -46,7 +47,7 @@ def test_a_softened_run_leaves_everything_that_its_folder_should_hold() -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.resolved.yaml", "env.json", "me_layer.json", "wemask_config.json"),
-        *("checkpoints", "final", "metrics.jsonl"),
+        *("checkpoints", "final", "metrics.jsonl", "progress.json"),
     }
     assert f"Saved: {folder / 'final'}" in text
     assert MELayerReport.load(folder / "me_layer.json").found
@@ -103,7 +104,7 @@ def hand_made_loss(config: Any, softened: bool) -> float:
     loss = choose_loss(examples[0], prepared.tokenizer)
     # Only the order of the examples is asked of TRL; what they are and cost is computed here.
     set_seed(config.seed)
-    arguments = training._arguments(config, prepared.model, loss, config.output_dir / "unused")
+    arguments = arguments_of(config, prepared.model, loss, config.output_dir / "unused")
     with patch.dict(os.environ):
         trainer = SFTTrainer(
             model=prepared.model,  # pyright: ignore
@@ -252,7 +253,7 @@ def test_a_half_written_checkpoint_is_named_removed_and_not_used(
     file = broken / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     _, text = fit(config)
-    assert "checkpoint-3 is half-written and is not used" in text
+    assert "checkpoint-3 is half-written or damaged, and is not used" in text
     assert "Resuming from" in text and "checkpoint-2" in text
     uninterrupted = weights(trained("method=wemask")[0] / "final")
     resumed = weights(folder / "final")
@@ -321,7 +322,7 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_is_whole(
 def test_a_final_model_that_does_not_fit_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     config = quick(tmp_path, "method=wemask")
@@ -359,7 +360,7 @@ def test_the_user_wins_over_what_follows_from_the_machine() -> None:
     config = settings("trainer.report_to=none", "trainer.run_name=mine", "logger=wandb")
     prepared = prepare(config.with_method("base"))
     loss = choose_loss(load_examples(config.data)[0], prepared.tokenizer)
-    values = training._arguments(config, prepared.model, loss, Path("x"))
+    values = arguments_of(config, prepared.model, loss, Path("x"))
     assert (values["report_to"], values["run_name"]) == ("none", "mine")
     assert values["bf16"] is False  # TRL's own default is on, also where there is none
     assert values["seed"] == config.seed
