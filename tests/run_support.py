@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from wemask import training
+from wemask import trainer
 from wemask.callbacks import SofteningCallback
 from wemask.composition import compose
 from wemask.config import RunConfig, run_config
@@ -84,7 +84,7 @@ class StopAfter(SofteningCallback):
 
 def crash(config: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as context:
-        context.setattr(training, "SofteningCallback", StopAfter)
+        context.setattr(trainer, "SofteningCallback", StopAfter)
         with pytest.raises(PowerCut):
             fit(config)
     newest, _ = last_checkpoint(config.folder())

@@ -40,14 +40,14 @@ def test_a_preset_is_deepspeeds_own_json(name: str) -> None:
 
 def test_other_fields_of_theirs_are_passed_on() -> None:
     words = ("deepspeed=zero3", "deepspeed.zero_optimization.sub_group_size=1000")
-    values = engines.enginearguments_of(settings(*words).deepspeed, None)["deepspeed"]
+    values = engines.engine_arguments(settings(*words).deepspeed, None)["deepspeed"]
     assert values["zero_optimization"]["sub_group_size"] == 1000
     assert "name" not in values
     sharded = settings("fsdp=full_shard", "fsdp.cpu_offload=true").fsdp
-    made = engines.enginearguments_of(None, sharded)
+    made = engines.engine_arguments(None, sharded)
     assert made["fsdp"] is True
     assert made["fsdp_config"]["cpu_offload"] is True
-    assert engines.enginearguments_of(None, None) == {}
+    assert engines.engine_arguments(None, None) == {}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from run_support import (
 )
 
 import wemask
-from wemask import training
+from wemask import trainer, training
 from wemask.chat import choose_loss, loss_mask
 from wemask.checkpoint import CONFIG_NAME, read_config
 from wemask.data import load_examples
@@ -462,7 +462,7 @@ def test_ctrl_c_in_the_middle_saves_and_the_same_command_finishes(tmp_path: Path
     assert not (folder / "final").exists()
     # The same command again, in this process, and only until it is seen to go on from there.
     soon = patch.object(StopAfter, "steps", int(newest.name[11:]) + 1)
-    crashing = patch.object(training, "SofteningCallback", StopAfter)
+    crashing = patch.object(trainer, "SofteningCallback", StopAfter)
     with soon, crashing, pytest.raises(PowerCut):
         fit(settings(*words))
 
