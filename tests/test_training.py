@@ -252,7 +252,7 @@ def test_a_half_written_checkpoint_is_named_removed_and_not_used(
     file = broken / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     _, text = fit(config)
-    assert "checkpoint-3 is half-written and is not used" in text
+    assert "checkpoint-3 is half-written or damaged and is not used: model.safe" in text
     assert "Resuming from" in text and "checkpoint-2" in text
     uninterrupted = weights(trained("method=wemask")[0] / "final")
     resumed = weights(folder / "final")
@@ -321,7 +321,7 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_is_whole(
 def test_a_final_model_that_does_not_fit_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     config = quick(tmp_path, "method=wemask")

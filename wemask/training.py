@@ -185,7 +185,7 @@ def _whole_checkpoint(trainer: Any, folder: Path, console: Console) -> Path | No
         for path in (folder / "checkpoints" / name for name in broken):
             _say(
                 console,
-                f"{path.name} is half-written or damaged, and is not used: {what_is_wrong(path)}.",
+                f"{path.name} is half-written or damaged and is not used: {what_is_wrong(path)}.",
             )
             shutil.rmtree(path)
     if trainer.accelerator.num_processes > 1:
