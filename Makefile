@@ -23,7 +23,7 @@ ARGS ?=
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-gpu bench format architectures tiny clean distclean \
+.PHONY: help demo setup test test-slow test-gpu try-image bench format architectures tiny clean distclean \
 	lint lint-code lint-types lint-docker lint-shell
 
 help: ## list the targets
@@ -57,7 +57,7 @@ test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
 
-lint: lint-code lint-types lint-docker lint-shell ## ruff, pyright, hadolint, shellcheck
+lint: lint-code lint-types lint-docker lint-shell ## ruff, pyright, hadolint, compose schema, shellcheck
 
 lint-code: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -68,13 +68,18 @@ lint-types: $(DEV_STAMP)
 
 lint-docker: $(DEV_STAMP)
 	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 
 lint-shell: $(DEV_STAMP)
 	$(BIN)/shellcheck .ci/run $(wildcard slurm/*.sh slurm/*.sbatch)
 
-bench: $(DEV_STAMP) ## what the softening costs here, on 1 and 2 threads; rewrites docs/performance.md
+try-image: $(DEV_STAMP) ## run the Dockerfile's steps without Docker (root, debootstrap, network)
+	$(BIN)/python tests/image_root.py
+
+bench: $(DEV_STAMP) ## what softening and watching cost here; rewrites docs/performance.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/overhead.py --threads 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/watching.py
 	$(BIN)/python benchmarks/tables.py
 
 format: $(DEV_STAMP) ## let ruff fix and format the code

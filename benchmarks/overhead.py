@@ -100,7 +100,7 @@ def summarise(seconds: Seconds, goal: float) -> dict[str, Any]:
         "goal": goal,
         "seconds": {arm: statistics.median(values) for arm, values in seconds.items()},
     }
-    for arm in ARMS[1:]:
+    for arm in list(seconds)[1:]:
         ratios = [s / a for s, a in zip(seconds[arm], seconds["A"], strict=True)]
         test: Any = quantile_test(ratios, p=0.5)
         interval = test.confidence_interval()

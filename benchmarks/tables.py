@@ -12,6 +12,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
+WATCHING = ("<!-- watching -->\n", "<!-- end of watching -->\n")
 
 
 def section(result: dict[str, Any]) -> str:
@@ -68,11 +69,41 @@ def memory(cases: dict[str, Any]) -> list[str]:
     ]
 
 
+def watched(result: dict[str, Any]) -> str:
+    """One row of the table of `watching.py`."""
+    machine, settings, case = result["machine"], result["settings"], result["watching"]
+    texts, length = settings["probe"]
+    return (
+        f"| {settings['shape']}, {settings['dtype']}, {settings['batch']} x {settings['length']} "
+        f"tokens | {machine['device']}, {machine['threads']} thread(s) | "
+        f"{case['seconds']['A']:.2f} s | {case['seconds_watching']:.2f} s, {texts} x {length} "
+        f"tokens | {interval(case['W'])} | "
+        f"{interval(case['A/A'])} | {case['goal']:.2f} | {verdict(case['W'], case['goal'])} |"
+    )
+
+
+def watching(results: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        [
+            "| training | on | a step | probe | watched / not watched | A/A (noise) | goal | |",
+            "|---|---|---:|---|---|---|---:|---|",
+            *map(watched, results),
+        ]
+    )
+
+
+def between(page: str, start: str, end: str, text: str) -> str:
+    """The page with what is between two of its markers replaced."""
+    before, rest = page.split(start)
+    return before + start + "\n" + text + "\n" + end + rest.split(end)[1]
+
+
 def page() -> str:
     results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
-    before, rest = PAGE.read_text().split(START)
-    after = rest.split(END)[1]
-    return before + START + "\n" + "\n".join(map(section, results)) + "\n" + END + after
+    softened = "\n".join(section(result) for result in results if "cases" in result)
+    text = between(PAGE.read_text(), START, END, softened)
+    rows = watching([result for result in results if "watching" in result])
+    return between(text, *WATCHING, rows + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,14 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Name, group, job type, config, history and summary of one run."""
+    """Name, group, job type, config, history and summary of one run.
+
+    W&B's own process may still be writing the file when `finish` has returned.
+    """
+    for _ in range(100):
+        if any(record.WhichOneof("record_type") == "exit" for record in records(path)):
+            break
+        time.sleep(0.1)
     run: dict[str, Any] = {"history": [], "summary": {}}
     for record in records(path):
         kind = record.WhichOneof("record_type")
@@ -137,11 +145,11 @@ def test_an_analysis_is_one_run_with_tables_figures_page_and_means(tmp_path: Pat
             "value_norm_ratio": [None, None, None],
         }
     )
-    facts: dict[str, Any] = {
+    facts: Any = {
         "command": "wemask analyse --model m",
         "model": {"name": "m"},
         "settings": {"count": 3},
-        "counts": {"texts": 3},
+        "texts": {"count": 3},
         "versions": {"wemask": "0"},
         "findings": {"necessity": ["Sinks fall & rise."]},
         "me_layer": {"layer": 0},

@@ -21,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 import wemask
-from wemask.analysis_page import build_analysis_figures, render_analysis
+from wemask.analysis_figures import build_analysis_figures
+from wemask.analysis_page import AnalysisFacts, Cost, Impossible, Texts, render_analysis
 from wemask.analysis_verdict import findings
 from wemask.architectures import unwrap
 from wemask.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
@@ -150,21 +151,27 @@ def analyse(
     subject = Subject(model=model, report=report, batches=batches, operator=config.operator)
     run = _Run(subject=subject, config=config, journal=journal, console=console)
     tables = run.tables()
-    facts = {
-        "model": _model_facts(model, report, name),
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": environment()["versions"],
-        "settings": identity,
-        "texts": _texts_words(config),
-        "counts": _counts(batches),
-        "costs": run.costs(),
-        "impossible": run.impossible,
-        "notes": run.notes,
-        "findings": findings(tables, report),
-        "me_layer": report.to_dict(),
-    }
+    facts = AnalysisFacts(
+        model={
+            "name": name,
+            "path": report.model["name"],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "dtype": report.model["dtype"],
+        },
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(),
+        wemask_version=wemask.__version__,
+        versions=environment()["versions"],
+        settings=identity,
+        texts=_texts_facts(config, batches),
+        costs=run.costs,
+        impossible=run.impossible,
+        notes=run.notes,
+        findings=findings(tables, report),
+        me_layer=report.to_dict(),
+        files=[f"tables/{table}.{kind}" for table in tables for kind in ("parquet", "csv")],
+    )
     with saving(place):
         page = write_analysis(place, facts, tables, report)
         if logger is not None:
@@ -173,7 +180,7 @@ def analyse(
 
 
 def write_analysis(
-    folder: Path, facts: dict[str, Any], tables: dict[str, pd.DataFrame], report: MELayerReport
+    folder: Path, facts: AnalysisFacts, tables: dict[str, pd.DataFrame], report: MELayerReport
 ) -> Path:
     """Write tables, figures, analysis.json and analysis.html; return the page's path."""
     (folder / "tables").mkdir(parents=True, exist_ok=True)
@@ -197,9 +204,9 @@ class _Run:
         self, *, subject: Subject, config: AnalysisConfig, journal: Journal, console: Console
     ) -> None:
         self.subject, self.config, self.journal, self.console = subject, config, journal, console
-        self.impossible: list[dict[str, str]] = []
+        self.impossible: list[Impossible] = []
         self.notes: list[str] = []
-        self.passes = 0
+        self.costs: list[Cost] = []
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name, of what was measured now or before."""
@@ -215,7 +222,7 @@ class _Run:
                 self.impossible.append(found["impossible"])
             for name, of in found.get("rows", {}).items():
                 rows.setdefault(name, []).extend(of)
-            self.passes += step.passes
+            self._count(step, found)
         return {
             name: table(of) if name in EXPERIMENTS else pd.DataFrame(of)
             for name, of in rows.items()
@@ -241,12 +248,26 @@ class _Run:
                     self._estimate(steps, time.perf_counter() - started)
 
     def _made(self, step: _Step, done: Callable[[], None]) -> dict[str, Any]:
+        """What the journal keeps of a step: its rows, or why there are none, and what it took."""
+        began = time.perf_counter()
         try:
-            return {"rows": step.run(done)}
+            made: dict[str, Any] = {"rows": step.run(done)}
         except IMPOSSIBLE as error:
             condition = step.unit.split("|", 1)[-1]
             reason = {"experiment": step.part, "condition": condition, "reason": str(error)}
-            return {"impossible": reason}
+            made = {"impossible": reason}
+        return {**made, "seconds": time.perf_counter() - began, "peak_memory": _peak_memory()}
+
+    def _count(self, step: _Step, found: Mapping[str, Any]) -> None:
+        """Add a step to what its part took, in this run or an earlier one of the same command."""
+        if not self.costs or self.costs[-1]["part"] != step.part:
+            device = _device_words(self.subject.model)
+            empty = Cost(part=step.part, seconds=0.0, forwards=0, peak_memory=0, device=device)
+            self.costs.append(empty)
+        cost = self.costs[-1]
+        cost["seconds"] += found["seconds"]
+        cost["forwards"] = (cost["forwards"] or 0) + step.passes
+        cost["peak_memory"] = max(cost["peak_memory"] or 0, found["peak_memory"])
 
     def _estimate(self, steps: Sequence[_Step], seconds: float) -> None:
         left = sum(step.passes for step in steps[1:])
@@ -305,19 +326,6 @@ class _Run:
         done()
         return {QUADRATIC: form.rows(), "quadratic_dims": form.dim_rows()}
 
-    def costs(self) -> dict[str, Any]:
-        """What the analysis took, also in earlier runs of the same command."""
-        devices = getattr(unwrap(self.subject.model), "hf_device_map", None)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
-        return {
-            "seconds": self.journal.seconds,
-            "forwards": self.passes,
-            "peak_memory_mib": peak,
-            "peak_gpu_memory_mib": gpu,
-            "devices": sorted({str(d) for d in devices.values()}) if devices else None,
-        }
-
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
@@ -344,20 +352,32 @@ def _identity(
     }
 
 
-def _model_facts(model: nn.Module, report: MELayerReport, name: str) -> dict[str, Any]:
-    parameters = sum(p.numel() for p in model.parameters())
-    return {**report.model, "path": report.model["name"], "name": name, "parameters": parameters}
+def _peak_memory() -> int:
+    """Bytes that the process has held at most so far: of the GPUs, where there are any."""
+    if torch.cuda.is_available():
+        return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _texts_words(config: AnalysisConfig) -> str:
+def _device_words(model: nn.Module) -> str:
+    """Where the model is; under device_map, where its parts are."""
+    places = getattr(unwrap(model), "hf_device_map", None)
+    if places:
+        return "spread over " + ", ".join(sorted({str(place) for place in places.values()}))
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _texts_facts(config: AnalysisConfig, batches: Sequence[Batch]) -> Texts:
     source = "word problems embedded in wemask" if config.texts is None else str(config.texts)
-    return f"{source}, the first {config.count} texts, at most {config.length} tokens of each"
-
-
-def _counts(batches: Sequence[Batch]) -> dict[str, int]:
     masks = [batch.attention_mask.bool() for batch in batches]
     return {
-        "texts": sum(len(mask) for mask in masks),
+        "description": f"{source}, the first {config.count} texts, at most {config.length} tokens "
+        "of each",
+        "count": sum(len(mask) for mask in masks),
         "tokens": sum(int(mask.sum()) for mask in masks),
         "massive_tokens": sum(int(batch.massive.sum()) for batch in batches),
     }

@@ -178,25 +178,10 @@ def _draw_predictions(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     seen = _finite(np.concatenate([line.get_xydata() for line in axes.lines]).ravel())
     ends = [min(seen) / 1.3, max(seen) * 1.3] if seen else [1.0, 10.0]
     axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", zorder=0, label="equal")
-    axes.set(xlabel="observed abs(FFN output)", ylabel="predicted", xlim=ends)
+    axes.set(xlabel="observed abs(FFN output)", ylabel="predicted")
     log_axis(axes)
-    axes.set_ylim(*ends)
-    _log_below(axes)
-
-
-def _log_below(axes: Axes) -> None:
-    """Make the horizontal axis like the vertical one."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(_copy_locator(axes))
-    axes.xaxis.set_major_formatter(lambda value, _: size_words(value))
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
-
-
-def _copy_locator(axes: Axes) -> Any:
-    from matplotlib.ticker import LogLocator
-
-    low, high = axes.get_xlim()
-    return LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,))
+    log_axis(axes, "x")
+    axes.set(xlim=ends, ylim=ends)
 
 
 def _draw_alignment(

@@ -6,7 +6,7 @@ that is not there is NaN, never an error: conditions can be impossible in a mode
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,6 +21,8 @@ METRIC_WORDS = {
     "massive_magnitude": "massive magnitude",
     "massive_ratio": "massive ratio",
     "sink_mass": "sink mass",
+    "sink_mass_first": "sink mass of the first token",
+    "sink_rate_first": "sink rate of the first token",
     "sink_rate": "sink rate",
     "value_norm_ratio": "value norm ratio",
     "attention_input_rigidity": "rigidity",
@@ -59,7 +61,7 @@ def group_words(group: str) -> str:
     return GROUP_WORDS.get(group) or arm_words(group).replace("_", " ")
 
 
-def has_rows(tables: dict[str, pd.DataFrame], name: str) -> bool:
+def has_rows(tables: Mapping[str, pd.DataFrame], name: str) -> bool:
     """Whether a table is there and holds anything."""
     return name in tables and len(tables[name]) > 0
 

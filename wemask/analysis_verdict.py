@@ -27,7 +27,7 @@ from wemask.me_layer import MELayerReport
 
 IN_VERDICT = ("necessity", "sufficiency", "specificity", "quadratic")
 
-Tables = dict[str, pd.DataFrame]
+Tables = Mapping[str, pd.DataFrame]
 
 
 def findings(tables: Tables, report: MELayerReport) -> dict[str, list[str]]:
@@ -77,6 +77,8 @@ def _metrics(layers: pd.DataFrame, me_layer: int | None) -> list[str]:
             moved.append(f"{metric_words(name)} {from_to(off, on)}")
     if moved:
         sentences.append(f"With the softening on, as a mean over {where}: {'; '.join(moved)}.")
+    else:
+        sentences += _unsoftened(layers, where, me_layer)
     names = ("attention_input_rigidity", "attention_input_rigidity_ordinary")
     massive, ordinary = (later_mean(layers, "off", name, me_layer) for name in names)
     if math.isfinite(massive):
@@ -94,6 +96,14 @@ def _metrics(layers: pd.DataFrame, me_layer: int | None) -> list[str]:
             f"Of what layer {me_layer} writes into massive tokens, its FFN wrote {share:.0%}."
         )
     return sentences or ["None of the metrics applies to this model and these texts."]
+
+
+def _unsoftened(layers: pd.DataFrame, where: str, me_layer: int | None) -> list[str]:
+    """What holds of a model that was not softened: the first token's sink, and diversity."""
+    names = ("sink_mass_first", "sink_rate_first", "effective_rank", "anisotropy", "mean_cosine")
+    means = {name: later_mean(layers, "off", name, me_layer) for name in names}
+    known = [f"{metric_words(n)} {v:.3g}" for n, v in means.items() if math.isfinite(v)]
+    return [f"As a mean over {where}: {', '.join(known)}."] if known else []
 
 
 def _at_layer(layers: pd.DataFrame, column: str, layer: int | None) -> float:

@@ -116,14 +116,14 @@ def _rivals(table: pd.DataFrame, moved: float, me_layer: int | None) -> str:
         count = len(rivals) - len(after)
         more = "" if count == 1 else f" ({count} layers before it do; this one the most)"
         sentences.append(
-            f"Taken away in layer {layer}, before the ME Layer, it does as much{more}: {change_words(rivals[layer])}"
-            f"{_by_which_way(table, layer)}."
+            f"Taking away layer {layer}'s write, before the ME Layer, does as much{more}: "
+            f"{change_words(rivals[layer])}{_by_which_way(table, layer)}."
         )
     if after:
         named = ", ".join(f"{layer} ({change_words(rivals[layer])})" for layer in after[:3])
         sentences.append(
-            f"Taken away in layer {named}, after the ME Layer, it does as much: the effect is not "
-            "the ME Layer's alone."
+            f"So much is lost without the write of layer {named}, after the ME Layer, too: the "
+            "effect is not the ME Layer's alone."
         )
     return " ".join(sentences)
 

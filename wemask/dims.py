@@ -46,14 +46,19 @@ def _common_dims(handle: "SoftenHandle", decoder: Decoder, k: int) -> list[int]:
     """The dims of the choices that are the same in every layer."""
     config, report = handle.config, handle.report
     if config.dims == "random":
-        generator = torch.Generator().manual_seed(config.seed)
-        return torch.randperm(decoder.hidden_size, generator=generator)[:k].tolist()
+        return random_dims(decoder.hidden_size, k, config.seed)
     assert report is not None and report.layer is not None
     if config.dims == "massive":
         return report.dims
     norm = decoder.blocks[report.layer].ffn_norm
     scale = effective_scale(norm, f"The ME Layer {report.layer}")
     return operator.top_dims(-scale if config.dims == "lowest" else scale, k).tolist()
+
+
+def random_dims(hidden_size: int, k: int, seed: int) -> list[int]:
+    """The k dims of `dims=random`, each as likely as any other, the massive ones too."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(hidden_size, generator=generator)[:k].tolist()
 
 
 def choose_fill(handle: "SoftenHandle", model: nn.Module) -> dict[int, list[float]]:

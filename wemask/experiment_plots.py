@@ -40,7 +40,6 @@ from wemask.figure_style import (
     layer_axis,
     log_axis,
     plain,
-    size_words,
     styled,
     titled,
 )
@@ -171,7 +170,7 @@ def sufficiency(table: pd.DataFrame) -> Figure:
         axes.margins(x=0.15)
         if metric != "massive_magnitude":
             axes.set_xlim(left=min(0, axes.get_xlim()[0]))
-    _log_across(panels[0])
+    log_axis(panels[0], "x", fine=(1, 3))
     panels[0].set_yticks(range(len(rows)), [words for _, _, words in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     return titled(figure, _sufficiency_title(table))
@@ -208,18 +207,6 @@ def _sufficiency_title(table: pd.DataFrame) -> str:
         return f"The massive vector restores {back:.0%} of the lost sink mass"
     span = f"{min(others):.0%}" if len(others) == 1 else f"{min(others):.0%} to {max(others):.0%}"
     return f"The massive vector restores {back:.0%} of the lost sink mass; on other dims {span}"
-
-
-def _log_across(axes: Axes) -> None:
-    """A logarithmic horizontal axis in a narrow panel: powers of ten, or 1, 2, 5."""
-    from matplotlib.ticker import LogLocator
-
-    axes.set_xscale("log")
-    axes.margins(x=0.2)
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 100 * low else (1,)))
-    axes.xaxis.set_major_formatter(lambda value, _: size_words(value))
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
 
 
 # -------------------------------------------------------------------------------------- location

@@ -27,6 +27,7 @@ from torch import Tensor
 from wemask.architectures import effective_scale, unwrap
 from wemask.arms import CONTROLS, DRAWN, control_changes
 from wemask.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
+from wemask.dims import random_dims
 from wemask.errors import ConfigError
 from wemask.flow import Passage, watching
 from wemask.interventions import (
@@ -40,6 +41,9 @@ from wemask.interventions import (
 from wemask.measurement import Around, Where
 from wemask.operator import WeMaskConfig, top_dims
 from wemask.tracing import evaluating
+
+TRIED = 100  # draws of random dims, to find some without a massive dim
+
 
 # --- the experiments ------------------------------------------------------------------------------
 
@@ -165,12 +169,25 @@ class Specificity:
 
         found = [condition("intact", None), condition("wemask", real)]
         for name in self.controls:
-            for seed in range(self.seeds if name in DRAWN else 1):
+            for seed in self._draws(name, subject):
                 changes = {**control_changes(name), "seed": seed}
                 operator = WeMaskConfig.from_dict({**real.to_dict(), **changes})
                 drawn = {"seed": seed} if name in DRAWN else {}
                 found.append(condition(name, operator, **drawn))
         return found
+
+    def _draws(self, name: str, subject: Subject) -> list[int]:
+        """Seeds of a control; random dims that hold a massive dim are no control, and left out.
+
+        Unless they are so many that hardly a draw is without one: then the first seeds.
+        """
+        count = self.seeds if name in DRAWN else 1
+        if name != "random_dims":
+            return list(range(count))
+        size = subject.decoder.hidden_size
+        k, massive = subject.operator.budget(size), set(subject.report.dims)
+        free = [s for s in range(TRIED) if not massive & set(random_dims(size, k, s))]
+        return free[:count] if len(free) >= count else list(range(count))
 
 
 @dataclass(frozen=True, kw_only=True)

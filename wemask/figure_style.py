@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -112,17 +112,21 @@ def drawable(values: Iterable[float | None]) -> list[float]:
     return [v if v is not None and 0 < v < math.inf else math.nan for v in values]
 
 
-def log_axis(axes: Axes) -> None:
-    """Make the vertical axis logarithmic, in plain numbers: few enough to read, at least two.
+def log_axis(axes: Axes, which: Literal["x", "y"] = "y", fine: Sequence[float] = (1, 2, 5)) -> None:
+    """Make an axis logarithmic, in plain numbers: few enough to read, at least two.
 
-    Call it after drawing: fewer than two decades get 1, 2, 5, more get powers of ten.
+    Call it after drawing: fewer than two decades get the ticks `fine`, more get powers of ten. An
+    axis with nothing above zero stays as it is.
     """
-    axes.set_yscale("log")
-    axes.margins(y=0.15)
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter(lambda value, _: size_words(value))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    if not math.isfinite(axis.get_minpos()):
+        return
+    axes.set(**{f"{which}scale": "log"})
+    axes.margins(x=0.15 if which == "x" else None, y=0.15 if which == "y" else None)
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=fine if high < 100 * low else (1,)))
+    axis.set_major_formatter(lambda value, _: size_words(value))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def layer_ticks(layers: Sequence[int]) -> list[int]:

@@ -61,7 +61,7 @@ class Journal:
         return self._done.get(unit)
 
     def add(self, unit: str, value: Any) -> None:
-        """Write down the outputs of a unit.
+        """Write down the outputs of a unit, plain values.
 
         Raises:
             RunFolderError: it cannot be written (a full disk).
@@ -74,6 +74,7 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._unwritable(error) from error
+        self._done[unit] = value
         self._since = now
 
     def remove(self) -> None:

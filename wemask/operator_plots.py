@@ -29,6 +29,7 @@ from wemask.figure_style import BLUE, GREY, INK, ORANGE, WIDTH, plain, size_word
 MANY_TIMES = 50  # a panel whose largest change is so many times its smallest gets a log axis
 NEAR = 1.0  # %: up to here such an axis is linear
 CLOSE = 5.0  # %: numbers of a dose surface that lie closer than this get a digit more
+BRIGHT = 0.21  # luminance below which white has more contrast than ink
 LEAST_LIMIT = 2.0  # %: weaker changes are not blown up to the full colours of a dose surface
 
 
@@ -143,12 +144,21 @@ def _heat(axes: Axes, grid: np.ndarray, whole: float) -> None:
     moved = 100 * (grid - whole) / abs(whole) if whole and math.isfinite(whole) else 0 * grid
     sizes = [abs(v) for v in moved.ravel() if math.isfinite(v)]
     limit = max([LEAST_LIMIT, *sizes])
-    axes.imshow(moved, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    picture = axes.imshow(
+        moved, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower"
+    )
     for (y, x), number in np.ndenumerate(grid):
         if math.isfinite(number):
-            colour = "white" if abs(moved[y, x]) > 0.62 * limit else INK
+            colour = ink_on(picture.to_rgba(moved[y, x]))
             words = _digits(number, 4 if max([0.0, *sizes]) < CLOSE else 3)
             axes.text(x, y, words, ha="center", va="center", color=colour, fontsize=9)
+
+
+def ink_on(colour: Any) -> str:
+    """White or ink, whichever has more contrast on an (r, g, b, alpha) in 0..1 (WCAG 2.2)."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+    return "white" if luminance < BRIGHT else INK
 
 
 def _digits(number: float, digits: int) -> str:

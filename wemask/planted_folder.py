@@ -3,8 +3,9 @@
     python -m wemask.planted_folder FOLDER
     wemask analyse --model FOLDER
 
-A random-init Llama with the tokenizer of `tiny`. Layer 2 makes the first token massive, and heads
-after it sink on what is massive: `planted.json` in the folder says which.
+A random-init Llama with the tokenizer of `tiny`. Layer 2 makes the first token massive, one head of
+each layer after it sinks on what is massive, and the norm weight before the FFN of layer 2 favours
+the massive dims: `planted.json` in the folder says which.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from wemask.architectures import find_decoder
 from wemask.composition import exit_on_error
 from wemask.embedded import TINY_PATH
 from wemask.errors import RunFolderError
@@ -49,11 +51,26 @@ def build(seed: int = 0) -> tuple[Any, Any, dict[str, Any]]:
         initializer_range=0.1,
     )
     model = LlamaForCausalLM(config).eval()
+    _draw_norms(model)
     truth = plant(
         model, layer=ME_LAYER, token_ids=[tokenizer.bos_token_id], dims=DIMS, magnitude=MAGNITUDE
     )
     sinks = plant_sinks(model, truth)
     return model, tokenizer, {**dataclasses.asdict(truth), "sinks": dataclasses.asdict(sinks)}
+
+
+@torch.no_grad()
+def _draw_norms(model: Any) -> None:
+    """Norm weights that differ by dim; that of the ME Layer's FFN is heaviest on the massive dims.
+
+    So the operator's own choice of dims (`me_norm`) is right here by construction.
+    """
+    for block in find_decoder(model).blocks:
+        for norm in (block.attention_norm, block.ffn_norm):
+            assert norm is not None and isinstance(norm.weight, torch.Tensor)
+            norm.weight.uniform_(0.5, 1.5)
+            if block.index == ME_LAYER and norm is block.ffn_norm:
+                norm.weight[list(DIMS)] = 2.0
 
 
 def write(folder: Path, seed: int = 0) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ReportFigure:
     """A figure with what a reader needs who cannot see it, or wants to read it right."""
 
     name: str  # file name without suffix
-    section: str  # "arms", "differences", "controls", "seeds", "dose", "layers" or "softening"
+    section: str  # of report.html ("arms", "layers", ...) or analysis.html ("necessity", ...)
     figure: Figure
     alt: str
     caption: str
@@ -50,7 +50,7 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
         figures.append(_forest_figure(results))
     figures += _study_figures(results)
     figures.append(
-        _figure(
+        described(
             "magnitude_by_layer",
             "layers",
             plots.magnitude_by_layer(layers),
@@ -60,7 +60,7 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
     )
     if layers.relief is not None:
         figures.append(
-            _figure(
+            described(
                 "relief",
                 "layers",
                 plots.relief(layers),
@@ -70,7 +70,7 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
         )
     if results["softening"] is not None:
         figures.append(
-            _figure(
+            described(
                 "softening_effect",
                 "softening",
                 plots.softening_effect(results["softening"]["metrics"]),
@@ -82,9 +82,10 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
     return figures
 
 
-def _figure(
+def described(
     name: str, section: str, figure: Figure, caption: str, numbers: str = ""
 ) -> ReportFigure:
+    """A figure whose alternative text is its title and `numbers`, else its title and caption."""
     title = figure.get_suptitle().replace("\n", " ").replace(r"\$", "$")
     alt = f"{title}. {numbers or caption}"
     return ReportFigure(name=name, section=section, figure=figure, alt=alt, caption=caption)
@@ -98,7 +99,9 @@ def _arms_figure(results: Results, task: str) -> ReportFigure:
         if task in scores
     )
     caption = f"Accuracy on {task}. Lines are 95% intervals of each arm by itself."
-    return _figure(f"arms_{_file_name(task)}", "arms", plots.arms(results, task), caption, numbers)
+    return described(
+        f"arms_{_file_name(task)}", "arms", plots.arms(results, task), caption, numbers
+    )
 
 
 def _forest_figure(results: Results) -> ReportFigure:
@@ -112,7 +115,7 @@ def _forest_figure(results: Results) -> ReportFigure:
         "p is also below 0.05. A difference inside the grey band is too small for this many items "
         "to show."
     )
-    return _figure("forest", "differences", plots.forest(results), caption, numbers)
+    return described("forest", "differences", plots.forest(results), caption, numbers)
 
 
 def _study_figures(results: Results) -> list[ReportFigure]:
@@ -125,7 +128,7 @@ def _study_figures(results: Results) -> list[ReportFigure]:
                 numbers = "; ".join(f"{arm_words(a)} {difference_words(row)}" for a, row in rows)
                 figure = study_plots.controls(results, task, real)
                 name = f"controls_{_file_name(real)}_{_file_name(task)}"
-                figures.append(_figure(name, "controls", figure, CONTROLS_CAPTION, numbers))
+                figures.append(described(name, "controls", figure, CONTROLS_CAPTION, numbers))
         if arms := study_plots.seeded_arms(results, task):
             numbers = "; ".join(
                 f"{arm_words(arm)}: {', '.join(percent(mean) for mean in values.values())}"
@@ -133,12 +136,12 @@ def _study_figures(results: Results) -> list[ReportFigure]:
             )
             figure = study_plots.seeds(results, task)
             name = f"seeds_{_file_name(task)}"
-            figures.append(_figure(name, "seeds", figure, SEEDS_CAPTION, numbers))
+            figures.append(described(name, "seeds", figure, SEEDS_CAPTION, numbers))
         for name in dict.fromkeys(about["arm"] for about in info.values()):
             if study_plots.dose_rows(results, task, name):
                 figure = study_plots.dose(results, task, name)
                 place = f"dose_{_file_name(name)}_{_file_name(task)}"
-                figures.append(_figure(place, "dose", figure, DOSE_CAPTION))
+                figures.append(described(place, "dose", figure, DOSE_CAPTION))
     return figures
 
 
@@ -157,4 +160,4 @@ def _sink_figure(softening: Softening) -> list[ReportFigure]:
         "blue bar beside the right map marks the softened layers."
     )
     figure = plots.sink_maps(softening)
-    return [_figure("sink_maps", "softening", figure, caption, sink_words(softening["metrics"]))]
+    return [described("sink_maps", "softening", figure, caption, sink_words(softening["metrics"]))]

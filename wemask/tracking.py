@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import wandb
 
+    from wemask.analysis_page import AnalysisFacts
+
 ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
 PAIR_COLUMNS = (
     *("task", "a", "b", "kind", "delta", "low", "high", "p_value", "p_holm"),
@@ -43,7 +45,7 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any]) -> None
 
 
 def log_analysis(
-    facts: Mapping[str, Any],
+    facts: "AnalysisFacts",
     tables: Mapping[str, "pd.DataFrame"],
     folder: Path,
     logger: Mapping[str, Any],
@@ -62,7 +64,7 @@ def log_analysis(
         return
     import wandb
 
-    config = {key: facts[key] for key in ("command", "model", "settings", "counts", "versions")}
+    config = {key: facts[key] for key in ("command", "model", "settings", "texts", "versions")}
     with _run(folder, logger, facts["model"]["name"], "analyse", config) as run:
         shown = {f"tables/{name}": wandb.Table(dataframe=_plain(of)) for name, of in tables.items()}
         words = [sentence for part in facts["findings"].values() for sentence in part]
@@ -80,11 +82,10 @@ def log_analysis(
 
 def _means(layers: "pd.DataFrame", after: int) -> dict[str, float]:
     later = layers[layers.layer > after].drop(columns=["layer", "sink_mass_by_head"])
-    means = later.groupby("state").mean(numeric_only=True)
     return {
         f"analysis/{state}/{metric}": float(value)
-        for state, row in means.iterrows()
-        for metric, value in row.dropna().items()
+        for state, rows in later.groupby("state")
+        for metric, value in rows.mean(numeric_only=True).dropna().items()
     }
 
 

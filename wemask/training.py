@@ -255,7 +255,7 @@ def _trainer(
     callbacks: list[Any] = [engine, interrupt]
     if handle is not None:
         callbacks.append(SofteningCallback(handle))
-        callbacks[-1].move(0)
+        callbacks[-1].move(0)  # watched before the first step is what that step trains
     if watch is not None:
         callbacks.append(watch)
     try:

@@ -66,9 +66,9 @@ class WatchCallback(TrainerCallback):
     def measure_untrained(self) -> None:
         """Measure the model that a new run begins with, before `trainer.train`.
 
-        Not in `on_train_begin`: there ZeRO-3 has sharded the parameters, and takes the order of
-        modules of its first forward for that of training. TRL's loss reads the head's weight in
-        another place, DeepSpeed then does not gather it for the first backward, and that fails.
+        Not in `on_train_begin`: there ZeRO-3 has sharded the parameters, and where its first
+        forward is not training's own, the first backward fails on a parameter that is not gathered
+        (deepspeed 0.19.8, trl 1.16: "The size of tensor a (0) must match ...").
 
         Raises:
             WemaskError: as `Probe.measure`, with what to type.
