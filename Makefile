@@ -23,7 +23,7 @@ ARGS ?=
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-gpu try-image bench format architectures tiny clean distclean \
+.PHONY: help demo setup test test-slow test-distributed test-gpu try-image bench format architectures tiny clean distclean \
 	lint lint-code lint-types lint-docker lint-shell
 
 help: ## list the targets
@@ -53,6 +53,10 @@ test: $(DEV_STAMP) ## run the tests (all but slow and gpu)
 
 test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
 	$(BIN)/pytest -m "slow and not gpu" --timeout 900 $(ARGS)
+
+test-distributed: $(DEV_STAMP) ## run the tests of DDP, DeepSpeed and FSDP2 on two CPU ranks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --timeout 900 tests/test_engines.py \
+		tests/test_engine_faults.py tests/test_watching_deepspeed.py $(ARGS)
 
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
