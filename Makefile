@@ -23,8 +23,8 @@ ARGS ?=
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-slurm test-gpu try-image bench format architectures \
-	tiny clean distclean lint lint-code lint-types lint-docker lint-shell
+.PHONY: help demo setup test test-slow test-distributed test-slurm test-gpu try-image bench format \
+	architectures tiny clean distclean lint lint-code lint-types lint-docker lint-shell
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -57,6 +57,10 @@ test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
 # -rs says why something was skipped: without root or the packages nothing of Slurm is tested.
 test-slurm: $(DEV_STAMP) ## start a real Slurm of two nodes on this host and run jobs on it
 	$(BIN)/pytest -m slurm -rs tests/slurm $(ARGS)
+
+test-distributed: $(DEV_STAMP) ## run the tests of DDP, DeepSpeed and FSDP2 on two CPU ranks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --timeout 900 tests/test_engines.py \
+		tests/test_engine_faults.py tests/test_watching_deepspeed.py $(ARGS)
 
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)

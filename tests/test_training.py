@@ -253,7 +253,7 @@ def test_a_half_written_checkpoint_is_named_removed_and_not_used(
     file = broken / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     _, text = fit(config)
-    assert "checkpoint-3 is half-written or damaged, and is not used" in text
+    assert "checkpoint-3 is half-written or damaged and is not used: model.safe" in text
     assert "Resuming from" in text and "checkpoint-2" in text
     uninterrupted = weights(trained("method=wemask")[0] / "final")
     resumed = weights(folder / "final")

@@ -241,7 +241,7 @@ def _whole_checkpoint(folder: Path, console: Console) -> str | None:
     for name in broken:
         path = folder / "checkpoints" / name
         wrong = what_is_wrong(path)
-        _say(console, f"{name} is half-written or damaged, and is not used: {wrong}.")
+        _say(console, f"{name} is half-written or damaged and is not used: {wrong}.")
         shutil.rmtree(path)
     return str(checkpoint) if checkpoint else None
 
