@@ -91,6 +91,18 @@ def test_a_signal_saves_and_stops_after_the_step(
     assert capfd.readouterr().err.count("Stopping after this step and saving") == 1
 
 
+def test_the_file_of_a_job_script_stops_like_a_signal(
+    interrupt: InterruptCallback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEMASK_STOP_FILE", str(tmp_path / "stop"))
+    assert not call(interrupt, "on_step_end").should_training_stop
+    (tmp_path / "stop").touch()
+    control = call(interrupt, "on_step_end")
+    assert control.should_save
+    assert control.should_training_stop
+    assert interrupt.interrupted
+
+
 def test_a_second_ctrl_c_stops_at_once(interrupt: InterruptCallback) -> None:
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -65,7 +66,7 @@ class InterruptCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # The signal may have reached one rank only, or this one a step earlier than the others.
-        self.interrupted = distributed.any_rank(self.interrupted)
+        self.interrupted = distributed.any_rank(self.interrupted or _told_to_stop())
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 
@@ -74,3 +75,13 @@ class InterruptCallback(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def _told_to_stop() -> bool:
+    """Whether a job script has left the file by which it asks rank 0 to save and stop.
+
+    No signal: one would end the data loader's workers as well. The script runs on rank 0's node,
+    so that no file server's cache is in between.
+    """
+    path = os.environ.get("WEMASK_STOP_FILE")
+    return path is not None and distributed.is_main() and Path(path).exists()

@@ -254,6 +254,7 @@ def _render(
         nodes=launcher.nodes,
         cpus=launcher.cpus_per_task,
         patience=max(launcher.signal_seconds, 30) if launcher.signal_seconds else int(PATIENCE),
+        wait=launcher.signal_seconds // 2,
         requeue=launcher.requeue,
     )
 

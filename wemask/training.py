@@ -36,6 +36,7 @@ from wemask.running import (
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import show_summary
 from wemask.trainer import build_trainer
+from wemask.wandb_service import outlive_wandb, wandb_may_end
 from wemask.watching import WatchCallback
 from wemask.whole import what_is_wrong
 
@@ -208,11 +209,12 @@ def _fit(
     try:
         with saving(folder), waiting():
             _start_logger(config, trainer, folder)
+            outlive_wandb(trainer, lambda text: _say(console, text))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         forget_deepspeed()
         interrupt.restore()
-        _finish_logger(trainer)
+        _finish_logger(trainer, console)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
     with saving(folder):
@@ -284,12 +286,13 @@ def _start_logger(config: RunConfig, trainer: Any, folder: Path) -> None:
     )
 
 
-def _finish_logger(trainer: Any) -> None:
+def _finish_logger(trainer: Any, console: Console) -> None:
     """Close the W&B run: the next training of this process (evaluate.py has two) is another."""
-    if "wandb" in trainer.args.report_to:
+    if "wandb" in trainer.args.report_to and trainer.is_world_process_zero():
         import wandb
 
-        wandb.finish()
+        with wandb_may_end(lambda text: _say(console, text)):
+            wandb.finish()
 
 
 def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:

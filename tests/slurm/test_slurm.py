@@ -151,7 +151,10 @@ def test_it_is_preempted_and_goes_on_at_the_same_step(chain: dict[str, Any]) -> 
     steps = [line["step"] for line in json.loads(state_file.read_text())["log_history"]]
     trained = [step for step in steps if step <= STEPS]
     assert sorted(set(trained)) == list(range(1, STEPS + 1))
-    assert not list((chain["run"] / "slurm").glob("requeue.*"))
+    left = {path.suffix for path in (chain["run"] / "slurm").iterdir()}
+    assert left == {".sbatch", ".json", ".out"}
+    assert "Traceback" not in log
+    assert "service has ended" not in log
     assert not (chain["run"] / "lock.json").exists()
 
 
@@ -221,7 +224,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[str
     python = cwd / "python"
     python.write_text(STAND_IN)
     python.chmod(0o755)
-    text = wemask("submit", "--dry-run", *QUICK, f"launcher.python={python}", cwd=cwd)
+    words = (f"launcher.python={python}", "launcher.signal_seconds=4")
+    text = wemask("submit", "--dry-run", *QUICK, *words, cwd=cwd)
     script = cwd / "train.sbatch"
     script.write_text(text)
     output = re.search(r"^#SBATCH --output=(.*)/%j.out$", text, re.M)
