@@ -75,7 +75,8 @@ def running(trainer: Any) -> Engine:
         return Engine(kind="zero", stage=model.zero_optimization_stage(), ranks=ranks)
     if any(_is_fsdp2(parameter) for parameter in trainer.model.parameters()):
         return Engine(kind="fsdp", ranks=ranks)
-    is_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
+    # One rank under torchrun is wrapped by DDP, too, and is one process all the same.
+    is_ddp = isinstance(model, nn.parallel.DistributedDataParallel) and ranks > 1
     return Engine(kind="ddp" if is_ddp else "single", ranks=ranks)
 
 
