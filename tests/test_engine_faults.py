@@ -109,5 +109,6 @@ def test_a_rank_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     given = words("ddp", "lora", tmp_path)
     done = on_two_ranks("ddp", [given], hang_at_step=2)
     assert done.returncode != 0
-    assert "Rank 0 waited in vain for another rank (Timed out waiting 10000ms" in done.stdout
+    # Gloo has more than one way to say it.
+    assert "Rank 0 waited in vain for another rank (" in done.stdout
     assert "The same command resumes" in done.stdout

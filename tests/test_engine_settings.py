@@ -233,3 +233,19 @@ def test_settings_reach_trl(tmp_path: Path) -> None:
     model.config = SimpleNamespace()
     made = arguments_of(quick(tmp_path, "deepspeed=zero2"), model, loss, tmp_path)
     assert made["deepspeed"]["zero_optimization"] == {"stage": 2}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 10000ms for recv operation",
+        "Application timeout caused pair closure",
+        "[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4711",
+        "Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)",
+    ],
+)
+def test_a_wait_in_vain_is_one_message(said: str) -> None:
+    with pytest.raises(RunFolderError, match=r"waited in vain.*ddp_timeout"), running.waiting():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="another bug"), running.waiting():
+        raise RuntimeError("another bug")

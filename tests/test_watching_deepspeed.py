@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_support import environment
 from run_support import FAST, REPOSITORY, fit, settings
 
 ZERO_3 = {
@@ -52,13 +51,10 @@ def on_two_ranks(folder: Path, *words: str) -> tuple[Path, str]:
     (folder / "zero3.json").write_text(json.dumps(ZERO_3))
     (folder / "program.py").write_text(PROGRAM)
     words = (*words, f"trainer.deepspeed={folder / 'zero3.json'}", f"paths.output_dir={folder}")
-    # The first run builds DeepSpeed's kernel for messages in shared memory (85 s), and keeps it.
-    # One that was killed while it built leaves a file `lock` there, for which all later ones wait.
-    cache = Path(tempfile.gettempdir()) / "wemask-torch-extensions"
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = subprocess.run(
         [sys.executable, *torchrun, str(folder / "program.py"), *words],
-        env={"TORCH_EXTENSIONS_DIR": str(cache), **os.environ},
+        env=environment("zero3"),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
