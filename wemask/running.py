@@ -25,7 +25,8 @@ from wemask.whole import ENGINE_NAME
 # What gloo, NCCL and torch's store say when another rank does not answer.
 WAITED = re.compile(
     r"Timed out waiting \d+ms|timeout caused pair closure|Connection (closed|reset) by peer"
-    r"|Connect timeout|Socket Timeout|Broken pipe|remote process exited|Watchdog caught collective operation timeout",
+    r"|Connect timeout|Socket Timeout|Broken pipe|remote process exited"
+    r"|Watchdog caught collective operation timeout",
     re.IGNORECASE,
 )
 
