@@ -4,6 +4,7 @@ With one process everything here is a no-op. Ranks are started by `launching.py`
 accelerate, deepspeed or srun. Torch is imported on first use.
 """
 
+import atexit
 import datetime
 import os
 import sys
@@ -67,6 +68,15 @@ def start(*, expected: int | None = None, timeout: float = 1800) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"  # gloo for what is said below: no wait for the GPU
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+    # Left to the interpreter's end, gloo's threads now and then abort a rank that is done.
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    if started():
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
 
 
 def check_world(found: int) -> None:
