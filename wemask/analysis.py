@@ -119,7 +119,7 @@ def analyse(
     logger: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Measure, write the tables, draw the figures, and write the page.
+    """Measure, write tables and figures, and the page, analysis.html, whose path is returned.
 
     Args:
         model: a transformers causal language model, unsoftened.
@@ -131,9 +131,6 @@ def analyse(
         command: to print on the page.
         logger: name, project and mode of W&B (`tracking.log_analysis`); None: nothing is logged.
         console: for progress and messages.
-
-    Returns:
-        The path of analysis.html.
 
     Raises:
         ConfigError, DataError, DetectionError, RunFolderError: what is wrong, before the long work.
@@ -151,7 +148,20 @@ def analyse(
     subject = Subject(model=model, report=report, batches=batches, operator=config.operator)
     run = _Run(subject=subject, config=config, journal=journal, console=console)
     tables = run.tables()
-    facts = AnalysisFacts(
+    facts = _facts(run, tables, identity, name, command)
+    with saving(place):
+        page = write_analysis(place, facts, tables, report)
+        if logger is not None:
+            log_analysis(facts, tables, place, logger)
+    return page
+
+
+def _facts(
+    run: "_Run", tables: dict[str, pd.DataFrame], identity: dict[str, Any], name: str, command: str
+) -> AnalysisFacts:
+    """What the page says beside tables and figures, once all is measured."""
+    model, report = run.subject.model, run.subject.report
+    return AnalysisFacts(
         model={
             "name": name,
             "path": report.model["name"],
@@ -164,7 +174,7 @@ def analyse(
         wemask_version=wemask.__version__,
         versions=environment()["versions"],
         settings=identity,
-        texts=_texts_facts(config, batches),
+        texts=_texts_facts(run.config, run.subject.batches),
         costs=run.costs,
         impossible=run.impossible,
         notes=run.notes,
@@ -172,11 +182,6 @@ def analyse(
         me_layer=report.to_dict(),
         files=[f"tables/{table}.{kind}" for table in tables for kind in ("parquet", "csv")],
     )
-    with saving(place):
-        page = write_analysis(place, facts, tables, report)
-        if logger is not None:
-            log_analysis(facts, tables, place, logger)
-    return page
 
 
 def write_analysis(

@@ -24,12 +24,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from wemask.architectures import effective_scale, unwrap
+from wemask.architectures import effective_scale
 from wemask.arms import CONTROLS, DRAWN, control_changes
 from wemask.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
 from wemask.dims import random_dims
 from wemask.errors import ConfigError
-from wemask.flow import Passage, watching
 from wemask.interventions import (
     FFN_SITES,
     ordinary,
@@ -38,9 +37,8 @@ from wemask.interventions import (
     together,
     write_state,
 )
-from wemask.measurement import Around, Where
+from wemask.measurement import Around, Where, states_at
 from wemask.operator import WeMaskConfig, top_dims
-from wemask.tracing import evaluating
 
 TRIED = 100  # draws of random dims, to find some without a massive dim
 
@@ -279,26 +277,13 @@ def softened_dims(subject: Subject) -> list[int]:
     return top_dims(effective_scale(norm, "The ME Layer"), k).tolist()
 
 
-@torch.no_grad()
 def massive_vector(subject: Subject) -> Tensor:
     """Mean of h[L] over the massive tokens of all texts, on the massive dims: float32 [dims]."""
     me, dims = subject.me_layer, subject.report.dims
     total, count = torch.zeros(len(dims), dtype=torch.float64), 0
-    base = unwrap(subject.model)
-    device = base.get_input_embeddings().weight.device  # pyright: ignore
     for batch in subject.batches:
-        kept: list[Tensor] = []
-
-        def look(passage: Passage, kept: list[Tensor] = kept) -> None:
-            if passage.block.index == me:
-                kept.append(passage.left[..., dims].float().cpu())
-
-        with evaluating(base), watching(subject.decoder, lambda h: None, look):
-            base(
-                input_ids=batch.input_ids.to(device),
-                attention_mask=batch.attention_mask.to(device),
-                use_cache=False,
-            )
-        chosen = kept[0][batch.massive.cpu() & batch.attention_mask.bool().cpu()]
+        mask = batch.attention_mask
+        states = states_at(subject.model, me, dims, batch.input_ids, mask)
+        chosen = states[batch.massive.cpu() & mask.bool().cpu()]
         total, count = total + chosen.double().sum(0), count + len(chosen)
     return (total / count).float()

@@ -12,7 +12,7 @@ B batch, T tokens, D hidden size, H heads.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,28 +95,35 @@ def probe_batches(
     ):
         width = int(mask.any(0).nonzero().max()) + 1
         ids, mask = ids[:, :width], mask[:, :width]
-        massive = massive_tokens(unwrap(model), report, ids, mask)
+        massive = massive_tokens(model, report, ids, mask)
         batches.append(Batch(input_ids=ids, attention_mask=mask, massive=massive))
     return batches
 
 
-@torch.no_grad()
 def massive_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: Tensor) -> Tensor:
     """bool [B, T] on the CPU: real tokens with |h[L, t, d]| > tau_d at the ME Layer's output."""
-    found = torch.zeros(ids.shape, dtype=torch.bool)
     if report.layer is None or not report.thresholds:
-        return found
-    dims, taus = list(report.thresholds), torch.tensor(list(report.thresholds.values()))
+        return torch.zeros(ids.shape, dtype=torch.bool)
+    taus = torch.tensor(list(report.thresholds.values()))
+    column = states_at(model, report.layer, list(report.thresholds), ids, mask)
+    return (column.abs() > taus).any(-1) & mask.bool().cpu()
+
+
+@torch.no_grad()
+def states_at(
+    model: nn.Module, layer: int, dims: Sequence[int], ids: Tensor, mask: Tensor
+) -> Tensor:
+    """h[layer, t, d] of every token on some dims, float32 [B, T, dims] on the CPU; one forward."""
+    base, kept = unwrap(model), []
 
     def look(passage: Passage) -> None:
-        if passage.block.index == report.layer:
-            column = passage.left[..., dims].float().abs().cpu()
-            found[(column > taus).any(-1)] = True
+        if passage.block.index == layer:
+            kept.append(passage.left[..., list(dims)].float().cpu())
 
-    device = model.get_input_embeddings().weight.device  # pyright: ignore
-    with evaluating(model), watching(find_decoder(model), lambda h: None, look):
-        model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-    return found & mask.bool().cpu()
+    device = base.get_input_embeddings().weight.device  # pyright: ignore
+    with evaluating(base), watching(find_decoder(base), lambda h: None, look):
+        base(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    return kept[0]
 
 
 @torch.no_grad()

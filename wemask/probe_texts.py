@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from wemask.detection import padded
 from wemask.embedded.problems import generate
 from wemask.errors import DataError
 from wemask.records import Fields, has_data_extension, read_records
@@ -71,8 +71,7 @@ def _not_empty(texts: list[str], source: Path) -> list[str]:
 def tokenise(tokenizer: Any, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
     """Token ids and mask [texts, T] with T <= `length`, as the tokenizer does (with BOS or not).
 
-    Padded on the right by hand, so that no pad token is needed. Texts of fewer than two tokens,
-    which have no next token, are left out.
+    Padded on the right. Texts of fewer than two tokens, which have no next token, are left out.
 
     Raises:
         DataError: nothing is left.
@@ -81,7 +80,4 @@ def tokenise(tokenizer: Any, texts: list[str], length: int) -> tuple[Tensor, Ten
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         raise DataError(f"None of the {len(texts)} texts has two tokens or more.")
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask
+    return padded(rows)
