@@ -6,6 +6,7 @@ Needs root, for Slurm's daemons; installs slurm-wlm and munge through apt where 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
+from engine_support import SHARD_ALL, environment
 
+from wemask import load
 from wemask.slurm_queue import status
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -185,6 +188,36 @@ def test_status_tells_queue_step_and_loss(chain: dict[str, Any]) -> None:
 def test_a_second_job_on_the_same_run_is_refused(chain: dict[str, Any]) -> None:
     assert "has a job in the queue already" in chain["refusal"]
     assert f"{chain['jobs']['job']} is " in chain["refusal"]
+
+
+# --- the line that a lab types: ZeRO-3 on two nodes ----------------------------------------------
+
+
+def test_zero3_on_two_nodes_is_told_to_stop_and_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    if shutil.which("c++") is None:
+        pytest.skip("DeepSpeed builds its kernel with c++, which is not here")
+    words = (*QUICK, "method=wemask", "deepspeed=zero3", SHARD_ALL, "launcher.nodes=2")
+    kernels = f"launcher.env.TORCH_EXTENSIONS_DIR={environment('zero3')['TORCH_EXTENSIONS_DIR']}"
+    steps = ("trainer.max_steps=30", "trainer.save_steps=1000")
+    own = ("logger=none", "launcher.evaluate_after=false")
+    wemask("submit", *words, *steps, *own, kernels, cwd=tmp_path)
+    (run,) = (tmp_path / "outputs" / "default").glob("tiny__wemask__*")
+    job = json.loads((run / "slurm" / "job.json").read_text())["job"]
+    until(lambda: step_of(run) >= 3, lambda: log_of(run), 300)
+    ask("scancel", "--batch", "--signal=TERM", job)
+    until(lambda: state(job) == "COMPLETED", lambda: log_of(run))
+    log = " ".join(log_of(run).split())
+    stopped = re.search(r"Interrupted at step (\d+) of 30", log)
+    assert stopped, log
+    assert f"checkpoint-{stopped[1]}." in log  # Resuming from ...
+    last = run / "checkpoints" / "checkpoint-30"
+    engine = json.loads((last / "engine.json").read_text())
+    assert engine == {"kind": "zero", "ranks": 2, "stage": 3}
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    assert [line["step"] for line in history if "loss" in line] == list(range(1, 31))
+    model, _ = load(run / "final")
+    assert model.wemask_handle.layers
 
 
 # --- a sweep --------------------------------------------------------------------------------------
