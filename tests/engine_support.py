@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from run_support import FAST, REPOSITORY, trained
 
 # Small norms and thetas stay whole under ZeRO-3's own threshold, which would hide a mistake.
 SHARD_ALL = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
+BUILD_SECONDS = 600  # more than a build of DeepSpeed's kernels takes
 ENGINES = {
     "ddp": (),
     "zero1": ("deepspeed=zero1",),
@@ -36,8 +38,9 @@ def environment(engine: str) -> dict[str, str]:
     extensions = Path.home() / ".cache" / "wemask" / "torch_extensions"
     values = {"TORCH_EXTENSIONS_DIR": str(extensions), **os.environ}
     if not os.environ.get("TORCH_EXTENSIONS_DIR"):
-        for lock in extensions.glob("*/lock"):  # of a build that was killed: waited for for ever
-            lock.unlink()
+        for lock in extensions.glob("*/lock"):
+            if time.time() - lock.stat().st_mtime > BUILD_SECONDS:
+                lock.unlink()  # of a build that was killed: it would be waited for for ever
     return values | ({"WEMASK_TEST_FSDP_ON_CPU": "1"} if engine == "fsdp" else {})
 
 

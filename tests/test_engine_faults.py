@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from engine_support import lines_of, on_two_ranks, words
+from engine_support import environment, lines_of, on_two_ranks, words
 from run_support import call
 
 from wemask.runs import last_checkpoint
@@ -27,6 +27,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = on_two_ranks("zero2", [words("zero2", "full", folder)])
     assert done.returncode == 0, done.stdout
     return folder
+
+
+def test_one_process_needs_no_launcher(tmp_path: Path) -> None:
+    """Without a process group DeepSpeed would seek MPI."""
+    pytest.importorskip("deepspeed")
+    code, _, err = call("train.py", *words("zero2", "full", tmp_path), env=environment("zero2"))
+    assert code == 0, err
+    assert (tmp_path / "full" / "final").exists()
+    engine = json.loads((last_checkpoint(tmp_path / "full")[0] / "engine.json").read_text())
+    assert engine == {"kind": "zero", "ranks": 1, "stage": 2}
 
 
 @pytest.fixture

@@ -43,12 +43,15 @@ def started() -> bool:
     return dist.is_initialized()
 
 
-def start(*, expected: int | None = None, timeout: float = 1800) -> None:
+def start(
+    *, expected: int | None = None, timeout: float = 1800, group_of_one: bool = False
+) -> None:
     """Connect the ranks; a second call does nothing.
 
     Args:
         expected: ranks that the settings ask for; None takes what the environment says.
         timeout: seconds after which a rank that waits in vain gives up; trainer.ddp_timeout.
+        group_of_one: give a process that is alone a group, too: without one DeepSpeed seeks MPI.
 
     Raises:
         ConfigError: there are more or fewer ranks than were asked for.
@@ -58,24 +61,31 @@ def start(*, expected: int | None = None, timeout: float = 1800) -> None:
             f"{expected} ranks were asked for, {world()} run. Give torchrun, accelerate or srun as "
             "many as the launcher's settings, or leave the settings out."
         )
-    if world() == 1 or started():
+    if world() == 1 and not group_of_one:
         return
     import torch
     import torch.distributed as dist
 
+    if dist.is_initialized():
+        return
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"  # gloo for what is said below: no wait for the GPU
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+    alone: dict[str, Any] = {}
+    if world() == 1:
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        alone = {"store": store, "rank": 0, "world_size": 1}
+        os.environ.setdefault("LOCAL_RANK", "0")  # which DeepSpeed asks for
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **alone)
     # Left to the interpreter's end, gloo's threads now and then abort a rank that is done.
     atexit.register(_disconnect)
 
 
 def _disconnect() -> None:
-    if started():
-        import torch.distributed as dist
+    import torch.distributed as dist
 
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 

@@ -108,6 +108,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     distributed.start(
         expected=asked if asked > 1 and not config.dry_run else None,
         timeout=config.trainer.get("ddp_timeout", 1800),
+        group_of_one=config.deepspeed is not None,
     )
     console = console or Console(quiet=not distributed.is_main())
     if config.trains and not config.dry_run and _is_finished(config, console):
