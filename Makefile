@@ -23,8 +23,8 @@ ARGS ?=
 STARTED := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-distributed test-slurm test-gpu try-image bench format \
-	architectures tiny clean distclean lint lint-code lint-types lint-docker lint-shell
+.PHONY: help demo setup test test-slow test-distributed test-slurm test-gpu try-image bench bench-scale format \
+	architectures tiny clean distclean lint lint-code lint-types lint-docker lint-shell lint-pages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -65,7 +65,7 @@ test-distributed: $(DEV_STAMP) ## run the tests of DDP, DeepSpeed and FSDP2 on t
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
 
-lint: lint-code lint-types lint-docker lint-shell ## ruff, pyright, hadolint, compose schema, shellcheck
+lint: lint-code lint-types lint-docker lint-shell lint-pages ## ruff, pyright, hadolint, compose schema, shellcheck, tables
 
 lint-code: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -81,6 +81,10 @@ lint-docker: $(DEV_STAMP)
 lint-shell: $(DEV_STAMP)
 	$(BIN)/shellcheck .ci/run $(wildcard tests/slurm/*.sh)
 
+# Tables of docs/ that benchmarks/ writes are what its results say.
+lint-pages: $(DEV_STAMP)
+	$(BIN)/python benchmarks/tables.py --check
+
 try-image: $(DEV_STAMP) ## run the Dockerfile's steps without Docker (root, debootstrap, network)
 	$(BIN)/python tests/image_root.py
 
@@ -88,6 +92,10 @@ bench: $(DEV_STAMP) ## what softening and watching cost here; rewrites docs/perf
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/overhead.py --threads 2 $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/watching.py
+	$(BIN)/python benchmarks/tables.py
+
+bench-scale: $(DEV_STAMP) ## engines on CPU ranks, and train.py against plain TRL; rewrites docs/scale.md
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 	$(BIN)/python benchmarks/tables.py
 
 format: $(DEV_STAMP) ## let ruff fix and format the code

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,14 +154,13 @@ def estimated(bench: Bench, words: Sequence[str], ranks: int) -> float:
 
     config = run_config(compose("train", list(words)))
     model: Any = memory.on_meta(str(bench.model), dtype_of(bench.options.device))
-    trained = None
+    shape = memory.shape_of(model)
     if adapter := peft_config(config):
-        peft_model = get_peft_model(model, adapter)
-        trained = sum(p.numel() for p in peft_model.parameters() if p.requires_grad)
-        model = peft_model.get_base_model()
+        parameters = get_peft_model(model, adapter).parameters()
+        shape = replace(shape, trained=sum(p.numel() for p in parameters if p.requires_grad))
     os.environ.update(WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
     cuda = bench.options.device == "cuda"
-    found = memory.estimate_run(config, memory.shape_of(model, trained), on_gpu=cuda)
+    found = memory.estimate_run(config, shape, on_gpu=cuda)
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         del os.environ[name]
     return found.device if cuda else found.device + found.cpu / ranks

@@ -1,7 +1,7 @@
-"""Write the table of docs/performance.md from benchmarks/results/*.json.
+"""Write the tables of docs/performance.md and docs/scale.md from benchmarks/results/*.json.
 
-python benchmarks/tables.py           # rewrites the part between the markers
-python benchmarks/tables.py --check   # exit 1 where the page is not what the results say
+python benchmarks/tables.py           # rewrites the parts between the markers
+python benchmarks/tables.py --check   # exit 1 where a page is not what the results say
 """
 
 import json
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+DOCS = HERE.parent / "docs"
+GIB = 2**30
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
+SIZES = ("<!-- sizes -->\n", "<!-- end of sizes -->\n")
 WATCHING = ("<!-- watching -->\n", "<!-- end of watching -->\n")
 
 
@@ -98,16 +100,96 @@ def between(page: str, start: str, end: str, text: str) -> str:
     return before + start + "\n" + text + "\n" + end + rest.split(end)[1]
 
 
-def page() -> str:
-    results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+# --- docs/scale.md --------------------------------------------------------------------------------
+
+
+def scaled(result: dict[str, Any]) -> str:
+    """What one result of `scaling.py` says."""
+    machine, settings = result["machine"], result["settings"]
+    cpu = settings["dtype"] == "float32"
+    where = machine["device"] + (f", {machine['threads']} thread(s) a rank" if cpu else "")
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "trl"))
+    lines = [
+        f"### {settings['shape']} on {where}",
+        "",
+        f"{settings['dtype']}, {settings['batch']} x {settings['length']} tokens a rank; "
+        f"{versions}, {machine['date']}.",
+    ]
+    lines += [*engines(result["engines"]), ""] if "engines" in result else []
+    lines += costs(result["cost"]) if "cost" in result else []
+    return "\n".join(lines) + "\n"
+
+
+def engines(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        "",
+        "| PEFT | deepspeed= | ranks | method | tokens/s | peak memory of a rank | estimated |",
+        "|---|---|---:|---|---:|---:|---:|",
+        *(
+            f"| {row['peft']} | {row['preset']} | {row['ranks']} | {row['method']} | "
+            f"{row['tokens_per_second']:.0f} | {row['peak'] / GIB:.2f} GiB | "
+            f"{row['estimate'] / GIB:.2f} GiB |"
+            for row in rows
+        ),
+    ]
+
+
+def costs(case: dict[str, Any]) -> list[str]:
+    names = {
+        "A": "written by hand with TRL",
+        "A/A": "the same again (noise)",
+        "P": "`train.py method=sft`",
+        "S": "`train.py method=wemask`",
+    }
+    lines = [
+        f"| the same run ({case['rounds']} rounds) | a step | over TRL | goal | before the first "
+        "step | after the last |",
+        "|---|---:|---|---|---:|---:|",
+    ]
+    for arm, name in names.items():
+        ratio = "" if arm == "A" else interval(case[arm])
+        judged = verdict(case[arm], case["goal"]) if arm in ("P", "S") else ""
+        goal = f"{case['goal']:.2f}: {judged}" if judged else ""
+        lines.append(
+            f"| {name} | {case['seconds'][arm]:.3f} s | {ratio} | {goal} | "
+            f"{case['start'][arm]:.1f} s | {case['end'][arm]:.1f} s |"
+        )
+    return lines
+
+
+# --- the pages ------------------------------------------------------------------------------------
+
+
+def performance(text: str, results: list[dict[str, Any]]) -> str:
     softened = "\n".join(section(result) for result in results if "cases" in result)
-    text = between(PAGE.read_text(), START, END, softened)
     rows = watching([result for result in results if "watching" in result])
-    return between(text, *WATCHING, rows + "\n")
+    return between(between(text, START, END, softened), *WATCHING, rows + "\n")
+
+
+def scale(text: str, results: list[dict[str, Any]]) -> str:
+    import sizing
+
+    measured = [r for r in results if "engines" in r or "cost" in r]
+    text = between(text, START, END, "\n".join(map(scaled, measured)))
+    return between(text, *SIZES, sizing.table() + "\n")
+
+
+PAGES = {DOCS / "performance.md": performance, DOCS / "scale.md": scale}
+
+
+def main() -> None:
+    results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    stale = {}
+    for path, write in PAGES.items():
+        before = path.read_text()
+        if (after := write(before, results)) != before:
+            stale[path] = after
+    if "--check" in sys.argv:
+        sys.exit(f"not what the results say: {', '.join(map(str, stale))}" if stale else 0)
+    for path, text in stale.items():
+        path.write_text(text)
+        print(path)
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        sys.exit(PAGE.read_text() != page())
-    PAGE.write_text(page())
-    print(PAGE)
+    main()
