@@ -21,6 +21,7 @@ ENGINES = {
     "zero3": ("deepspeed=zero3", SHARD_ALL),
     "zero3_offload": ("deepspeed=zero3_offload", SHARD_ALL),
     "fsdp": ("fsdp=full_shard", "trainer.use_cpu=false"),
+    "fsdp_grad_op": ("fsdp=grad_op", "trainer.use_cpu=false"),
 }
 # Sixteen examples, a global batch of four: four steps, with checkpoints after two and four.
 COMMON = ("method=wemask", "trainer.gradient_accumulation_steps=2", "trainer.learning_rate=3e-4")
@@ -31,6 +32,10 @@ RUNS = {
 }
 
 
+def is_fsdp(engine: str) -> bool:
+    return engine.startswith("fsdp")
+
+
 def environment(engine: str) -> dict[str, str]:
     # The first run builds DeepSpeed's kernels (shm_comm 85 s, cpu_adam 180 s), and keeps them.
     extensions = Path.home() / ".cache" / "wemask" / "torch_extensions"
@@ -38,7 +43,7 @@ def environment(engine: str) -> dict[str, str]:
     if not os.environ.get("TORCH_EXTENSIONS_DIR"):
         for lock in extensions.glob("*/lock"):  # of a build that was killed: waited for for ever
             lock.unlink()
-    return values | ({"WEMASK_TEST_FSDP_ON_CPU": "1"} if engine == "fsdp" else {})
+    return values | ({"WEMASK_TEST_FSDP_ON_CPU": "1"} if is_fsdp(engine) else {})
 
 
 def words(engine: str, run: str, folder: Path) -> list[str]:
@@ -48,7 +53,7 @@ def words(engine: str, run: str, folder: Path) -> list[str]:
 
 
 def on_two_ranks(
-    engine: str, runs: Sequence[list[str]], *, timeout: float = 420, hang_at_step: int = 0
+    engine: str, runs: Sequence[list[str]], *, timeout: float = 600, hang_at_step: int = 0
 ) -> subprocess.CompletedProcess[str]:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     return subprocess.run(
