@@ -113,9 +113,8 @@ def _manifests(place: Path) -> list[dict]:
 def test_it_resumes_exactly(engine: str, place: Path, second: Path) -> None:
     half_done(place.parent, second, is_fsdp(engine))
     said = launched(is_fsdp(engine), second)
-    # DeepSpeed's CPU Adam multiplies beta by itself in each step, and takes a power after a resume.
-    close = 1e-5 if "offload" in engine else 1e-6
     for run in RUNS:
+        close = 1e-5 if "offload" in engine and run != "bf16" else 1e-6  # see EXACT
         folder = second / engine / run
         assert f"Resuming from {folder / 'checkpoints' / 'checkpoint-2'}" in said
         after, before = lines_of(folder), lines_of(place / run)
