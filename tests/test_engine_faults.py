@@ -73,7 +73,7 @@ def test_another_number_of_ranks_is_refused_and_nothing_is_lost(unfinished: Path
     code, _, err = call("tests/engine_worker.py", json.dumps([alone]))
     assert code == 2
     assert "was written by DeepSpeed ZeRO-2 on 2 ranks; this is one process" in err
-    assert "torchrun --nproc_per_node 2 train.py" in err
+    assert "python train.py launcher.processes=2" in err
     assert last_checkpoint(unfinished / "full")[0] is not None
     done = on_two_ranks("ddp", [alone])
     assert done.returncode != 0

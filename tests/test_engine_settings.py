@@ -109,7 +109,7 @@ def test_another_engine_than_was_asked_for_is_an_error(monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match="ZeRO-3 on 1 rank, but DeepSpeed ZeRO-2"):
         check_engine(fake(model, wrapped=DeepSpeedEngine(), deepspeed="a.json"))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"DDP on 2 ranks, but one process runs.*torchrun"):
+    with pytest.raises(ConfigError, match=r"DDP on 2 ranks, but one process runs.*launcher"):
         check_engine(fake(model))
     monkeypatch.setattr(running, "running", lambda _: Engine(kind="ddp", ranks=2))
     with pytest.raises(ConfigError, match=r"Asked for FSDP2 on 2 ranks, but DDP.*on CPU ranks"):
@@ -137,13 +137,18 @@ def test_another_number_of_ranks_is_refused_with_the_command(
     before = Engine(kind="zero", ranks=4, stage=3)
     (tmp_path / "engine.json").write_text(json.dumps(dataclasses.asdict(before)))
     assert read_engine(tmp_path) == before
-    monkeypatch.setattr(composition, "TYPED", ["model=tiny", "deepspeed=zero2", "seed=1"])
+    typed = ["model=tiny", "launcher.processes=2", "deepspeed=zero2", "seed=1"]
+    monkeypatch.setattr(composition, "TYPED", typed)
     with pytest.raises(RunFolderError) as error:
         check_resumable(tmp_path, trainer)
     message = str(error.value)
     assert "was written by DeepSpeed ZeRO-3 on 4 ranks; this is one process" in message
-    command = "torchrun --nproc_per_node 4 train.py model=tiny seed=1 deepspeed=zero3 "
+    command = "python train.py launcher.processes=4 model=tiny seed=1 deepspeed=zero3 "
     assert command in message
+    (tmp_path / "engine.json").unlink()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunFolderError, match=r"as it began: python train\.py model=tiny seed=1 "):
+        check_resumable(tmp_path, trainer)
 
 
 # --- is it whole? ---------------------------------------------------------------------------------

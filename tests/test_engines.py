@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_support import ENGINES, alone, lines_of, on_two_ranks, words
+from engine_support import ENGINES, RUNS, alone, is_fsdp, lines_of, on_two_ranks, words
 
 import wemask
 
@@ -20,12 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 4
 CLOSE = {"full": 1e-5, "lora": 1e-5, "bf16": 2e-2}
 HAS_DEEPSPEED = find_spec("deepspeed") is not None
-MIXED = ("zero3", "fsdp")  # which train in bfloat16 here, too
 MEASURED = ("loss", "wemask/massive_max", "wemask/sink_mass", "wemask/strength")
-
-
-def runs_of(engine: str) -> list[str]:
-    return ["full", "lora", *(["bf16"] if engine in MIXED else [])]
 
 
 @pytest.fixture(params=ENGINES)
@@ -35,16 +30,11 @@ def engine(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def names(engine: str) -> list[str]:
-    return runs_of(engine)
-
-
 @cache
 def launched(fsdp: bool, folder: Path) -> str:
     """Run all engines in one launch, since a start takes longer than four steps; what was said."""
-    engines = [e for e in ENGINES if (e == "fsdp") == fsdp and (HAS_DEEPSPEED or "zero" not in e)]
-    runs = [words(e, run, folder / e) for e in engines for run in runs_of(e)]
+    engines = [e for e in ENGINES if is_fsdp(e) == fsdp and (HAS_DEEPSPEED or "zero" not in e)]
+    runs = [words(e, run, folder / e) for e in engines for run in RUNS]
     done = on_two_ranks(engines[0], runs)
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -63,7 +53,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(engine: str, first: Path) -> Path:
     """Trained by this engine."""
-    launched(engine == "fsdp", first)
+    launched(is_fsdp(engine), first)
     return first / engine
 
 
@@ -71,7 +61,7 @@ def place(engine: str, first: Path) -> Path:
 def half_done(first: Path, folder: Path, fsdp: bool) -> None:
     """What a kill after the first checkpoint leaves of each run."""
     for path in first.glob("*/*"):
-        if (path.parent.name == "fsdp") == fsdp:
+        if is_fsdp(path.parent.name) == fsdp:
             copy = folder / path.parent.name / path.name
             shutil.copytree(path, copy)
             shutil.rmtree(copy / "final")
@@ -87,14 +77,14 @@ def compare(run: str, found: Path, wanted: Path) -> None:
             assert mine[key] == pytest.approx(other[key], rel=CLOSE[run]), (mine["step"], key)
 
 
-def test_it_trains_what_one_process_trains(place: Path, names: list[str]) -> None:
-    for run in names:
+def test_it_trains_what_one_process_trains(place: Path) -> None:
+    for run in RUNS:
         compare(run, place / run, alone(run))
 
 
-def test_the_final_weights_are_those_of_one_process(place: Path, names: list[str]) -> None:
+def test_the_final_weights_are_those_of_one_process(place: Path) -> None:
     ids = torch.arange(5, 45).reshape(2, 20)
-    for run in names:
+    for run in RUNS:
         final = place / run / "final"
         assert list(final.glob("*.safetensors"))
         assert not list(final.glob("*.bin")) + list(final.glob("*.pt"))
@@ -120,12 +110,11 @@ def _manifests(place: Path) -> list[dict]:
     return [json.loads((final / "wemask_config.json").read_text()) for final in finals]
 
 
-def test_it_resumes_exactly(engine: str, names: list[str], place: Path, second: Path) -> None:
-    half_done(place.parent, second, engine == "fsdp")
-    said = launched(engine == "fsdp", second)
-    # DeepSpeed's CPU Adam multiplies beta by itself in each step, and takes a power after a resume.
-    close = 1e-5 if "offload" in engine else 1e-6
-    for run in names:
+def test_it_resumes_exactly(engine: str, place: Path, second: Path) -> None:
+    half_done(place.parent, second, is_fsdp(engine))
+    said = launched(is_fsdp(engine), second)
+    for run in RUNS:
+        close = 1e-5 if "offload" in engine and run != "bf16" else 1e-6  # see EXACT
         folder = second / engine / run
         assert f"Resuming from {folder / 'checkpoints' / 'checkpoint-2'}" in said
         after, before = lines_of(folder), lines_of(place / run)

@@ -4,7 +4,7 @@ from run_support import quiet, said, settings
 
 from wemask import memory, summary
 from wemask.loading import load_model
-from wemask.memory import GIB, Shape, estimate, estimate_run, on_meta, shape_of, too_large
+from wemask.memory import GIB, Shape, estimate, estimate_run, on_meta, ranks_of, shape_of, too_large
 from wemask.training import prepare
 
 # Llama-3.1-8B
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_said() -> None:
     assert "a device has 16 GiB" in device
     (host,) = too_large(made, device=80 * GIB, host=8 * GIB)
     assert "8 GiB of CPU memory are free" in host
-    assert too_large(made, device=80 * GIB, host=8 * GIB, loaded=True) == []
+    assert too_large(made, device=80 * GIB, host=8 * GIB, loaded=made.loading) == []
     assert too_large(made, device=None, host=None) == []
 
 
@@ -113,6 +113,45 @@ def test_a_run_counts_its_preset_and_the_launchers_ranks(monkeypatch: pytest.Mon
     assert zero3.loading == 8 * 2 * LLAMA.total
     sharded = estimate_run(settings(*words, "fsdp=full_shard"), LLAMA, on_gpu=True)
     assert sharded.parameters == 4 * LLAMA.total / 16  # FSDP2 makes trained weights fp32
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "ranks"),
+    [
+        ({}, [], (1, 1)),
+        ({}, ["launcher.processes=8"], (8, 8)),
+        ({}, ["launcher=slurm", "launcher.nodes=4", "launcher.gpus_per_node=8"], (32, 8)),
+        ({"WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "4"}, ["launcher.processes=2"], (16, 4)),
+        ({"WORLD_SIZE": "2", "LOCAL_SIZE": "2"}, [], (2, 2)),  # the deepspeed command
+        ({"WORLD_SIZE": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, [], (4, 2)),
+    ],
+)
+def test_ranks_are_those_that_run_else_those_that_are_to(
+    environment: dict[str, str],
+    words: list[str],
+    ranks: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = settings("deepspeed=zero3", *words)
+    assert ranks_of(config.launcher) == ranks
+    made = estimate_run(config, LLAMA, on_gpu=False)
+    assert made.parameters == 2 * LLAMA.total / ranks[0]
+    assert made.loading == ranks[1] * 2 * LLAMA.total
+
+
+def test_a_job_is_estimated_without_weights_and_without_the_hub() -> None:
+    words = ("launcher=slurm", "launcher.nodes=2", "launcher.gpus_per_node=4", "peft=lora")
+    config = settings(*words)
+    text = summary.expected_memory(config)
+    model = load_model("tiny")
+    shape = shape_of(model, summary._lora_size(config, model))
+    assert text == f"{estimate_run(config, shape, on_gpu=True)} (estimate for 8 ranks)"
+    text = summary.expected_memory(settings("model=custom", "model.path=nobody/nothing"))
+    assert text.startswith("not estimated: the config of nobody/nothing was sought on this machine")
 
 
 def test_the_summary_has_the_estimate_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ which flash and sdpa kernels do not keep; with checkpointing 2 bytes, and one la
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from wemask.config import RunConfig
+    from wemask.launcher import LauncherConfig
 
 GIB = 2**30
 CPU_FACTOR = 1.5  # DeepSpeed's additional_buffer_factor
@@ -107,16 +109,24 @@ def shape_of(model: nn.Module, trained: int | None = None) -> Shape:
     )
 
 
-def on_meta(name: str, dtype: str = "bfloat16") -> nn.Module:
-    """A model without weights, from its config alone: `tiny`, a folder or ORG/NAME."""
+def on_meta(name: str, dtype: str = "bfloat16", **options: Any) -> nn.Module:
+    """A model without weights, from its config alone: `tiny`, a folder or ORG/NAME.
+
+    Args:
+        name: of the model.
+        dtype: of its weights; `auto`: what the config says.
+        options: of AutoConfig.from_pretrained.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from wemask.loading import resolve_path
 
-    config = AutoConfig.from_pretrained(resolve_path(name))
+    config = AutoConfig.from_pretrained(resolve_path(name), **options)
+    kind = getattr(torch, dtype) if dtype != "auto" else config.dtype or torch.float32
+    trusted = options.get("trust_remote_code", False)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        return AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=trusted)
 
 
 def estimate(
@@ -188,7 +198,8 @@ def _activations(shape: Shape, tokens: int, checkpointing: bool) -> float:
 
 
 def estimate_run(config: "RunConfig", shape: Shape, *, on_gpu: bool) -> Memory:
-    """The estimate for a run as it is started here: ranks from the launcher's environment."""
+    """The estimate for a run on the ranks that run, or where none do yet, those it is to have."""
+    ranks, per_node = ranks_of(config.launcher)
     zero, trainer = (config.deepspeed or {}).get("zero_optimization", {}), config.trainer
     stage = zero.get("stage", 0)
     if config.fsdp:
@@ -197,8 +208,8 @@ def estimate_run(config: "RunConfig", shape: Shape, *, on_gpu: bool) -> Memory:
     half = bool(trainer.get("bf16", on_gpu and shape.bytes_each == 2) or trainer.get("fp16"))
     return estimate(
         replace(shape, bytes_each=2) if half and config.deepspeed else shape,
-        ranks=int(os.environ.get("WORLD_SIZE", "1")),
-        per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        ranks=ranks,
+        per_node=per_node,
         stage=stage,
         offload_optimizer=_offloads(zero, "offload_optimizer"),
         offload_parameters=_offloads(zero, "offload_param"),
@@ -210,12 +221,26 @@ def estimate_run(config: "RunConfig", shape: Shape, *, on_gpu: bool) -> Memory:
     )
 
 
+def ranks_of(launcher: "LauncherConfig") -> tuple[int, int]:
+    """Ranks in all, and of one node: of the launcher that started us, else of the settings.
+
+    torchrun and accelerate say LOCAL_WORLD_SIZE, deepspeed LOCAL_SIZE, srun a node's tasks.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        per_node = launcher.processes if launcher.name == "local" else launcher.ranks_per_node
+        return launcher.world, per_node
+    ranks = os.environ["WORLD_SIZE"]
+    names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
+    here = next((os.environ[name] for name in names if name in os.environ), ranks)
+    return int(ranks), int(re.match(r"\d+", here)[0])
+
+
 def _offloads(zero: Mapping[str, Any], what: str) -> bool:
     return (zero.get(what) or {}).get("device", "none") != "none"
 
 
 def too_large(
-    memory: Memory, *, device: float | None, host: float | None, loaded: bool = False
+    memory: Memory, *, device: float | None, host: float | None, loaded: float = 0.0
 ) -> list[str]:
     """What does not fit, in sentences; empty: it fits, or what is there is not known.
 
@@ -223,12 +248,12 @@ def too_large(
         memory: the estimate.
         device: bytes of one GPU; None: there is none, and all is in CPU memory.
         host: bytes of this node's CPU memory that are free.
-        loaded: the model is in it already.
+        loaded: bytes of models that are in it already.
     """
     problems = []
     if device is not None and memory.device > OF_DEVICE * device:
         problems.append(f"a device has {_gib(device)}, and about {_gib(memory.device)} are needed")
-    needed = memory.host(on_gpu=device is not None) - (memory.loading if loaded else 0.0)
+    needed = memory.host(on_gpu=device is not None) - loaded
     if host is not None and needed > host:
         problems.append(f"{_gib(host)} of CPU memory are free, and about {_gib(needed)} are needed")
     return problems

@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from wemask import composition
 from wemask.errors import ConfigError, RunFolderError, WemaskError
+from wemask.launching import shown
 from wemask.whole import ENGINE_NAME
 
 # What gloo, NCCL and torch's store say when another rank does not answer.
@@ -29,6 +30,8 @@ WAITED = re.compile(
     r"|Watchdog caught collective operation timeout",
     re.IGNORECASE,
 )
+# Words of a command line that the one which continues has in another form, or not at all.
+REPLACED = re.compile(r"\+*(deepspeed|fsdp|launcher\.processes)=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +49,10 @@ class Engine:
         return name if self.kind == "single" else f"{name} on {ranks}"
 
     @property
-    def words(self) -> str:
+    def words(self) -> list[str]:
         """What chooses it on the command line."""
-        words = {"zero": f" deepspeed=zero{self.stage}", "fsdp": " fsdp=full_shard"}
-        return words.get(self.kind, "")
+        words = {"zero": [f"deepspeed=zero{self.stage}"], "fsdp": ["fsdp=full_shard"]}
+        return words.get(self.kind, [])
 
 
 def asked(trainer: Any) -> Engine:
@@ -94,7 +97,7 @@ def check_engine(trainer: Any) -> None:
     wanted, found = asked(trainer), running(trainer)
     if wanted == found:
         return
-    hint = "Start one process per GPU: torchrun --nproc_per_node GPUS train.py ..."
+    hint = "Start one process per GPU: python train.py launcher.processes=GPUS ..."
     if wanted.kind == "fsdp" and found.kind == "ddp":
         hint = (
             "accelerate turns FSDP into DDP on CPU ranks: it needs a GPU for each; deepspeed=zero3 "
@@ -147,12 +150,12 @@ def check_resumable(checkpoint: Path, trainer: Any) -> None:
     before, now = read_engine(checkpoint), asked(trainer)
     if before == now:
         return
-    words = [w for w in composition.TYPED if not w.startswith(("deepspeed=", "fsdp="))]
-    launcher = f"torchrun --nproc_per_node {before.ranks}" if before.ranks > 1 else "python"
+    given = [word for word in composition.TYPED if not REPLACED.match(word)]
+    ranks = [f"launcher.processes={before.ranks}"] if before.ranks > 1 else []
+    command = shown("train.py", [*ranks, *given, *before.words])
     raise RunFolderError(
         f"{checkpoint} was written by {before}; this is {now}. It continues as it began: "
-        f"{' '.join([launcher, 'train.py', *words])}{before.words}  (a new run beside it: add "
-        "experiment_name=NAME)"
+        f"{command}  (a new run beside it: add experiment_name=NAME)"
     )
 
 

@@ -21,6 +21,7 @@ from wemask.config import RunConfig, digest, run_config
 from wemask.errors import ConfigError, RunFolderError
 from wemask.launcher import LauncherConfig
 from wemask.launching import PATIENCE, job_words, script_path, shown
+from wemask.summary import expected_memory
 
 TEMPLATES = Path(__file__).parent / "templates"
 JOB = "slurm/job.json"
@@ -99,6 +100,8 @@ def submit_planned() -> None:
     after = evaluation_after(planned, typed, sweep)
     if planned[0].dry_run:
         print(job.text)
+        if job.runs:
+            print(f"# Memory: {expected_memory(job.runs[0].config)}")
         if after is not None:
             print(f"# The evaluation after it would be:\n# {shown('evaluate.py', after)}")
         return
@@ -376,6 +379,7 @@ def _say(job: Job, number: str, evaluation: str | None, after: Sequence[str] | N
     if evaluation is not None and after is not None:
         lines.append(f"then     job {evaluation}: {shown('evaluate.py', after)}")
     if job.runs:
+        lines.append(f"memory   {expected_memory(job.runs[0].config)}")
         lines += [f"status   wemask status {shlex.quote(str(run.folder))}" for run in job.runs]
     lines += [
         f"log      tail -F {shlex.quote(str(where / 'slurm' / log))}",

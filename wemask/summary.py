@@ -10,9 +10,18 @@ from torch import nn
 
 from wemask import chat
 from wemask.config import RunConfig
-from wemask.errors import ConfigError
+from wemask.errors import ConfigError, WemaskError
+from wemask.launching import is_rank
 from wemask.me_layer import MELayerReport
-from wemask.memory import available, estimate_run, shape_of, too_large
+from wemask.memory import (
+    Memory,
+    available,
+    estimate_run,
+    on_meta,
+    ranks_of,
+    shape_of,
+    too_large,
+)
 from wemask.operator import LearnableStrength, StrengthSchedule
 
 if TYPE_CHECKING:
@@ -81,13 +90,43 @@ def _memory_lines(config: RunConfig, model: nn.Module, table: Table) -> list[str
     if engine := config.deepspeed or config.fsdp:
         group = "deepspeed" if config.deepspeed else "fsdp"
         table.add_row("[bold]engine[/bold]", escape(f"{group}={engine['name']}"))
-    table.add_row("[bold]memory[/bold]", escape(f"{memory} (estimate)"))
+    table.add_row("[bold]memory[/bold]", escape(_memory_words(config, memory)))
+    loaded = memory.loading / (1 if is_rank() else memory.ranks_here)  # the others are to come
     return [
         f"This does not look as if it fits: {problem} (estimate; docs/distributed.md). More ranks, "
         "deepspeed=zero3_offload, peft=lora, or a smaller trainer.per_device_train_batch_size or "
         "max_length need less."
-        for problem in too_large(memory, device=device, host=host, loaded=True)
+        for problem in too_large(memory, device=device, host=host, loaded=loaded)
     ]
+
+
+def _memory_words(config: RunConfig, memory: Memory) -> str:
+    ranks, _ = ranks_of(config.launcher)
+    return f"{memory} (estimate" + (f" for {ranks} ranks)" if ranks > 1 else ")")
+
+
+def expected_memory(config: RunConfig) -> str:
+    """The estimate for a job, of a model that is not loaded here: from its config alone.
+
+    Only where the config is on this machine: a submission does not wait for the hub.
+    """
+    model = config.model
+    try:
+        bare = on_meta(
+            *(model.path, model.dtype),
+            revision=model.revision or "main",
+            trust_remote_code=model.trust_remote_code,
+            local_files_only=True,
+        )
+        if model.parts:
+            bare.wemask_parts = dict(model.parts)  # pyright: ignore[reportArgumentType]
+        trained = None if config.peft is None else _lora_size(config, bare)
+        shape = shape_of(bare, trained)
+    except (OSError, ValueError, WemaskError) as error:
+        why = str(error).partition("\n")[0]
+        return f"not estimated: the config of {model.path} was sought on this machine: {why}"
+    on_gpu = config.launcher.gpus_per_node > 0
+    return _memory_words(config, estimate_run(config, shape, on_gpu=on_gpu))
 
 
 def operator_words(config: RunConfig) -> str:
