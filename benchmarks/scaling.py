@@ -1,7 +1,7 @@
 """Tokens per second and memory per rank of each engine, and what train.py costs over plain TRL.
 
     python benchmarks/scaling.py                       # llama-30m on CPU ranks: half an hour
-    python benchmarks/scaling.py --only cost --rounds 7
+    python benchmarks/scaling.py --only cost --rounds 9
     python benchmarks/scaling.py --device cuda --shape llama3-8b --ranks 1 8 --presets zero3 \
         zero3_offload --peft none lora --only engines
     wemask submit ...                                  # on several nodes: docs/scale.md
@@ -10,11 +10,12 @@
 (`wemask`) and plain (`sft`). Memory is the caching allocator's peak on a GPU; on a CPU the resident
 memory of a rank at its highest during training, above that after the imports.
 
-*cost*: one process trains the same run again and again: written by hand with TRL (A), once more
-(A/A, the noise), by train.py with method=sft (P) and method=wemask (S), in turning order. A step's
-time is from its begin to the next one's, so that logs, callbacks and watching count; on a CPU it is
-the process's own time, since the machine is shared. Reported is the median of the rounds' ratios,
-with its 95% interval.
+*cost*: one process trains the same run four times at once: written by hand with TRL (A), once more
+(A/A, the noise), by train.py with method=sft (P) and method=wemask (S). They take turns at every
+step. A step's time is from its begin to the next one's, so that logs, callbacks and watching count;
+on a CPU it is the process's own time, since the machine is shared. A round is ten steps of each
+arm, with one log line and one look at the wemask/* keys; reported is the median of the rounds'
+ratios, with its 95% interval.
 
 The result goes to benchmarks/results/scaling-*.json, `benchmarks/tables.py` makes the tables of
 docs/scale.md from it.
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import overhead
+import scaling_rank
 import shapes
 import torch
 from rich.progress import track
@@ -52,6 +54,7 @@ ARMS = {
     "S": ("wemask", "wemask"),
 }
 GOAL = 1.02
+ROUND = 10  # steps: trainer.logging_steps and logger.watch_every
 RANK = Path(__file__).with_name("scaling_rank.py")
 
 
@@ -94,12 +97,15 @@ class Bench:
             f"paths.run_dir={self.folder / f'run-{self.number}'}",
         ]
 
-    def launch(self, ranks: int, runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    def launch(
+        self, ranks: int, runs: Sequence[dict[str, Any]], *, in_turns: bool = False
+    ) -> list[list[dict[str, Any]]]:
         """Results by rank and run."""
         output = self.folder / "output.json"
         output.unlink(missing_ok=True)
         spec = self.folder / "spec.json"
-        spec.write_text(json.dumps({"runs": runs, "data": str(self.data), "output": str(output)}))
+        files = {"data": str(self.data), "output": str(output)}
+        spec.write_text(json.dumps({"runs": runs, "in_turns": in_turns, **files}))
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         command = [sys.executable, *(torchrun if ranks > 1 else []), str(RANK), str(spec)]
         caches = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(self.folder / "datasets")}
@@ -131,7 +137,7 @@ def engines(bench: Bench) -> list[dict[str, Any]]:
     for peft, preset, ranks, method in track(cases, "engines"):
         words = bench.words(method, o.steps, preset, peft)
         by_rank = bench.launch(ranks, [{"how": "wemask", "words": words}])
-        slowest = max(result["step"] for (result,) in by_rank)
+        slowest = max(statistics.mean(result["wall"]) for (result,) in by_rank)
         rows.append(
             {
                 "peft": peft,
@@ -176,22 +182,19 @@ def dtype_of(device: str) -> str:
 def cost(bench: Bench) -> dict[str, Any]:
     """The same run by train.py and by hand, in one process."""
     o = bench.options
-    order = [list(ARMS)[(i + j) % len(ARMS)] for i in range(o.rounds) for j in range(len(ARMS))]
-    runs = [
-        {"how": ARMS[arm][0], "words": bench.words(ARMS[arm][1], o.cost_steps)}
-        for arm in ("A", *order)  # the first warms up
-    ]
-    (results,) = bench.launch(1, runs)
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
-    for arm, result in zip(order, results[1:], strict=True):
-        found[arm].append(result)
-    key = "step" if o.device == "cuda" else "step_cpu"
-    steps = {arm: [result[key] for result in of] for arm, of in found.items()}
-    outside = {
-        part: {arm: statistics.median(r[part] for r in of) for arm, of in found.items()}
-        for part in ("start", "end")
+    steps = scaling_rank.WARM_UP + o.rounds * ROUND
+    runs = [{"how": how, "words": bench.words(method, steps)} for how, method in ARMS.values()]
+    (results,) = bench.launch(1, runs, in_turns=True)
+    found = dict(zip(ARMS, results, strict=True))
+    key = "wall" if o.device == "cuda" else "cpu"
+    seconds = {
+        arm: [
+            statistics.mean(result[key][i : i + ROUND]) for i in range(0, o.rounds * ROUND, ROUND)
+        ]
+        for arm, result in found.items()
     }
-    return {**overhead.summarise(steps, GOAL), **outside, "steps": o.cost_steps}
+    outside = {part: {arm: found[arm][part] for arm in ARMS} for part in ("start", "end")}
+    return {**overhead.summarise(seconds, GOAL), **outside}
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -231,8 +234,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=256, help="tokens of a row (default 256)")
     parser.add_argument("--batch", type=int, default=1, help="rows of a rank's step (default 1)")
     parser.add_argument("--steps", type=int, default=12, help="of an engine (default 12)")
-    parser.add_argument("--cost-steps", type=int, default=22, help="of a run of cost (default 22)")
-    parser.add_argument("--rounds", type=int, default=7, help="of cost (default 7)")
+    parser.add_argument("--rounds", type=int, default=15, help="of ten steps, of cost (default 15)")
     parser.add_argument(
         "--only", nargs="+", choices=["engines", "cost"], default=["engines", "cost"]
     )

@@ -3,8 +3,9 @@
     torchrun --nproc-per-node 2 benchmarks/scaling_rank.py SPEC.json
 
 The file holds {"runs": [{"how": "trl" | "wemask", "words": [...]}, ...], "data": FILE, "output":
-FILE}. `words` are those of train.py; by hand the same fields of SFTConfig are used. The runs follow
-one another in this process, each timed and measured by the same callback. Rank 0 writes the output.
+FILE, "in_turns": false}. `words` are those of train.py; by hand the same fields of SFTConfig are
+used. The runs follow one another in this process, or make their steps in turns, each measured by
+the same callback. Rank 0 writes the output.
 """
 
 import gc
@@ -14,6 +15,7 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,13 @@ WARM_UP = 2  # steps that are not counted: they allocate, and DeepSpeed learns t
 class Meter(TrainerCallback):
     """Seconds from the begin of each step to that of the next, callbacks and logs included."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: Callable[[], object]) -> None:
+        self.pause = pause
+        self.created, self.ended = time.perf_counter(), 0.0
+        self.before_training = self.peak = 0.0
         self.wall: list[float] = []
         self.cpu: list[float] = []
-        self.peak = 0
+        self.began: tuple[float, float] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         gc.collect()
@@ -49,14 +54,29 @@ class Meter(TrainerCallback):
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.wall.append(time.perf_counter())
-        self.cpu.append(own_seconds())
+        self.close_step()
+        self.pause()
+        self.began = clocks()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.on_step_begin(args, state, control)
+        self.close_step()
+        self.ended = time.perf_counter()
         self.peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory_now()
+
+    def close_step(self) -> None:
+        now = clocks()
+        if self.began is None:
+            self.before_training = now[0] - self.created
+            return
+        self.wall.append(now[0] - self.began[0])
+        self.cpu.append(now[1] - self.began[1])
+
+
+def clocks() -> tuple[float, float]:
+    """Now, and the CPU time of this process, when the device is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), own_seconds()
 
 
 def own_seconds() -> float:
@@ -91,31 +111,49 @@ def by_hand(config: RunConfig, data: Path) -> None:
     trainer.save_model(str(folder / "final"))
 
 
-def measure(run: dict[str, Any], data: Path, before: int) -> dict[str, Any]:
-    """Train once; times of the steps after the warm-up, and memory above that of the imports."""
-    meter = Meter()
+def measure(
+    run: dict[str, Any], data: Path, before: int, pause: Callable[[], object]
+) -> dict[str, Any]:
+    """Train once; seconds of the steps after the warm-up, and memory above that of the imports."""
+    meter = Meter(pause)
     trainer.DEFAULT_CALLBACKS[1:] = [meter]  # pyright: ignore
     config = run_config(compose("train", run["words"]))
-    start = time.perf_counter()
     by_hand(config, data) if run["how"] == "trl" else train(config)
-    whole = time.perf_counter() - start
-    wall, cpu = (
-        [b - a for a, b in zip(times[WARM_UP:], times[WARM_UP + 1 :], strict=False)]
-        for times in (meter.wall, meter.cpu)
-    )
     return {
-        "step": sum(wall) / len(wall),
-        "step_cpu": sum(cpu) / len(cpu),
-        "start": meter.wall[0] - start,
-        "end": whole - (meter.wall[-1] - start),
+        "wall": meter.wall[WARM_UP:],
+        "cpu": meter.cpu[WARM_UP:],
+        "start": meter.before_training,
+        "end": time.perf_counter() - meter.ended,
         "peak": meter.peak if torch.cuda.is_available() else meter.peak - before,
     }
+
+
+def in_turns(runs: list[dict[str, Any]], data: Path, before: int) -> list[dict[str, Any]]:
+    """All runs at once, of which one at a time makes one step: a machine's moods meet them all."""
+    from greenlet import getcurrent, greenlet
+
+    hub: Any = getcurrent()
+    lets = [greenlet(measure) for _ in runs]
+    results: list[Any] = [
+        let.switch(run, data, before, hub.switch) for let, run in zip(lets, runs, strict=True)
+    ]
+    turn = 0
+    while any(lets):
+        for place in range(len(lets)):
+            index = (turn + place) % len(lets)
+            if lets[index]:
+                results[index] = lets[index].switch()
+        turn += 1
+    return results
 
 
 def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
     data, before = Path(spec["data"]), memory_now("VmRSS")
-    results = [measure(run, data, before) for run in spec["runs"]]
+    if spec["in_turns"]:
+        results = in_turns(spec["runs"], data, before)
+    else:
+        results = [measure(run, data, before, lambda: None) for run in spec["runs"]]
     ranks: list[Any] = [results]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         ranks = [None] * torch.distributed.get_world_size()

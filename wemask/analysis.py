@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from wemask.probe_texts import load_texts, tokenise
 from wemask.quadratic import quadratic_form
 from wemask.results import write_whole
 from wemask.runs import environment, machine, open_folder, saving
+from wemask.terminal import say
 from wemask.tracking import log_analysis
 
 QUADRATIC = "quadratic"
@@ -152,7 +154,7 @@ def analyse(
     with saving(place):
         page = write_analysis(place, facts, tables, report)
         if logger is not None:
-            log_analysis(facts, tables, place, logger)
+            log_analysis(facts, tables, place, logger, partial(say, console))
     return page
 
 
@@ -218,7 +220,8 @@ class _Run:
         steps = [*self._metric_steps(), *self._experiment_steps()]
         new = [step for step in steps if self.journal.get(step.unit) is None]
         if len(new) < len(steps):
-            self._say(f"{len(steps) - len(new)} of {len(steps)} measurements were made before.")
+            made = len(steps) - len(new)
+            say(self.console, f"{made} of {len(steps)} measurements were made before.")
         self._measure(new)
         rows: Rows = {}
         for step in steps:
@@ -277,9 +280,10 @@ class _Run:
     def _estimate(self, steps: Sequence[_Step], seconds: float) -> None:
         left = sum(step.passes for step in steps[1:])
         each = seconds / max(1, steps[0].passes)
-        self._say(
+        say(
+            self.console,
             f"{len(steps)} measurements; the first took {seconds:.1f} s, so about "
-            f"{_duration(left * each)} more."
+            f"{_duration(left * each)} more.",
         )
 
     def _metric_steps(self) -> Iterator[_Step]:
@@ -330,9 +334,6 @@ class _Run:
         form = quadratic_form(subject.model, subject.report, batch.input_ids, batch.attention_mask)
         done()
         return {QUADRATIC: form.rows(), "quadratic_dims": form.dim_rows()}
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _layer_rows(state: str, found: Measurement) -> Rows:

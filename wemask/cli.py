@@ -14,6 +14,7 @@ from rich.markup import escape
 from wemask.cli_model import criterion_arguments, load, model_options, model_overrides
 from wemask.composition import compose, exit_on_error, section
 from wemask.errors import ConfigError, DataError
+from wemask.terminal import say
 
 WANDB = "log to W&B (offline unless WANDB_MODE=online)"
 
@@ -181,7 +182,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     from wemask.slurm_queue import status
 
     for name, value in status(options.folder):
-        _say(console, f"{name:<13}{value}")
+        say(console, f"{name:<13}{value}")
     return 0
 
 
@@ -197,8 +198,8 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     report = detect(model, tokenizer, **criterion_arguments(options, config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
-    _say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
-    _say(console, f"The other criterion: {report.other_criterion}.")
+    say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
+    say(console, f"The other criterion: {report.other_criterion}.")
     if report.separation is not None:
         console.print(f"Separation of massive from ordinary tokens: {report.separation:.2f}x.")
     if published := compare_with_published(config.path, report):
@@ -213,7 +214,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
             ("relief", relief),
         ):
             written += plots.save_figure(draw(report), folder / name)
-    _say(console, "Written: " + ", ".join(str(path) for path in written))
+    say(console, "Written: " + ", ".join(str(path) for path in written))
     return 0
 
 
@@ -244,7 +245,7 @@ def _analyse(options: argparse.Namespace, console: Console) -> int:
     )
     config, model, tokenizer = load(options)
     report = detect(model, tokenizer, **criterion_arguments(options, config))
-    _say(console, report.verdict)
+    say(console, report.verdict)
     page = analyse(
         model,
         tokenizer,
@@ -256,7 +257,7 @@ def _analyse(options: argparse.Namespace, console: Console) -> int:
         logger=_logger(options),
         console=console,
     )
-    _say(console, f"Written: {page}, with tables/ and figures/ beside it.")
+    say(console, f"Written: {page}, with tables/ and figures/ beside it.")
     return 0
 
 
@@ -315,7 +316,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     report = read_detection(results["me_layer"], [folder])
     with saving(folder):
         for path in write_report(results, folder, report, samples):
-            _say(console, str(path))
+            say(console, str(path))
     return 0
 
 
@@ -336,7 +337,7 @@ def _export(options: argparse.Namespace, console: Console) -> int:
             "Load it: AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True), or "
             "wemask.load(FOLDER)."
         )
-    _say(console, f"Written: {options.out}. {note}")
+    say(console, f"Written: {options.out}. {note}")
     return 0
 
 
@@ -347,7 +348,7 @@ def _merge(options: argparse.Namespace, console: Console) -> int:
 
     with saving(options.out):
         merge(final_folder(options.folder), options.out)
-    _say(console, f"Written: {options.out}, a whole softened model: wemask.load(FOLDER) loads it.")
+    say(console, f"Written: {options.out}, a whole softened model: wemask.load(FOLDER) loads it.")
     return 0
 
 
@@ -357,7 +358,7 @@ def _dashboard(options: argparse.Namespace, console: Console) -> int:
     built = workspace(options.project, options.entity, options.tasks)
     for name, panels in sections(options.tasks).items():
         for title, keys in panels.items():
-            _say(console, f"{name} | {title}: {', '.join(keys)}")
+            say(console, f"{name} | {title}: {', '.join(keys)}")
     if not options.dry_run:
         try:
             built.save()
@@ -367,7 +368,7 @@ def _dashboard(options: argparse.Namespace, console: Console) -> int:
                 f"W&B refused the workspace of {options.entity}/{options.project}: {error}. Log in "
                 "(wandb login), and see that the entity exists."
             ) from error
-        _say(console, f"Saved: {built.url}")
+        say(console, f"Saved: {built.url}")
     return 0
 
 
@@ -384,11 +385,6 @@ def _read_samples(path: Path) -> list[Any]:
             except ValueError as error:
                 raise DataError(f"{path}, line {number}: not JSON: {error}") from error
     return samples
-
-
-def _say(console: Console, text: str) -> None:
-    """Print a line with a path or a model's text in it: never wrapped, never read as markup."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,19 @@ def on_main(act: Callable[[], T]) -> T:
     return value  # pyright: ignore[reportReturnType]
 
 
+def main_first(act: Callable[[], T]) -> T:
+    """Do something on every rank, on rank 0 before the others: they find what it leaves in a cache.
+
+    Where another node has a cache of its own, its ranks do it anew.
+
+    Raises:
+        WemaskError: what `act` raises on rank 0, on every rank.
+    """
+    made: list[T] = []
+    on_main(lambda: made.append(act()))
+    return made[0] if made else act()
+
+
 def agree(value: str, what: str) -> None:
     """Check that `value` (a hash) is the same on every rank.
 

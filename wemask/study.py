@@ -5,6 +5,7 @@ import gc
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from wemask.report import read_detection, terminal_table, write_report
 from wemask.results import LayerMetrics as SchemaKeys
 from wemask.results import Results
 from wemask.runs import open_folder, open_run_folder, saving
+from wemask.terminal import say
 from wemask.tracking import log_study
 from wemask.training import load_base, train
 
@@ -184,11 +186,11 @@ def finish(
     results = document(groups, folder, {**facts, **made})
     with saving(folder):
         write_report(results, folder, report, samples_of(groups))
-    log_study(results, folder, logger)
+    log_study(results, folder, logger, partial(say, console))
     console.print(terminal_table(results))
     for note in results["notes"]:
         console.print(note, style="yellow", markup=False)
-    console.print(f"Report: {folder / 'report.html'}", soft_wrap=True, markup=False)
+    say(console, f"Report: {folder / 'report.html'}")
 
 
 def finish_sweep(studies: Sequence[Study], console: Console | None = None) -> None:

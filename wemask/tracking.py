@@ -6,12 +6,14 @@ Keys (docs/wandb.md): `bench/<task>/<metric>` for every metric, with `accuracy`,
 
 import html
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wemask.config import digest
 from wemask.results import ArmInfo, Results
 from wemask.verdict import headline, over_reference
+from wemask.wandb_service import Say, close_run, open_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,21 +28,24 @@ PAIR_COLUMNS = (
 )
 
 
-def log_study(results: Results, folder: Path, logger: Mapping[str, Any]) -> None:
+def log_study(results: Results, folder: Path, logger: Mapping[str, Any], say: Say = print) -> None:
     """Write a study to W&B, where `logger=wandb`; offline unless `logger.mode=online`.
 
     Args:
         results: what `results.json` holds.
         folder: of the study, with figures/ and report.html; its name is the group.
         logger: name, project and mode.
+        say: for a line about a W&B that cannot be reached.
     """
     if logger["name"] != "wandb":
         return
     for arm, info in results["arm_info"].items():
-        with _run(folder, logger, arm, "evaluate", _config(results, arm, info)) as run:
+        with _run(folder, logger, arm, "evaluate", _config(results, arm, info), say) as run:
+            logger = _as_before(logger, run)
             _log_seeds(run, results, arm)
             run.summary.update(dict(_summary(results, arm)))
-    with _run(folder, logger, "comparison", "compare", {"command": results["command"]}) as run:
+    config = {"command": results["command"]}
+    with _run(folder, logger, "comparison", "compare", config, say) as run:
         run.log(_overview(results, folder))
 
 
@@ -49,6 +54,7 @@ def log_analysis(
     tables: Mapping[str, "pd.DataFrame"],
     folder: Path,
     logger: Mapping[str, Any],
+    say: Say = print,
 ) -> None:
     """Write a finished analysis to W&B: its tables, figures, page and findings, as one run.
 
@@ -59,13 +65,14 @@ def log_analysis(
         tables: by name, as in tables/.
         folder: of the analysis.
         logger: name, project and mode; nothing is written unless `name` is wandb.
+        say: for a line about a W&B that cannot be reached.
     """
     if logger["name"] != "wandb":
         return
     import wandb
 
     config = {key: facts[key] for key in ("command", "model", "settings", "texts", "versions")}
-    with _run(folder, logger, facts["model"]["name"], "analyse", config) as run:
+    with _run(folder, logger, facts["model"]["name"], "analyse", config, say) as run:
         shown = {f"tables/{name}": wandb.Table(dataframe=_plain(of)) for name, of in tables.items()}
         words = [sentence for part in facts["findings"].values() for sentence in part]
         run.log(
@@ -107,12 +114,22 @@ def run_id(folder: Path, name: str) -> str:
     return digest([folder.name, name])
 
 
-def _run(
-    folder: Path, logger: Mapping[str, Any], name: str, kind: str, config: dict[str, Any]
-) -> "wandb.Run":
-    import wandb
+def _as_before(logger: Mapping[str, Any], run: "wandb.Run") -> Mapping[str, Any]:
+    """Offline from now on, where W&B could not be reached: no arm waits for it again."""
+    return {**logger, "mode": "offline"} if run.offline else logger
 
-    return wandb.init(
+
+@contextmanager
+def _run(
+    folder: Path,
+    logger: Mapping[str, Any],
+    name: str,
+    kind: str,
+    config: dict[str, Any],
+    say: Say,
+) -> Iterator["wandb.Run"]:
+    run = open_run(
+        say,
         project=logger["project"],
         mode=logger["mode"],
         group=folder.name,
@@ -123,8 +140,12 @@ def _run(
         config=config,
         dir=folder,
         reinit="finish_previous",
-        settings=wandb.Settings(silent=True, x_disable_stats=True),
+        settings={"x_disable_stats": True},
     )
+    try:
+        yield run
+    finally:
+        close_run(run, say)
 
 
 def _config(results: Results, arm: str, info: ArmInfo) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from wemask.running import (
 )
 from wemask.runs import last_checkpoint, open_run_folder, saving
 from wemask.summary import show_summary
+from wemask.terminal import say
 from wemask.trainer import build_trainer
-from wemask.wandb_service import outlive_wandb, wandb_may_end
+from wemask.wandb_service import close_run, open_run, outlive_wandb
 from wemask.watching import WatchCallback
 from wemask.whole import what_is_wrong
 
@@ -113,7 +115,10 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     console = console or Console(quiet=not distributed.is_main())
     if config.trains and not config.dry_run and _is_finished(config, console):
         return config.folder()
-    examples: Any = load_examples(config.data) if config.trains else None
+    examples: Any = None
+    if config.trains:
+        with waiting():
+            examples = distributed.main_first(lambda: load_examples(config.data))
     prepared = prepare(config)
     if examples is None:
         show_summary(console, config, prepared, example=None, loss=None)
@@ -147,7 +152,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
             with saving(folder):
                 prepared.report.save(folder / "me_layer.json")
         _fit(config, prepared, examples, loss, folder, console)
-    _say(console, f"Saved: {folder / 'final'}")
+    say(console, f"Saved: {folder / 'final'}")
     return folder
 
 
@@ -157,7 +162,7 @@ def _is_finished(config: RunConfig, console: Console) -> bool:
     if not distributed.on_main(final.exists):
         return False
     distributed.on_main(lambda: str(open_run_folder(config)))
-    _say(console, f"This run is finished: {final}. Change a setting, or delete it.")
+    say(console, f"This run is finished: {final}. Change a setting, or delete it.")
     return True
 
 
@@ -173,15 +178,10 @@ def _claimed(config: RunConfig, console: Console) -> Iterator[Path]:
         def claim() -> str:
             folder = open_run_folder(config)
             with saving(folder):
-                stack.enter_context(locked(folder, lambda text: _say(console, text)))
+                stack.enter_context(locked(folder, partial(say, console)))
             return str(folder)
 
         yield Path(distributed.on_main(claim))
-
-
-def _say(console: Console, text: str) -> None:
-    """Print a line with a path in it: never wrapped, never read as markup."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _fit(
@@ -200,7 +200,7 @@ def _fit(
     checkpoint = Path(found) if found else None
     if checkpoint is not None:
         check_resumable(checkpoint, trainer)
-        _say(console, f"Resuming from {checkpoint}.")
+        say(console, f"Resuming from {checkpoint}.")
         if prepared.handle is not None and prepared.handle.learned:
             # The trainer restores weights and optimizer; theta is in no state_dict.
             saved = read_config(checkpoint)["learned"]
@@ -209,8 +209,9 @@ def _fit(
         watch.measure_untrained()
     try:
         with saving(folder), waiting():
-            _start_logger(config, trainer, folder)
-            outlive_wandb(trainer, lambda text: _say(console, text))
+            # On all ranks together: the others would wait for a rank 0 that W&B refuses.
+            distributed.on_main(lambda: _start_logger(config, trainer, folder, console))
+            outlive_wandb(trainer, partial(say, console))
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         forget_deepspeed()
@@ -234,7 +235,7 @@ def _watch(
         folder / "metrics.jsonl",
         every=every,
         budget=config.logger["watch_budget"],
-        say=lambda text: _say(console, text),
+        say=partial(say, console),
     )
 
 
@@ -244,7 +245,7 @@ def _whole_checkpoint(folder: Path, console: Console) -> str | None:
     for name in broken:
         path = folder / "checkpoints" / name
         wrong = what_is_wrong(path)
-        _say(console, f"{name} is half-written or damaged and is not used: {wrong}.")
+        say(console, f"{name} is half-written or damaged and is not used: {wrong}.")
         shutil.rmtree(path)
     return str(checkpoint) if checkpoint else None
 
@@ -262,7 +263,7 @@ def _stop(folder: Path, state: Any) -> None:
     )
 
 
-def _start_logger(config: RunConfig, trainer: Any, folder: Path) -> None:
+def _start_logger(config: RunConfig, trainer: Any, folder: Path, console: Console) -> None:
     """Open the W&B run; its id is kept in the folder, so that a resumed run stays one run.
 
     Opened here and not by the trainer: W&B reads its environment once per process, and a process
@@ -270,12 +271,11 @@ def _start_logger(config: RunConfig, trainer: Any, folder: Path) -> None:
     """
     if "wandb" not in trainer.args.report_to or not trainer.is_world_process_zero():
         return
-    import wandb
-
     path = folder / "wandb_run_id"
     if not path.exists():
         write_whole(path, uuid.uuid4().hex[:8])
-    wandb.init(
+    open_run(
+        partial(say, console),
         project=config.logger["project"],
         mode=config.logger["mode"],
         group=config.experiment,
@@ -283,7 +283,6 @@ def _start_logger(config: RunConfig, trainer: Any, folder: Path) -> None:
         dir=folder,
         id=path.read_text().strip(),
         resume="allow",
-        settings=wandb.Settings(silent=True),
     )
 
 
@@ -292,8 +291,8 @@ def _finish_logger(trainer: Any, console: Console) -> None:
     if "wandb" in trainer.args.report_to and trainer.is_world_process_zero():
         import wandb
 
-        with wandb_may_end(lambda text: _say(console, text)):
-            wandb.finish()
+        if wandb.run is not None:  # W&B may have refused it
+            close_run(wandb.run, partial(say, console))
 
 
 def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
@@ -301,16 +300,16 @@ def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
 
     All ranks come here: where the weights are in shards, they are gathered from all of them.
     """
-    partial, model, first = folder / "final.partial", trainer.model, trainer.is_world_process_zero()
+    half, model, first = folder / "final.partial", trainer.model, trainer.is_world_process_zero()
     weights = gathered_weights(trainer)
     if first:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
     if prepared.handle is not None:
-        wemask.save(model, prepared.tokenizer, partial, state_dict=weights, write=first)
+        wemask.save(model, prepared.tokenizer, half, state_dict=weights, write=first)
     elif first:
-        model.save_pretrained(partial, **({} if weights is None else {"state_dict": weights}))
-        prepared.tokenizer.save_pretrained(partial)
+        model.save_pretrained(half, **({} if weights is None else {"state_dict": weights}))
+        prepared.tokenizer.save_pretrained(half)
     if first:
         if prepared.handle is not None:
-            shutil.copy(partial / CONFIG_NAME, folder / CONFIG_NAME)
-        partial.rename(folder / "final")
+            shutil.copy(half / CONFIG_NAME, folder / CONFIG_NAME)
+        half.rename(folder / "final")

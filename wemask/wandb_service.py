@@ -1,19 +1,94 @@
-"""A training outlives W&B's service process.
+"""A run outlives W&B: a server that cannot be reached, and the end of W&B's service process.
 
 Slurm sends TERM to every process of a step, so to wandb-core too, which ends at once. What a rank
 logs after that raises ConnectionResetError, in the step after which it should save.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wemask.errors import ConfigError
+
+if TYPE_CHECKING:
+    import wandb
 
 EVENTS = ("on_log", "on_save", "on_evaluate", "on_predict", "on_train_end")
+PATIENCE = 30.0  # seconds for the server's first answer; W&B's own 90 look like a hang
+FINISH = 120.0  # seconds for what is left to upload at the end; W&B's own are without end
+# What a server that was reached says to a key, a team or a project: to try later is of no use.
+REFUSED = re.compile(r"error 40[0134]\b|permission denied|unauthori[sz]ed", re.IGNORECASE)
+
+Say = Callable[[str], None]
+
+
+def open_run(
+    say: Say, *, dir: Path, mode: str, settings: dict[str, Any] | None = None, **given: Any
+) -> "wandb.Run":
+    """Open a W&B run; offline, and said so, where the server cannot be reached.
+
+    Args:
+        say: for the one line about it, with the command that uploads the run later.
+        dir: the folder whose wandb/ the run is kept in.
+        mode: online | offline | disabled.
+        settings: more of wandb.Settings.
+        given: what else wandb.init takes.
+
+    Raises:
+        ConfigError: there is no API key, or the server refuses it.
+    """
+    import wandb
+    from wandb.errors import AuthenticationError, CommError
+
+    limits: dict[str, Any] = {
+        "init_timeout": PATIENCE,
+        "finish_timeout": FINISH,
+        "finish_timeout_raises": True,
+    }
+    kept = wandb.Settings(silent=True, **limits, **(settings or {}))
+    given |= {"dir": dir, "settings": kept}
+    try:
+        return wandb.init(mode=mode, **given)  # pyright: ignore[reportArgumentType]
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        unreachable = isinstance(error, CommError) and not isinstance(error, AuthenticationError)
+        if not unreachable or REFUSED.search(reason):
+            raise ConfigError(
+                f"W&B refuses this run: {reason}. Type wandb login, or logger.mode=offline "
+                "(WANDB_MODE=offline) and upload it later with wandb sync."
+            ) from error
+    wandb.teardown()  # else its service still holds the run's id
+    run = wandb.init(mode="offline", **given)
+    say(
+        f"W&B cannot be reached ({reason}). Nothing is lost: this run goes on offline. When W&B is "
+        f"back, type: wandb sync {_place(run)}"
+    )
+    return run
+
+
+def close_run(run: "wandb.Run", say: Say) -> None:
+    """Close a W&B run; what cannot be uploaded now is left in its folder, and said."""
+    place = _place(run)
+    with wandb_may_end(say):
+        try:
+            run.finish()
+        except TimeoutError:
+            say(
+                f"W&B did not take the rest of this run in {FINISH:.0f} s. Nothing is lost: when "
+                f"W&B is back, type: wandb sync {place}"
+            )
+
+
+def _place(run: "wandb.Run") -> Path:
+    """What `wandb sync` wants."""
+    return Path(run.dir).parent
 
 
 @contextmanager
-def wandb_may_end(say: Callable[[str], None]) -> Iterator[None]:
+def wandb_may_end(say: Say) -> Iterator[None]:
     """Say that W&B's service is gone, and go on."""
     import wandb
 
@@ -26,7 +101,7 @@ def wandb_may_end(say: Callable[[str], None]) -> Iterator[None]:
         )
 
 
-def outlive_wandb(trainer: Any, say: Callable[[str], None]) -> None:
+def outlive_wandb(trainer: Any, say: Say) -> None:
     """Let the trainer's W&B callback fail once, and do nothing from then on."""
     if "wandb" not in trainer.args.report_to or not trainer.is_world_process_zero():
         return
@@ -37,7 +112,7 @@ def outlive_wandb(trainer: Any, say: Callable[[str], None]) -> None:
             _guard(callback, say)
 
 
-def _guard(callback: Any, say: Callable[[str], None]) -> None:
+def _guard(callback: Any, say: Say) -> None:
     gone = False
 
     def guarded(act: Callable[..., Any]) -> Callable[..., Any]:
