@@ -88,17 +88,31 @@ def test_fsdp_on_cpu_ranks_does_not_become_ddp_in_silence(tmp_path: Path) -> Non
     assert "Asked for FSDP2 on 2 ranks, but DDP on 2 ranks runs" in done.stdout
 
 
-def test_a_full_disk_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_ends_all_ranks_with_one_message() -> None:
+    began = time.monotonic()
+    done = on_two_ranks("ddp", [words("ddp", "full", Path("/proc/nobody/may"))])
+    assert time.monotonic() - began < 90
+    assert done.returncode != 0
+    assert done.stdout.count("cannot be written") == 1, done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(("engine", "megabytes"), [("ddp", 24), ("zero2", 32)])
+def test_a_full_disk_ends_all_ranks_with_one_message(
+    tmp_path: Path, engine: str, megabytes: int
+) -> None:
+    if engine != "ddp":
+        pytest.importorskip("deepspeed")
     disk = tmp_path / "disk"
     disk.mkdir()
-    # A checkpoint is 17 MB: weights, and both moments.
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "wemask-test", str(disk)]
+    # One checkpoint fits, two do not: 17 MB are weights and both moments; ZeRO-2 has weights twice.
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "wemask-test", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     try:
-        given = words("ddp", "full", disk)
+        given = words(engine, "full", disk)
         began = time.monotonic()
-        done = on_two_ranks("ddp", [given])
+        done = on_two_ranks(engine, [given])
         assert time.monotonic() - began < 120
         assert done.returncode != 0
         assert "cannot be written" in done.stdout
@@ -107,7 +121,7 @@ def test_a_full_disk_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
         assert newest is not None and newest.name == "checkpoint-2"
         assert broken == ["checkpoint-4"]
         subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
-        done = on_two_ranks("ddp", [given])
+        done = on_two_ranks(engine, [given])
         assert done.returncode == 0, done.stdout
         assert "checkpoints/checkpoint-2." in done.stdout
         assert (disk / "full" / "final").exists()

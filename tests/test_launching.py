@@ -273,6 +273,16 @@ try:
     distributed.on_main(fail)
 except RunFolderError as error:
     seen["error"] = [str(error), error.of_main]
+cache = Path(sys.argv[1]) / "cache"
+def build():
+    found = cache.exists()
+    cache.touch()
+    return f"of {rank}, found: {found}"
+seen["first"] = distributed.main_first(build)
+try:
+    distributed.main_first(lambda: fail() if rank == 0 else None)
+except RunFolderError as error:
+    seen["first_failed"] = str(error)
 distributed.barrier()
 (Path(sys.argv[1]) / f"seen{rank}").write_text(json.dumps(seen))
 """
@@ -285,6 +295,8 @@ def test_ranks_talk_agree_and_fail_together(tmp_path: Path) -> None:
     seen = [json.loads((tmp_path / f"seen{rank}").read_text()) for rank in (0, 1)]
     assert [s["main"] for s in seen] == [True, False]
     assert [s["calls"] for s in seen] == [1, 0]
+    assert [s["first"] for s in seen] == ["of 0, found: False", "of 1, found: True"]
+    assert [s["first_failed"] for s in seen] == ["the disk is full"] * 2
     assert [s["error"] for s in seen] == [["the disk is full", False], ["the disk is full", True]]
     for one in seen:
         assert one["world"] == 2

@@ -1,14 +1,18 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import wandb
 from run_support import REPOSITORY
 from transformers.integrations import WandbCallback
 
-from wemask.wandb_service import outlive_wandb
+from wemask import wandb_service
+from wemask.errors import ConfigError
+from wemask.wandb_service import close_run, open_run, outlive_wandb
 
 
 class Gone(WandbCallback):
@@ -49,6 +53,57 @@ def test_other_errors_are_not_swallowed() -> None:
     with pytest.raises(KeyError):
         callback.on_log()
 
+
+# --- a server that cannot be reached --------------------------------------------------------------
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A port on which nobody listens; other tests get W&B's service as it was."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(wandb_service, "PATIENCE", 2.0)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("nowhere")
+def test_without_its_server_a_run_goes_on_offline(tmp_path: Path) -> None:
+    said = list[str]()
+    run = open_run(said.append, dir=tmp_path, mode="online", id="same1234", resume="allow")
+    run.log({"loss": 1.0})
+    close_run(run, said.append)
+    (line,) = said
+    assert run.offline
+    assert "W&B cannot be reached (" in line
+    assert "Nothing is lost" in line
+    folder = Path(line.partition("wandb sync ")[2])
+    assert folder.name.startswith("offline-run-")
+    assert (folder / "run-same1234.wandb").stat().st_size > 0
+
+
+def test_a_missing_key_is_an_error_with_what_to_type(
+    tmp_path: Path, nowhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("HOME", str(tmp_path))  # its .netrc may have a key
+    monkeypatch.delenv("NETRC", raising=False)
+    with pytest.raises(ConfigError, match=r"W&B refuses this run: .*Type wandb login, or logger"):
+        open_run(print, dir=tmp_path, mode="online")
+
+
+def test_what_is_not_taken_at_the_end_is_left_and_said(tmp_path: Path) -> None:
+    def finish() -> None:
+        raise TimeoutError("timed out")
+
+    said = list[str]()
+    folder = tmp_path / "wandb" / "run-1"
+    close_run(SimpleNamespace(dir=str(folder / "files"), finish=finish), said.append)  # pyright: ignore
+    assert said[0].endswith(f"wandb sync {folder}")
+
+
+# --- the end of W&B's service ---------------------------------------------------------------------
 
 TRAIN = """
 import os, signal, subprocess, sys, time

@@ -20,6 +20,7 @@ from datasets import config as datasets_settings
 from datasets.exceptions import DatasetsError
 
 from wemask import layouts, records
+from wemask.cache_lock import waits_said
 from wemask.embedded import problems
 from wemask.errors import ConfigError, DataError, nearest
 from wemask.layouts import BadRecord, Conversation, Layout
@@ -149,9 +150,10 @@ def load_examples(config: DataConfig) -> datasets.Dataset:
     parts = (source.key, source.label, config, several, _code_digest())
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     try:
-        return datasets.Dataset.from_generator(
-            _examples, features=features, gen_kwargs=arguments, fingerprint=key
-        )
+        with waits_said(logger.warning):
+            return datasets.Dataset.from_generator(
+                _examples, features=features, gen_kwargs=arguments, fingerprint=key
+            )
     except (OSError, DatasetsError) as error:
         raise DataError(
             f"{source.count} examples do not fit the cache {datasets_settings.HF_DATASETS_CACHE}: "
@@ -227,12 +229,13 @@ def _may_be_hub_id(path: str) -> bool:
 def _hub(config: DataConfig) -> _Source:
     label = f"{config.path} [{config.split}]"
     try:
-        table = datasets.load_dataset(
-            str(config.path),
-            name=config.hub_config,
-            split=config.split,
-            revision=config.hub_revision,
-        )
+        with waits_said(logger.warning):
+            table = datasets.load_dataset(
+                str(config.path),
+                name=config.hub_config,
+                split=config.split,
+                revision=config.hub_revision,
+            )
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
