@@ -30,7 +30,7 @@ def adopt_environment() -> None:
     """Take part in what torchrun, accelerate, deepspeed or srun have started; before anything else.
 
     Raises:
-        ConfigError: `accelerate launch --cpu`, which starts one process instead of several.
+        ConfigError: `accelerate launch` on CPUs, which starts one process instead of several.
     """
     # The deepspeed command adds this to the words, and Hydra would not know it.
     sys.argv[1:] = [word for word in sys.argv[1:] if not re.match(r"--local[-_]rank=\d+$", word)]
@@ -42,8 +42,8 @@ def adopt_environment() -> None:
             logging.getLogger("wemask").setLevel(logging.WARNING)  # rank 0 says it
     elif "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
         raise ConfigError(
-            "accelerate launch was asked for several processes and started one, as it does with "
-            "--cpu. Type: python train.py launcher.processes=2, or use torchrun."
+            "accelerate launch was asked for several processes and started one, as it does on CPUs "
+            "without --multi_gpu. Type: python train.py launcher.processes=2, or use torchrun."
         )
 
 
