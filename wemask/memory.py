@@ -232,7 +232,7 @@ def ranks_of(launcher: "LauncherConfig") -> tuple[int, int]:
     ranks = os.environ["WORLD_SIZE"]
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
     here = next((os.environ[name] for name in names if name in os.environ), ranks)
-    return int(ranks), int(re.findall(r"\d+", here)[0])  # Slurm writes 4(x2)
+    return int(ranks), int(re.split(r"\D", here)[0])  # srun says 2(x3) for three nodes
 
 
 def _offloads(zero: Mapping[str, Any], what: str) -> bool:
