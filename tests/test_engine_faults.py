@@ -130,8 +130,10 @@ def test_a_full_disk_ends_all_ranks_with_one_message(
 
 
 def test_a_rank_that_hangs_is_not_waited_for_for_ever(tmp_path: Path) -> None:
-    given = words("ddp", "lora", tmp_path)
+    given = [*words("ddp", "lora", tmp_path), "trainer.ddp_timeout=10"]
+    began = time.monotonic()
     done = on_two_ranks("ddp", [given], hang_at_step=2)
+    assert time.monotonic() - began < 120  # rank 1 would sleep for 300 s
     assert done.returncode != 0
     # Gloo has more than one way to say it.
     assert "Rank 0 waited in vain for another rank (" in done.stdout

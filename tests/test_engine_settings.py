@@ -145,6 +145,15 @@ def test_another_number_of_ranks_is_refused_with_the_command(
     assert "was written by DeepSpeed ZeRO-3 on 4 ranks; this is one process" in message
     command = "python train.py launcher.processes=4 model=tiny seed=1 deepspeed=zero3 "
     assert command in message
+    typed += ["launcher=slurm", "launcher.nodes=8"]
+    for here, ranks in (
+        ("2", "launcher.nodes=2"),
+        ("3", "launcher.nodes=1 launcher.processes_per_"),
+    ):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        with pytest.raises(RunFolderError, match=f"began: python train.py {ranks}"):
+            check_resumable(tmp_path, trainer)
+    del typed[4:]
     (tmp_path / "engine.json").unlink()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunFolderError, match=r"as it began: python train\.py model=tiny seed=1 "):

@@ -31,7 +31,7 @@ WAITED = re.compile(
     re.IGNORECASE,
 )
 # Words of a command line that the one which continues has in another form, or not at all.
-REPLACED = re.compile(r"\+*(deepspeed|fsdp|launcher\.processes)=")
+REPLACED = re.compile(r"\+*(deepspeed|fsdp|launcher\.(processes|processes_per_node|nodes))=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +151,22 @@ def check_resumable(checkpoint: Path, trainer: Any) -> None:
     if before == now:
         return
     given = [word for word in composition.TYPED if not REPLACED.match(word)]
-    ranks = [f"launcher.processes={before.ranks}"] if before.ranks > 1 else []
-    command = shown("train.py", [*ranks, *given, *before.words])
+    job = any(re.match(r"\+*launcher=(?!local$)", word) for word in given)
+    command = shown("train.py", [*_ranks_words(before.ranks, job), *given, *before.words])
     raise RunFolderError(
         f"{checkpoint} was written by {before}; this is {now}. It continues as it began: "
         f"{command}  (a new run beside it: add experiment_name=NAME)"
     )
+
+
+def _ranks_words(ranks: int, job: bool) -> list[str]:
+    """So many ranks on the command line; of a Slurm job in nodes of as many as it has here."""
+    if not job:
+        return [f"launcher.processes={ranks}"] if ranks > 1 else []
+    nodes, left = divmod(ranks, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if left:
+        return ["launcher.nodes=1", f"launcher.processes_per_node={ranks}"]
+    return [f"launcher.nodes={nodes}"]
 
 
 def forget_deepspeed() -> None:
