@@ -76,6 +76,15 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     return {run["display_name"]: {**run, "folder": folder} for run in runs}
 
 
+@pytest.mark.usefixtures("no_wandb_server")
+def test_a_study_seeks_a_server_that_is_not_there_once(tmp_path: Path) -> None:
+    said = list[str]()
+    log_study(validate_results(made_up()), tmp_path, {**LOGGER, "mode": "online"}, said.append)
+    assert [line.startswith("W&B cannot be reached") for line in said] == [True]
+    runs = [read(path) for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")]
+    assert len(runs) == 1 + len(made_up()["arms"])
+
+
 def test_each_arm_is_a_run_and_all_are_one_group(logged: Any) -> None:
     assert set(logged) == {"base", "training_free", "sft", "wemask_sft", "comparison"}
     for name, run in logged.items():

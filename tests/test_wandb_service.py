@@ -1,16 +1,13 @@
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import wandb
 from run_support import REPOSITORY
 from transformers.integrations import WandbCallback
 
-from wemask import wandb_service
 from wemask.errors import ConfigError
 from wemask.wandb_service import close_run, open_run, outlive_wandb
 
@@ -57,18 +54,7 @@ def test_other_errors_are_not_swallowed() -> None:
 # --- a server that cannot be reached --------------------------------------------------------------
 
 
-@pytest.fixture
-def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A port on which nobody listens; other tests get W&B's service as it was."""
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setattr(wandb_service, "PATIENCE", 2.0)
-    wandb.teardown()
-    yield
-    wandb.teardown()
-
-
-@pytest.mark.usefixtures("nowhere")
+@pytest.mark.usefixtures("no_wandb_server")
 def test_without_its_server_a_run_goes_on_offline(tmp_path: Path) -> None:
     said = list[str]()
     run = open_run(said.append, dir=tmp_path, mode="online", id="same1234", resume="allow")
@@ -84,7 +70,7 @@ def test_without_its_server_a_run_goes_on_offline(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_an_error_with_what_to_type(
-    tmp_path: Path, nowhere: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, no_wandb_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "")
     monkeypatch.setenv("HOME", str(tmp_path))  # its .netrc may have a key

@@ -176,6 +176,7 @@ def finish(
     Raises:
         DataError: the runs cannot be compared.
         RunFolderError: the folder cannot be written.
+        ConfigError: W&B refuses it, when all else is done.
     """
     groups = group(entries)
     check_comparable(groups)
@@ -186,11 +187,11 @@ def finish(
     results = document(groups, folder, {**facts, **made})
     with saving(folder):
         write_report(results, folder, report, samples_of(groups))
-    log_study(results, folder, logger, partial(say, console))
     console.print(terminal_table(results))
     for note in results["notes"]:
         console.print(note, style="yellow", markup=False)
     say(console, f"Report: {folder / 'report.html'}")
+    log_study(results, folder, logger, partial(say, console))  # last: W&B may refuse it
 
 
 def finish_sweep(studies: Sequence[Study], console: Console | None = None) -> None:
