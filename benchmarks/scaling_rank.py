@@ -8,6 +8,7 @@ used. The runs follow one another in this process, or make their steps in turns,
 the same callback. Rank 0 writes the output.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -48,6 +49,7 @@ class Meter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what loading and DeepSpeed's start have given back
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         else:

@@ -336,6 +336,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(tmp_path: Path) -> None:
     assert code == 0, err
     assert out.startswith("#!/usr/bin/env bash\n")
     assert "dry_run=" not in out
+    assert "# Memory: about 0." in out
     assert "evaluate.py debug=fast" in out
     check_shell(out)
     assert not list(tmp_path.iterdir())

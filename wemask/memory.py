@@ -152,8 +152,8 @@ def estimate(
         stage: of ZeRO; FSDP's full_shard is 3, its grad_op 2, DDP and one process 0.
         offload_optimizer: optimizer states, masters and gradients in CPU memory.
         offload_parameters: parameters in CPU memory, too (stage 3).
-        masters: half-precision weights with fp32 masters and gradients (DeepSpeed in bf16 or fp16);
-            else the optimizer works on the weights as they are.
+        masters: fp32 masters and gradients beside the weights, as DeepSpeed has them, also of fp32
+            weights; else the optimizer works on the weights as they are.
         upcast: trained weights become fp32 (FSDP2 in bf16 or fp16).
         checkpointing: activations are computed again in the backward pass.
         batch: sequences per rank at once.
@@ -213,7 +213,7 @@ def estimate_run(config: "RunConfig", shape: Shape, *, on_gpu: bool) -> Memory:
         stage=stage,
         offload_optimizer=_offloads(zero, "offload_optimizer"),
         offload_parameters=_offloads(zero, "offload_param"),
-        masters=half and config.deepspeed is not None,
+        masters=config.deepspeed is not None,
         upcast=half and config.fsdp is not None,
         checkpointing=trainer.get("activation_checkpointing", True),
         batch=trainer.get("per_device_train_batch_size", 8),
