@@ -94,11 +94,11 @@ def test_what_is_not_taken_at_the_end_is_left_and_said(tmp_path: Path) -> None:
 TRAIN = """
 import os, signal, subprocess, sys, time
 from transformers import TrainerCallback
-from wemask import training
+from wemask import trainer, training
 from wemask.composition import compose
 from wemask.config import run_config
 
-class KillService(training.SofteningCallback):
+class KillService(trainer.SofteningCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 2:
             told = subprocess.run(
@@ -109,7 +109,7 @@ class KillService(training.SofteningCallback):
             print("killed", len(told.stdout.split()))
             time.sleep(1)
 
-training.SofteningCallback = KillService
+trainer.SofteningCallback = KillService
 words = ["debug=fast", "logger.mode=offline", f"paths.output_dir={sys.argv[1]}"]
 training.train(run_config(compose("train", words)))
 """
