@@ -139,18 +139,3 @@ def tiny() -> Tiny:
 def fresh_tiny(tiny: Tiny) -> Callable[[], Tiny]:
     """A factory of private copies of `tiny`."""
     return lambda: copy.deepcopy(tiny)
-
-
-@pytest.fixture
-def no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """W&B's server on a port where nobody listens; other tests get W&B's service as it was."""
-    import wandb
-
-    from wemask import wandb_service
-
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setattr(wandb_service, "PATIENCE", 2.0)
-    wandb.teardown()
-    yield
-    wandb.teardown()

@@ -76,11 +76,28 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     return {run["display_name"]: {**run, "folder": folder} for run in runs}
 
 
+@pytest.fixture
+def no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B's server on a port where nobody listens; other tests get W&B's service as it was."""
+    import wandb
+
+    from wemask import wandb_service
+
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(wandb_service, "PATIENCE", 2.0)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
 @pytest.mark.usefixtures("no_wandb_server")
 def test_a_study_seeks_a_server_that_is_not_there_once(tmp_path: Path) -> None:
     said = list[str]()
     log_study(validate_results(made_up()), tmp_path, {**LOGGER, "mode": "online"}, said.append)
-    assert [line.startswith("W&B cannot be reached") for line in said] == [True]
+    assert [line.partition(" ")[0] for line in said] == ["W&B", "So"]
+    assert "W&B cannot be reached" in said[0]
+    assert said[1].endswith(f"wandb sync {tmp_path}/wandb/offline-run-*")
     runs = [read(path) for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")]
     assert len(runs) == 1 + len(made_up()["arms"])
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,7 @@ import pytest
 from run_support import REPOSITORY
 from transformers.integrations import WandbCallback
 
-from wemask.errors import ConfigError
-from wemask.wandb_service import close_run, open_run, outlive_wandb
+from wemask.wandb_service import close_run, outlive_wandb
 
 
 class Gone(WandbCallback):
@@ -53,30 +53,70 @@ def test_other_errors_are_not_swallowed() -> None:
 
 # --- a server that cannot be reached --------------------------------------------------------------
 
+# A server that answers each request with a status, or a port at which nobody listens.
+OPEN = """
+import http.server, os, sys, threading
+from pathlib import Path
+from wemask import wandb_service
+from wemask.errors import ConfigError
 
-@pytest.mark.usefixtures("no_wandb_server")
-def test_without_its_server_a_run_goes_on_offline(tmp_path: Path) -> None:
-    said = list[str]()
-    run = open_run(said.append, dir=tmp_path, mode="online", id="same1234", resume="allow")
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(int(sys.argv[1]))
+        self.end_headers()
+    do_GET = do_POST
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+os.environ["WANDB_BASE_URL"] = f"http://127.0.0.1:{server.server_port}"
+if sys.argv[1] == "closed":
+    server.server_close()
+else:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+wandb_service.PATIENCE = 4
+try:
+    run = wandb_service.open_run(
+        print, dir=Path(sys.argv[2]), mode="online", project="p", id="abc12345", resume="allow"
+    )
+except ConfigError as error:
+    print("refused:", error)
+else:
     run.log({"loss": 1.0})
-    close_run(run, said.append)
-    (line,) = said
-    assert run.offline
-    assert "W&B cannot be reached (" in line
-    assert "Nothing is lost" in line
-    folder = Path(line.partition("wandb sync ")[2])
-    assert folder.name.startswith("offline-run-")
-    assert (folder / "run-same1234.wandb").stat().st_size > 0
+    wandb_service.close_run(run, print)
+"""
 
 
-def test_a_missing_key_is_an_error_with_what_to_type(
-    tmp_path: Path, no_wandb_server: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "")
-    monkeypatch.setenv("HOME", str(tmp_path))  # its .netrc may have a key
-    monkeypatch.delenv("NETRC", raising=False)
-    with pytest.raises(ConfigError, match=r"W&B refuses this run: .*Type wandb login, or logger"):
-        open_run(print, dir=tmp_path, mode="online")
+def opened(answer: str, folder: Path, key: str) -> str:
+    # Not the W&B service that another test has started here: it would know the id of each run.
+    ours = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, answer, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=REPOSITORY,
+        env={**ours, "WANDB_API_KEY": key, "NETRC": str(folder / "netrc")},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("answer", ["closed", "500"])
+def test_a_server_that_cannot_be_reached_costs_no_run(answer: str, tmp_path: Path) -> None:
+    said = opened(answer, tmp_path, "a" * 40)
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*-abc12345")
+    assert said.count("W&B cannot be reached") == 1
+    assert f"wandb sync {offline}\n" in said
+    assert (offline / "run-abc12345.wandb").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("answer", "key"), [("401", "a" * 40), ("closed", ""), ("closed", "abc")])
+def test_no_key_or_a_wrong_one_is_an_error_at_once(answer: str, key: str, tmp_path: Path) -> None:
+    said = opened(answer, tmp_path, key)
+    assert said.startswith("refused: W&B refuses this run")
+    assert ".." not in said
+    assert "wandb login" in said
+    assert not list((tmp_path / "wandb").glob("offline-run-*"))
 
 
 def test_what_is_not_taken_at_the_end_is_left_and_said(tmp_path: Path) -> None:

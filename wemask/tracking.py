@@ -41,7 +41,7 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any], say: Sa
         return
     for arm, info in results["arm_info"].items():
         with _run(folder, logger, arm, "evaluate", _config(results, arm, info), say) as run:
-            logger = _as_before(logger, run)
+            logger = _unless_unreachable(logger, run, folder, say)
             _log_seeds(run, results, arm)
             run.summary.update(dict(_summary(results, arm)))
     config = {"command": results["command"]}
@@ -114,9 +114,14 @@ def run_id(folder: Path, name: str) -> str:
     return digest([folder.name, name])
 
 
-def _as_before(logger: Mapping[str, Any], run: "wandb.Run") -> Mapping[str, Any]:
-    """Offline from now on, where W&B could not be reached: no arm waits for it again."""
-    return {**logger, "mode": "offline"} if run.offline else logger
+def _unless_unreachable(
+    logger: Mapping[str, Any], run: "wandb.Run", folder: Path, say: Say
+) -> Mapping[str, Any]:
+    """How to open the study's other runs: not one long wait for W&B after another."""
+    if logger["mode"] != "online" or not run.offline:
+        return logger
+    say(f"So do the other runs of this study: wandb sync {folder}/wandb/offline-run-*")
+    return {**logger, "mode": "offline"}
 
 
 @contextmanager

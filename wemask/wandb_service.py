@@ -4,6 +4,7 @@ Slurm sends TERM to every process of a step, so to wandb-core too, which ends at
 logs after that raises ConnectionResetError, in the step after which it should save.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,14 +54,15 @@ def open_run(
     try:
         return wandb.init(mode=mode, **given)  # pyright: ignore[reportArgumentType]
     except wandb.Error as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         unreachable = isinstance(error, CommError) and not isinstance(error, AuthenticationError)
         if not unreachable or REFUSED.search(reason):
             raise ConfigError(
                 f"W&B refuses this run: {reason}. Type wandb login, or logger.mode=offline "
                 "(WANDB_MODE=offline) and upload it later with wandb sync."
             ) from error
-    wandb.teardown()  # else its service still holds the run's id
+    wandb.teardown()  # else its service still holds the run's id; so may that of our parent
+    os.environ.pop("WANDB_SERVICE", None)
     run = wandb.init(mode="offline", **given)
     say(
         f"W&B cannot be reached ({reason}). Nothing is lost: this run goes on offline. When W&B is "
