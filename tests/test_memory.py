@@ -75,6 +75,11 @@ def test_lora_needs_no_states_for_what_is_frozen() -> None:
     assert estimate(LLAMA, checkpointing=False).activations > 3 * full.activations
 
 
+def test_ddp_keeps_a_copy_of_the_gradients() -> None:
+    alone, ddp = estimate(LLAMA), estimate(LLAMA, ranks=2, per_node=2)
+    assert ddp.device - alone.device == alone.gradients
+
+
 def test_what_adamw_keeps_is_what_is_estimated() -> None:
     model = load_model("tiny")
     optimizer = torch.optim.AdamW(model.parameters())

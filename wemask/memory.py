@@ -166,6 +166,8 @@ def estimate(
     parameters = weights / share["p"]
     gradients = each * shape.trained / share["g"]
     gradients += 4 * shape.trained / share["o"] if masters else 0
+    if stage == 0 and ranks > 1 and not masters:
+        gradients *= 2  # DDP's buckets are a copy
     optimizer = states * shape.trained / share["o"]
     nodes = max(1, ranks // per_node)
     cpu = 0.0
