@@ -29,7 +29,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from wemask.composition import compose
 from wemask.config import run_config
 from wemask.errors import nearest
 from wemask.loading import load_tokenizer
+from wemask.summary import lora_size
 
 PRESETS = ("none", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
 METHODS = ("sft", "wemask")
@@ -154,21 +154,11 @@ def engines(bench: Bench) -> list[dict[str, Any]]:
 
 def estimated(bench: Bench, words: Sequence[str], ranks: int) -> float:
     """Bytes of one rank by `wemask.memory`; on a CPU what is offloaded is in the same memory."""
-    from peft import get_peft_model
-
-    from wemask.summary import peft_config
-
-    config = run_config(compose("train", list(words)))
-    model: Any = memory.on_meta(str(bench.model), dtype_of(bench.options.device))
-    shape = memory.shape_of(model)
-    if adapter := peft_config(config):
-        parameters = get_peft_model(model, adapter).parameters()
-        shape = replace(shape, trained=sum(p.numel() for p in parameters if p.requires_grad))
-    os.environ.update(WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
+    config = run_config(compose("train", [*words, f"launcher.processes={ranks}"]))
+    model = memory.on_meta(str(bench.model), dtype_of(bench.options.device))
+    trained = None if config.peft is None else lora_size(config, model)
     cuda = bench.options.device == "cuda"
-    found = memory.estimate_run(config, shape, on_gpu=cuda)
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        del os.environ[name]
+    found = memory.estimate_run(config, memory.shape_of(model, trained), on_gpu=cuda)
     return found.device if cuda else found.device + found.cpu / ranks
 
 

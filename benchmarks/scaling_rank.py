@@ -13,7 +13,6 @@ import gc
 import json
 import os
 import re
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -78,13 +77,7 @@ def clocks() -> tuple[float, float]:
     """Now, and the CPU time of this process, when the device is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter(), own_seconds()
-
-
-def own_seconds() -> float:
-    """CPU time of this process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return time.perf_counter(), time.process_time()
 
 
 def memory_now(name: str = "VmHWM") -> int:

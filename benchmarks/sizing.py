@@ -7,7 +7,6 @@ forward, 2 when activations are computed again, 2 for the gradients of activatio
 of trained weights; attention by its own count. `UTILISED` of the GPU's peak is an assumption.
 """
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import shapes
@@ -16,7 +15,7 @@ import torch
 from wemask import memory
 from wemask.composition import compose
 from wemask.config import run_config
-from wemask.summary import peft_config
+from wemask.summary import lora_size
 
 MODELS = {"1.2B": "llama3-1b", "8B": "llama3-8b", "70B": "llama3-70b"}
 GPUS = (1, 8, 16, 32, 64)
@@ -37,15 +36,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sized:
-    """The first preset that fits, or None."""
-
-    preset: str | None
-    needed: memory.Memory | None
-
-
-def choose(shape: memory.Shape, gpus: int) -> Sized:
+def choose(shape: memory.Shape, gpus: int) -> tuple[str, memory.Memory] | None:
+    """The first preset that fits, and what it needs."""
     full = shape.trained == shape.total
     for preset, settings in CHOICES.items():
         if full and preset == "none":
@@ -59,8 +51,8 @@ def choose(shape: memory.Shape, gpus: int) -> Sized:
             **settings,
         )
         if not memory.too_large(needed, device=GPU, host=HOST):
-            return Sized(preset=preset, needed=needed)
-    return Sized(preset=None, needed=None)
+            return preset, needed
+    return None
 
 
 def hours(shape: memory.Shape, gpus: int) -> float:
@@ -75,19 +67,14 @@ def hours(shape: memory.Shape, gpus: int) -> float:
 
 def shape_of(name: str, lora: bool) -> memory.Shape:
     """A shape on the meta device; with LoRA as conf/peft/lora.yaml has it."""
-    from peft import get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = dict(shapes.SHAPES[name])
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    architecture = AutoConfig.for_model(values.pop("model_type"), **values)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    shape = memory.shape_of(model)
-    if not lora:
-        return shape
-    adapter = peft_config(run_config(compose("train", ["peft=lora"])))
-    parameters = get_peft_model(model, adapter).parameters()
-    return replace(shape, trained=sum(p.numel() for p in parameters if p.requires_grad))
+        model: Any = AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
+    config = run_config(compose("train", ["peft=lora"]))
+    return memory.shape_of(model, lora_size(config, model) if lora else None)
 
 
 def words(preset: str, gpus: int, lora: bool) -> str:
@@ -103,15 +90,15 @@ def words(preset: str, gpus: int, lora: bool) -> str:
 
 def row(model: str, lora: bool, shape: memory.Shape, gpus: int) -> str:
     training = "LoRA" if lora else "full"
-    sized = choose(shape, gpus)
-    if sized.preset is None or sized.needed is None:
+    fits = choose(shape, gpus)
+    if fits is None:
         return f"| {model} | {training} | {gpus} | does not fit | | | |"
-    offloads = "offload" in sized.preset
-    time = "measure" if offloads else f"{hours(shape, gpus):.2g}"
-    host = sized.needed.host(on_gpu=True) / memory.GIB
+    preset, needed = fits
+    time = "measure" if "offload" in preset else f"{hours(shape, gpus):.2g}"
+    host = needed.host(on_gpu=True) / memory.GIB
     return (
-        f"| {model} | {training} | {gpus} | {words(sized.preset, gpus, lora)} | "
-        f"{sized.needed.device / memory.GIB:.0f} | {host:.0f} | {time} |"
+        f"| {model} | {training} | {gpus} | {words(preset, gpus, lora)} | "
+        f"{needed.device / memory.GIB:.0f} | {host:.0f} | {time} |"
     )
 
 

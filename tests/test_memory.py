@@ -153,7 +153,7 @@ def test_a_job_is_estimated_without_weights_and_without_the_hub() -> None:
     config = settings(*words)
     text = summary.expected_memory(config)
     model = load_model("tiny")
-    shape = shape_of(model, summary._lora_size(config, model))
+    shape = shape_of(model, summary.lora_size(config, model))
     assert text == f"{estimate_run(config, shape, on_gpu=True)} (estimate for 8 ranks)"
     text = summary.expected_memory(settings("model=custom", "model.path=nobody/nothing"))
     assert text.startswith("not estimated: the config of nobody/nothing was sought on this machine")

@@ -10,7 +10,7 @@ from wemask.config import RunConfig
 from wemask.data import load_examples
 from wemask.errors import ConfigError
 from wemask.me_layer import MELayerReport
-from wemask.summary import _lora_size, layer_table, operator_words, peft_config, show_summary
+from wemask.summary import layer_table, lora_size, operator_words, peft_config, show_summary
 from wemask.training import Prepared, prepare
 
 
@@ -101,7 +101,7 @@ def test_the_size_of_lora_is_counted_without_touching_the_model() -> None:
     model = Two()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     config = settings("peft=lora", "peft.r=2", "peft.target_modules=[up,down]")
-    assert _lora_size(config, model) == 2 * (6 + 10) + 2 * (10 + 6)
+    assert lora_size(config, model) == 2 * (6 + 10) + 2 * (10 + 6)
     after = model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -116,7 +116,7 @@ def test_the_task_type_may_be_given() -> None:
 
 def test_values_that_peft_refuses_are_one_message() -> None:
     with pytest.raises(ConfigError, match="PEFT refuses"):
-        _lora_size(settings("peft=lora", "peft.target_modules=[nope]"), Two())
+        lora_size(settings("peft=lora", "peft.target_modules=[nope]"), Two())
 
 
 def test_the_operator_in_words_has_every_setting_but_the_seed() -> None:

@@ -83,7 +83,7 @@ def _lines(
 
 def _memory_lines(config: RunConfig, model: nn.Module, table: Table) -> list[str]:
     """Add engine and memory to the table; what does not fit, as lines for the user."""
-    trained = None if config.peft is None else _lora_size(config, model)
+    trained = None if config.peft is None else lora_size(config, model)
     device, host = available()
     shape = shape_of(model, trained)
     memory = estimate_run(config, shape, on_gpu=device is not None)
@@ -120,7 +120,7 @@ def expected_memory(config: RunConfig) -> str:
         )
         if model.parts:
             bare.wemask_parts = dict(model.parts)  # pyright: ignore[reportArgumentType]
-        trained = None if config.peft is None else _lora_size(config, bare)
+        trained = None if config.peft is None else lora_size(config, bare)
         shape = shape_of(bare, trained)
     except (OSError, ValueError, WemaskError) as error:
         why = str(error).partition("\n")[0]
@@ -151,10 +151,10 @@ def _trainable(config: RunConfig, model: nn.Module, total: int) -> str:
     if config.peft is None:
         return f"all {total:,} parameters"
     targets = config.peft.get("target_modules")
-    return f"LoRA of rank {config.peft.get('r')} on {targets} ({_lora_size(config, model):,})"
+    return f"LoRA of rank {config.peft.get('r')} on {targets} ({lora_size(config, model):,})"
 
 
-def _lora_size(config: RunConfig, model: nn.Module) -> int:
+def lora_size(config: RunConfig, model: nn.Module) -> int:
     """Parameters that LoRA will add, counted on a copy of the model without weights.
 
     Raises:
