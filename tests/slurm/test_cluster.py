@@ -237,8 +237,7 @@ def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(tmp_path: Pa
     ask("scontrol", "update", "nodename=n2", "state=down", "reason=died")
     kill_node("n2", job)
     until(lambda: "RUNNING" not in state(job), lambda: log_of(run))
-    ask("slurmd", "-N", "n2")
-    ask("scontrol", "update", "nodename=n2", "state=resume")
+    ask("slurmd", "-N", "n2")  # which brings the node back: ReturnToService=2 in slurm.conf
     until(lambda: state(job) == "COMPLETED", lambda: log_of(run))
     log = " ".join(log_of(run).split())
     again = re.search(r"Resuming from \S+/checkpoint-(\d+)\.", log)

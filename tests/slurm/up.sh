@@ -13,8 +13,8 @@ done
 if [ "$missing" = 1 ]; then
     echo "up.sh: installing slurm-wlm and munge" >&2
     {
-        apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y -qq \
+        apt-get -o Acquire::Retries=3 update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 install -y -qq \
             --no-install-recommends slurm-wlm munge
     } >&2 || { echo "up.sh: slurm-wlm and munge could not be installed" >&2; exit 3; }
 fi
