@@ -191,23 +191,19 @@ def cost(bench: Bench) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    result: dict[str, Any] = {
+    """What was asked for; each part says how it was measured, for `--only` keeps another's."""
+    settings = ("shape", "batch", "length", "steps")
+    about = {
         "settings": {
-            "shape": options.shape,
+            **{name: getattr(options, name) for name in settings},
             "dtype": dtype_of(options.device),
-            "batch": options.batch,
-            "length": options.length,
-            "steps": options.steps,
         },
         "machine": overhead.machine(options),
     }
+    parts = {"engines": lambda bench: {"rows": engines(bench)}, "cost": cost}
     with tempfile.TemporaryDirectory(prefix="wemask-scaling-") as folder:
         bench = Bench(options, Path(folder))
-        if "engines" in options.only:
-            result["engines"] = engines(bench)
-        if "cost" in options.only:
-            result["cost"] = cost(bench)
-    return result
+        return {part: {**about, **parts[part](bench)} for part in parts if part in options.only}
 
 
 def parse() -> argparse.Namespace:
@@ -244,7 +240,7 @@ def main() -> None:
     if path.exists():  # --only keeps the other part
         result = {**json.loads(path.read_text()), **result}
     path.write_text(json.dumps(result, indent=2) + "\n")
-    for row in result.get("engines", ()):
+    for row in result["engines"]["rows"] if "engines" in result else ():
         print(
             f"{row['peft']:5} {row['preset']:14} {row['ranks']} ranks  {row['method']:7}"
             f"{row['tokens_per_second']:10.0f} tokens/s  {row['peak'] / memory.GIB:.2f} GiB"

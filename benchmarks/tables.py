@@ -105,24 +105,27 @@ def between(page: str, start: str, end: str, text: str) -> str:
 
 def scaled(result: dict[str, Any]) -> str:
     """What one result of `scaling.py` says."""
-    machine, settings = result["machine"], result["settings"]
-    cpu = settings["dtype"] == "float32"
-    where = machine["device"] + (f", {machine['threads']} thread(s) a rank" if cpu else "")
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "trl"))
-    lines = [
-        f"### {settings['shape']} on {where}",
-        "",
-        f"{settings['dtype']}, {settings['batch']} x {settings['length']} tokens a rank; "
-        f"{versions}, {machine['date']}.",
-    ]
-    lines += [*engines(result["engines"]), ""] if "engines" in result else []
-    lines += costs(result["cost"]) if "cost" in result else []
+    parts = [result[name] for name in ("engines", "cost") if name in result]
+    lines = [f"### {parts[0]['settings']['shape']} on {parts[0]['machine']['device']}"]
+    for part in parts:
+        table = engines(part["rows"]) if "rows" in part else costs(part)
+        lines += ["", measured(part), "", *table]
     return "\n".join(lines) + "\n"
+
+
+def measured(part: dict[str, Any]) -> str:
+    machine, settings = part["machine"], part["settings"]
+    cpu = settings["dtype"] == "float32"
+    threads = f", {machine['threads']} thread(s) a rank" if cpu else ""
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "trl"))
+    return (
+        f"{settings['dtype']}, {settings['batch']} x {settings['length']} tokens a rank{threads}; "
+        f"{versions}, {machine['date']}."
+    )
 
 
 def engines(rows: list[dict[str, Any]]) -> list[str]:
     return [
-        "",
         "| PEFT | deepspeed= | ranks | method | tokens/s | peak memory of a rank | estimated |",
         "|---|---|---:|---|---:|---:|---:|",
         *(

@@ -191,13 +191,19 @@ def _draw_weights(model: nn.Module, seed: int) -> None:
     for name, parameter in model.named_parameters():
         parent = model.get_submodule(name.rpartition(".")[0])
         if "norm" in type(parent).__name__.lower() and name.endswith("weight"):
-            shift = 1.0 if type(parent).__name__.startswith("Gemma") else 0.0  # scales by 1 + w
-            drawn = torch.rand(parameter.shape, generator=generator) + 0.5 - shift
+            scale = torch.rand(parameter.shape, generator=generator) + 0.5
+            drawn = scale - 1 if _adds_one(parent) else scale
         elif name.endswith("bias"):
             drawn = 0.05 * torch.randn(parameter.shape, generator=generator)
         else:
             drawn = _std(name, model) * torch.randn(parameter.shape, generator=generator)
         parameter.copy_(drawn)
+
+
+def _adds_one(norm: nn.Module) -> bool:
+    """Whether it scales by 1 + its weight."""
+    name = type(norm).__name__
+    return name.startswith("Gemma") or name in ("NemotronLayerNorm1P", "Qwen3NextRMSNorm")
 
 
 def _std(name: str, model: nn.Module) -> float:
