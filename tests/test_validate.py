@@ -56,7 +56,8 @@ def test_in_every_architecture(family, monkeypatch):
     case = shared(family)
     for tokens in ("massive", "first"):
         checks = list(validate(case.model, None, case.report, settings(tokens=tokens)))
-        assert failed(checks) == set(), checks
+        unreadable = (family, tokens) == ("mpt", "first")  # its masks mark what is hidden
+        assert failed(checks) == ({"it fires"} if unreadable else set()), checks
 
 
 def test_dropout_in_training_mode_is_no_failure(monkeypatch):
