@@ -141,7 +141,8 @@ $(BIN)/python:
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			echo "$(PYTHON) has no venv module: installing $$package"; \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package"; \
+			apt="apt-get -o Acquire::Retries=3 -qq"; \
+			$$apt update && DEBIAN_FRONTEND=noninteractive $$apt install -y "$$package"; \
 		else \
 			echo "make: $(PYTHON) has no venv module. Type: sudo apt-get install $$package" >&2; \
 			exit 1; \

@@ -191,19 +191,25 @@ def cost(bench: Bench) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for; each part says how it was measured, for `--only` keeps another's."""
-    settings = ("shape", "batch", "length", "steps")
+    """The parts asked for; each says how it was measured, since `--only` keeps the other."""
     about = {
         "settings": {
-            **{name: getattr(options, name) for name in settings},
+            "shape": options.shape,
             "dtype": dtype_of(options.device),
+            "batch": options.batch,
+            "length": options.length,
+            "steps": options.steps,
         },
         "machine": overhead.machine(options),
     }
-    parts = {"engines": lambda bench: {"rows": engines(bench)}, "cost": cost}
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="wemask-scaling-") as folder:
         bench = Bench(options, Path(folder))
-        return {part: {**about, **parts[part](bench)} for part in parts if part in options.only}
+        if "engines" in options.only:
+            result["engines"] = {**about, "rows": engines(bench)}
+        if "cost" in options.only:
+            result["cost"] = {**about, **cost(bench)}
+    return result
 
 
 def parse() -> argparse.Namespace:

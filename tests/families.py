@@ -155,6 +155,8 @@ VISION: dict[str, dict[str, Any]] = {
 }
 # Unpatched, these let packed documents see each other: their masks do not read position_ids.
 NO_PACKING = ("qwen3_next", "gpt_oss", "bloom", "mpt", "opt", "falcon", "qwen2_5_vl")
+# Their masks mark what is hidden, so tokens=first is refused.
+HIDDEN_MASKS = ("mpt",)
 # Families whose parts must be named: model.wemask_parts
 PARTS: dict[str, dict[str, Any]] = {"qwen3_next": {"attention": ["self_attn", "linear_attn"]}}
 

@@ -12,9 +12,10 @@ for program in slurmctld slurmd sbatch munged; do
 done
 if [ "$missing" = 1 ]; then
     echo "up.sh: installing slurm-wlm and munge" >&2
+    apt=(apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 -qq)
     {
-        apt-get -o Acquire::Retries=3 update -qq
-        DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 install -y -qq \
+        "${apt[@]}" update
+        DEBIAN_FRONTEND=noninteractive "${apt[@]}" install -y \
             --no-install-recommends slurm-wlm munge
     } >&2 || { echo "up.sh: slurm-wlm and munge could not be installed" >&2; exit 3; }
 fi
