@@ -192,7 +192,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.known_models import compare_with_published
     from wemask.relief import relief
     from wemask.runs import saving
-    from wemask.summary import layer_table
+    from wemask.summary import layer_table, left_alone_words
 
     config, model, tokenizer = load(options)
     report = detect(model, tokenizer, **criterion_arguments(options, config))
@@ -200,8 +200,12 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     console.print(report.verdict, style="bold", highlight=False, markup=False)
     say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
     say(console, f"The other criterion: {report.other_criterion}.")
-    if report.separation is not None:
-        console.print(f"Separation of massive from ordinary tokens: {report.separation:.2f}x.")
+    for emergence in report.emergences:
+        name = "ME Layer" if emergence.layer == report.layer else "Also born at"
+        say(console, f"{name} {emergence.describe().removeprefix('layer ')}.")
+    alone = {layer: gate.note for layer, gate in report.gates.items() if gate.note}
+    if alone:
+        say(console, f"Massive tokens cannot be told in {left_alone_words(alone)}.")
     if published := compare_with_published(config.path, report):
         console.print(published)
     folder = options.out or Path("outputs") / "detect" / config.name

@@ -77,10 +77,10 @@ def probe_batches(
     attention_mask: Tensor,
     batch_size: int = 8,
 ) -> list[Batch]:
-    """Cut texts into batches, and find the massive tokens where the ME Layer leaves them.
+    """Cut texts into batches, and find their massive tokens.
 
     They are those of the model as it stands, and stay the same when it is intervened in. Without an
-    ME Layer or a threshold there are none.
+    ME Layer or a gate there are none.
 
     Args:
         model: unsoftened.
@@ -101,12 +101,13 @@ def probe_batches(
 
 
 def massive_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: Tensor) -> Tensor:
-    """bool [B, T] on the CPU: real tokens with |h[L, t, d]| > tau_d at the ME Layer's output."""
-    if report.layer is None or not report.thresholds:
+    """bool [B, T] on the CPU: real tokens that are massive where that is told most clearly."""
+    clearest = report.clearest_gate()
+    if clearest is None:
         return torch.zeros(ids.shape, dtype=torch.bool)
-    taus = torch.tensor(list(report.thresholds.values()))
-    column = states_at(model, report.layer, list(report.thresholds), ids, mask)
-    return (column.abs() > taus).any(-1) & mask.bool().cpu()
+    layer, gate = clearest
+    columns = states_at(model, layer - 1, list(gate.thresholds), ids, mask)
+    return (gate.units(columns) > 1) & mask.bool().cpu()
 
 
 @torch.no_grad()
