@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wemask.errors import DetectionError
 
+LONGEST = 512  # tokens of a text
 CALIBRATION_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "Tom has 5 apples. He buys 3 more. How many apples does Tom have now?",
@@ -45,6 +46,21 @@ CALIBRATION_TEXTS = (
     "What's the capital of Australia? A) Sydney B) Melbourne C) Canberra D) Perth\nAnswer: C",
     "lol ok :) see u @ 8pm 2moro!! <3 #friday",
     "0.1 + 0.2 = 0.30000000000000004; 1,000,000 / 3 = 333,333.33; 7% of $250 is $17.50.",
+)
+
+HELD_OUT_TEXTS = (  # for `wemask validate`: detection never reads them
+    "Every morning the baker opens the shop at six, and by seven all the rolls are gone.",
+    "const greet = (who) => {\n  console.log(`Hello, ${who}!`);\n};\ngreet('Ada');\n",
+    "Explain in two sentences why the sky is blue. Answer in all capital letters, please.",
+    "Jane's 3 dogs eat 2.5 kg of food a week. How much is that in 4 weeks?\n\nLet's think.",
+    "# Title\n\n## Part one\n\n> A quote, *with stress*.\n\n```python\nx = [1, 2, 3]\n```\n",
+    "Le chat dort. Der Hund bellt. La lluvia cae. Il sole splende. 春が来た。",
+    "To: team@example.org\nSubject: Monday\n\nHi all,\n\nwe meet at 10:30 a.m. (room 4).\n",
+    "x^2 - 5x + 6 = 0, so (x - 2)(x - 3) = 0; hence x = 2 or x = 3.",
+    "The court held that the contract was void; see Smith v. Jones, 123 U.S. 456 (1901).",
+    "aaaa bbbb cccc dddd 0000 1111 2222 3333 !!!! ???? ----",
+    "Patient: 54, male. Temp 38.2 C, pulse 96/min. Plan: fluids, rest, review in 48 h.",
+    "<div class='box' id='a1'><a href='#top'>Back &amp; forth</a></div>",
 )
 
 
@@ -81,7 +97,7 @@ def calibration_inputs(
             "detect(model, input_ids=ids, attention_mask=mask)."
         )
     rows = [*_rows(tokenizer, [texts] if isinstance(texts, str) else texts, chats), *examples]
-    rows = [list(row) for row in rows if len(row)]
+    rows = [list(row)[:LONGEST] for row in rows if len(row)]
     if max(map(len, rows), default=0) < 2:
         raise DetectionError(
             "The calibration texts are empty, or none has two tokens. Give texts of a sentence or "

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from wemask.cli_model import criterion_arguments, load, model_options, model_overrides
+from wemask.cli_model import detection_arguments, load, model_options, model_overrides
 from wemask.composition import compose, exit_on_error, section
 from wemask.errors import ConfigError, DataError
 from wemask.terminal import say
@@ -195,7 +195,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.summary import layer_table, left_alone_words
 
     config, model, tokenizer = load(options)
-    report = detect(model, tokenizer, **criterion_arguments(options, config))
+    report = detect(model, tokenizer, **detection_arguments(options, config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
     say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
@@ -248,7 +248,7 @@ def _analyse(options: argparse.Namespace, console: Console) -> int:
         operator=_operator(options),
     )
     config, model, tokenizer = load(options)
-    report = detect(model, tokenizer, **criterion_arguments(options, config))
+    report = detect(model, tokenizer, **detection_arguments(options, config))
     say(console, report.verdict)
     page = analyse(
         model,
@@ -271,7 +271,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
 
     operator = _operator(options)
     config, model, tokenizer = load(options)
-    report = detect(model, tokenizer, **criterion_arguments(options, config))
+    report = detect(model, tokenizer, **detection_arguments(options, config))
     console.print(report.verdict, markup=False)
     failed = 0
     for check in validate(model, tokenizer, report, operator):

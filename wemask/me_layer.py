@@ -135,14 +135,16 @@ class Gate:
             f"({self.primary_separation or 0:.2f}; {MIN_SEPARATION:g} is needed)"
         )
 
-    def units(self, values: Tensor) -> Tensor:
-        """|h| in units of the thresholds: above 1 is massive.
+    def units(self, residual: Tensor, tokens: str = "massive") -> Tensor:
+        """The largest |h| in units of the thresholds, [...]: above 1 is massive.
 
         Args:
-            values: h or |h| on the dims of `thresholds`, [..., K].
+            residual: the states that enter the layer, [..., D].
+            tokens: a choice of `WeMaskConfig.tokens`.
         """
-        taus = torch.tensor(list(self.thresholds.values()), device=values.device)
-        return (values.abs() / taus).amax(-1)
+        taus = self.of(tokens)
+        columns = residual[..., list(taus)].float().abs()
+        return (columns / torch.tensor(list(taus.values()), device=columns.device)).amax(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,6 @@ from wemask.arms import ARMS, ArmRun
 from wemask.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.compare import document, samples_of
 from wemask.config import RunConfig, digest
-from wemask.detection import detect
 from wemask.entries import Entry, check_comparable, group, read_runs
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
 from wemask.evaluation import TaskConfig, check_tasks, evaluate_arm
@@ -34,7 +33,7 @@ from wemask.results import Results
 from wemask.runs import open_folder, open_run_folder, saving
 from wemask.terminal import say
 from wemask.tracking import log_study
-from wemask.training import load_base, train
+from wemask.training import detect_run, load_base, train
 
 MEASURED = 16  # calibration texts on which the report's softening figures are measured
 
@@ -288,7 +287,7 @@ def _free() -> None:
 def _look_at_base(study: Study, console: Console) -> Base:
     """Detect in the base model, and measure what each arm's softening does to it."""
     model, tokenizer, _ = load_base(study.config)
-    report = detect(model, tokenizer, criterion=study.config.model.criterion)
+    report = detect_run(study.config, model, tokenizer)
     console.print(report.verdict, markup=False)
     budgets, impossible = dict[str, dict[str, Any]](), dict[str, str]()
     for run in map(study.run, study.arms):
