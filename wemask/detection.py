@@ -238,6 +238,8 @@ class _Analysis:
         strongest = score[candidates].max()
         ordered = score.sort(descending=True).values
         ratios = ordered / torch.cat([ordered[1:], ordered.new_zeros(1)]).clamp(min=1e-12)
+        if ordered[-1] < level:  # not all are massive: some must be ordinary
+            ratios[-1] = 0
         ratios[ordered < RELATIVE_SHARE * min(level, float(strongest))] = 0
         ratios[ordered > strongest] = 0
         passing = max(1, int((ordered >= level).sum())) - 1

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from wemask import operator
 from wemask.architectures import Decoder, effective_scale
 from wemask.errors import PatchError
+from wemask.flow import evaluating
 from wemask.softened import Observation
-from wemask.tracing import evaluating
 
 if TYPE_CHECKING:
     from wemask.handle import SoftenHandle

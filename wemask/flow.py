@@ -3,6 +3,7 @@
 B batch, T tokens, D hidden size. Nothing is kept from one layer to the next.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,3 +156,21 @@ class _Watch:
             self.passed(passage)
 
         return hook
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a block in evaluation mode; every module gets back its own mode, as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def without_logits(model: nn.Module) -> dict[str, Any]:
+    """Arguments of a forward whose logits nobody reads: a vocabulary is wide."""
+    known = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if known else {}

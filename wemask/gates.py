@@ -110,8 +110,9 @@ def widest_split(states: States) -> Split:
     ranked, least = _rank(states)
     score = ranked.amax(0)
     weak = RELATIVE_SHARE * min(states.level, float(score[least - 1]))
-    most = max(least, int((score >= weak).sum()))
-    passing = max(least, int((score >= states.level).sum())) - least
+    passing = max(least, int((score >= states.level).sum()))
+    most = max(passing, min(int((score >= weak).sum()), len(score) - 1))
+    passing -= least
     ratios = _ratios(states, ranked, least, most)
     best = passing + int(torch.tensor(ratios[passing:]).argmax())
     if ratios[best] < COMFORTABLE:

@@ -25,11 +25,10 @@ from wemask import metrics
 from wemask.architectures import Decoder, find_decoder, unwrap
 from wemask.attention_weights import AttentionBlock, Values, reading_attention
 from wemask.errors import DetectionError
-from wemask.flow import Passage, watching
+from wemask.flow import Passage, evaluating, watching, without_logits
 from wemask.layer_sums import LayerMetrics, LayerSums
 from wemask.me_layer import MELayerReport
 from wemask.metrics import Received
-from wemask.tracing import evaluating, without_logits
 
 
 @dataclass(frozen=True, kw_only=True)

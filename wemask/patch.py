@@ -25,10 +25,10 @@ from wemask.architectures import (
 )
 from wemask.dims import choose_dims, choose_fill, observe, probe_ids
 from wemask.errors import ConfigError, DetectionError, PatchError
+from wemask.flow import evaluating
 from wemask.handle import SoftenHandle
 from wemask.operator import WeMaskConfig
 from wemask.softened import Softening
-from wemask.tracing import evaluating
 
 if TYPE_CHECKING:
     from wemask.me_layer import MELayerReport

@@ -35,7 +35,7 @@ from wemask.ffn import (
     shared_experts,
     weight_rows,
 )
-from wemask.tracing import evaluating
+from wemask.flow import evaluating
 
 GAIN = 8.0  # pre-activation of the neuron on its tokens; ordinary tokens stay around 0
 LENGTH = 9.0  # of a chosen token's own dims, in units of the usual length of an embedding

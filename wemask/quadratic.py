@@ -29,10 +29,10 @@ from wemask.architectures import Block, find_decoder, post_ffn_norm, unwrap, wit
 from wemask.calibration import calibration_inputs
 from wemask.errors import DetectionError, ModelError
 from wemask.ffn import FFNWeights, ffn_weights, shared_experts
+from wemask.flow import evaluating
 from wemask.gated_form import GatedForm, LeadingPair
 from wemask.me_layer import MELayerReport
 from wemask.measurement import massive_tokens
-from wemask.tracing import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)

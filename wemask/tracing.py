@@ -3,11 +3,7 @@
 N is the number of real tokens of the batch, D the hidden size, K the number of tracked dims.
 """
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +12,7 @@ from torch import Tensor, nn
 from wemask.architectures import Decoder, checking_flow
 from wemask.emergence import jumps
 from wemask.errors import ModelError
-from wemask.flow import Passage, rows_of, watching
+from wemask.flow import Passage, evaluating, rows_of, watching, without_logits
 from wemask.me_layer import Criterion
 
 SAMPLED = 4096  # values that say about where the median is
@@ -136,24 +132,6 @@ def _ffn_share(attention: Tensor, ffn: Tensor) -> Tensor:
     """The FFN's share of what a layer wrote, [n, D]."""
     write = attention + ffn
     return ffn / torch.where(write == 0, 1, write)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in evaluation mode; every module gets back its own mode, as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def without_logits(model: nn.Module) -> dict[str, Any]:
-    """Arguments of a forward whose logits nobody reads: a vocabulary is wide."""
-    known = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if known else {}
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from wemask.calibration import HELD_OUT_TEXTS, calibration_inputs
 from wemask.checkpoint import save
 from wemask.dims import probe_ids
 from wemask.errors import DetectionError, PatchError
+from wemask.flow import evaluating
 from wemask.gates import gap_around
 from wemask.handle import SoftenHandle
 from wemask.me_layer import MIN_SEPARATION, MELayerReport
@@ -29,7 +30,6 @@ from wemask.measurement import entering
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
 from wemask.probe_texts import load_texts
-from wemask.tracing import evaluating
 
 HELD_OUT_PROBLEMS = 16  # word problems that are read beside HELD_OUT_TEXTS
 
