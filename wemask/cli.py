@@ -195,6 +195,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.summary import layer_table
 
     config, model, tokenizer = load(options)
+    say(console, f"Model: {config.source}")
     report = detect(model, tokenizer, **criterion_arguments(options, config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
@@ -202,7 +203,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     say(console, f"The other criterion: {report.other_criterion}.")
     if report.separation is not None:
         console.print(f"Separation of massive from ordinary tokens: {report.separation:.2f}x.")
-    if published := compare_with_published(config.path, report):
+    if published := compare_with_published(config.stands_for or config.path, report):
         console.print(published)
     folder = options.out or Path("outputs") / "detect" / config.name
     with saving(folder):

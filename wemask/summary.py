@@ -62,7 +62,7 @@ def _lines(
     model = prepared.model
     total = sum(p.numel() for p in model.parameters())
     lines = [
-        ("model", f"{config.model.path} ({type(model).__name__}, {total:,} parameters)"),
+        ("model", f"{config.model.source} ({type(model).__name__}, {total:,} parameters)"),
         ("ME Layer", prepared.report.verdict if prepared.report else "not detected"),
     ]
     if prepared.handle is not None:
