@@ -75,6 +75,7 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         WemaskError: whatever is wrong, before anything is trained.
     """
+    distributed.agree(config.model.path, "the weights that are loaded")  # each asked the hub itself
     model, tokenizer, note = load_base(config)
     report = _detect(config, model, tokenizer)
     handle = soften(model, report, config.operator) if config.softens else None
