@@ -94,7 +94,7 @@ def test_remote_code_only_on_request() -> None:
 def test_the_options_of_the_criterion() -> None:
     def arguments(*words: str) -> dict[str, Any]:
         options = cli._parser().parse_args(["detect", *words])
-        return cli_model.criterion_arguments(options, cli_model.model_config(options))
+        return cli_model.detection_arguments(options, cli_model.model_config(options))
 
     assert arguments("--model", "tiny", "--criterion", "sun2024") == {"criterion": "sun2024"}
     own = arguments("--model", "tiny", "--min-jump", "2")["criterion"]

@@ -148,6 +148,8 @@ def render_analysis(
         .render(
             facts=facts,
             me=report,
+            told=report.told,
+            others=report.others,
             criterion=report.criterion.describe(),
             sections=sections,
             metrics=layer_summary(tables["layers"]) if has_rows(tables, "layers") else None,

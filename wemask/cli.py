@@ -192,21 +192,20 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.known_models import compare_with_published
     from wemask.relief import relief
     from wemask.runs import saving
-    from wemask.summary import layer_table, left_alone_words
+    from wemask.summary import layer_table
 
     config, model, tokenizer = load(options)
+    say(console, f"Model: {config.source}")
     report = detect(model, tokenizer, **detection_arguments(options, config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
     say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
     say(console, f"The other criterion: {report.other_criterion}.")
-    for emergence in report.emergences:
-        name = "ME Layer" if emergence.layer == report.layer else "Also born at"
-        say(console, f"{name} {emergence.describe().removeprefix('layer ')}.")
-    alone = {layer: gate.note for layer, gate in report.gates.items() if gate.note}
-    if alone:
-        say(console, f"Massive tokens cannot be told in {left_alone_words(alone)}.")
-    if published := compare_with_published(config.path, report):
+    if report.found:
+        if report.others:
+            say(console, f"Others emerge at {report.others}.")
+        say(console, f"Massive tokens can be told {report.told}.")
+    if published := compare_with_published(config.stands_for or config.path, report):
         console.print(published)
     folder = options.out or Path("outputs") / "detect" / config.name
     with saving(folder):

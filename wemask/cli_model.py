@@ -14,7 +14,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help=f"a name of conf/model ({names}), ORG/NAME of the hub, or a folder",
+        help=f"a name of conf/model ({names}), ORG/NAME of the hub, a folder, or a GGUF file",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a hub model")
     parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")

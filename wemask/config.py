@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from wemask import packaged
 from wemask.data import DataConfig
 from wemask.engines import PASSED_ON, check_one_engine, deepspeed_settings, fsdp_settings
 from wemask.errors import ConfigError, WemaskError, nearest
@@ -49,7 +50,11 @@ class ModelConfig:
     name: str
     """Short name, for folders and tables."""
     path: str
-    """`tiny`, a folder, or ORG/NAME."""
+    """`tiny`, a folder, a GGUF file, `package:...` (`packaged.py`), or ORG/NAME."""
+    fallback: str | None = None
+    """What is loaded instead where the hub cannot be reached and its cache has no `path`."""
+    stands_for: str | None = None
+    """The hub model that could not be reached; `path` is its fallback then. Not a setting."""
     revision: str | None = None
     dtype: str = "auto"
     attn_implementation: str | None = None
@@ -62,7 +67,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         texts = {"name": self.name, "path": self.path, "dtype": self.dtype}
-        maybe = ("revision", "attn_implementation", "device_map")
+        maybe = ("revision", "attn_implementation", "device_map", "fallback")
         texts |= {key: value for key in maybe if (value := getattr(self, key)) is not None}
         problems = [
             f"model.{key} must be a text, got {value!r}. A number needs quotes: model.{key}='7'."
@@ -96,11 +101,23 @@ class ModelConfig:
         if given and "name" not in given:
             raise ConfigError("model.criterion needs its name too: model.criterion.name=relative.")
         criterion = _strict(Criterion, given, "model.criterion") if given else None
-        name = values.get("name") or Path(str(values["path"])).name
+        name = values.get("name") or packaged.short_name(str(values["path"]))
         parts = values.get("parts") or {}
-        return _strict(
+        config = _strict(
             cls, {**values, "name": name, "criterion": criterion, "parts": parts}, "model"
         )
+        if config.fallback is None or packaged.can_be_had(config.path, config.revision):
+            return config
+        instead = {"path": config.fallback, "stands_for": config.path, "revision": None}
+        return dataclasses.replace(config, **instead)
+
+    @property
+    def source(self) -> str:
+        """What is loaded, in words."""
+        if self.stands_for is None:
+            return self.path
+        instead = self.path.partition("#")[0]
+        return f"{instead} instead of {self.stands_for}: the hub cannot be reached"
 
     def load_options(self) -> dict[str, Any]:
         """Arguments of `wemask.loading.load_model`."""
@@ -176,10 +193,9 @@ class RunConfig:
 
         An engine does not: it says where the numbers are, not what they are.
         """
-        values: dict[str, Any] = {
-            "model": dataclasses.asdict(self.model),
-            "method": self.method,
-        }
+        model = dataclasses.asdict(self.model)
+        del model["fallback"], model["stands_for"]  # `path` says which weights were loaded
+        values: dict[str, Any] = {"model": model, "method": self.method}
         if self.softens:
             values["operator"] = self.operator.to_dict()
             if self.detection != DetectionConfig():  # run folders of version 0.1 keep their names

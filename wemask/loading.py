@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from wemask import gguf_file, packaged
 from wemask.errors import ModelError
 
 TINY = "tiny"
@@ -26,12 +28,36 @@ def keep_deepspeed_out() -> None:
 
 
 def resolve_path(name: str) -> str:
-    """The folder of the embedded model for `tiny`, else `name` itself."""
+    """The folder of the embedded model for `tiny`, the file of a package, else `name` itself.
+
+    Raises:
+        ModelError: the package is not there, or not what was meant.
+    """
+    if name.startswith(packaged.PREFIX):
+        return str(packaged.packaged_file(name))
     if name != TINY:
         return str(Path(name).expanduser()) if name.startswith("~") else name
     from wemask.embedded import TINY_PATH
 
     return str(TINY_PATH)
+
+
+def located(name: str) -> tuple[str, dict[str, str]]:
+    """Where a model is: a file, a folder or ORG/NAME, and the option that a GGUF file needs.
+
+    Raises:
+        ModelError: a file that is not there or cannot be loaded, or see `resolve_path`.
+    """
+    path = resolve_path(name)
+    if Path(path).is_file():
+        gguf_file.check(name, Path(path))
+        return path, {"gguf_file": str(Path(path).absolute())}  # "x.gguf" alone would be a hub id
+    if path.endswith(".gguf") and not Path(path).exists():
+        raise ModelError(
+            f"The file {path} does not exist. One of the hub is downloaded first: "
+            "hf download ORG/NAME FILE.gguf"
+        )
+    return path, {}
 
 
 def load_model(
@@ -46,12 +72,14 @@ def load_model(
     variant: str | None = None,
     config: Any = None,
 ) -> nn.Module:
-    """Load a causal language model: `tiny`, a folder, or ORG/NAME of the hub.
+    """Load a causal language model: `tiny`, a folder, a GGUF file, or ORG/NAME of the hub.
+
+    A GGUF file is dequantised: what comes back is a plain model, and is saved as one.
 
     Args:
-        name: what to load.
+        name: what to load; also `package:...` (`packaged.py`).
         revision: hub branch, tag or commit.
-        dtype: `auto` (as saved), `float32`, `bfloat16` or `float16`.
+        dtype: `auto` (as saved; of a GGUF file float32), `float32`, `bfloat16` or `float16`.
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...; None = transformers' choice.
         device_map: as in transformers; None = one GPU if there is one, else the CPU.
         trust_remote_code: run code that the repository ships. Off unless asked for.
@@ -63,11 +91,12 @@ def load_model(
         ModelError: no such model, no weights, damaged weights, or an unknown architecture.
     """
     keep_deepspeed_out()
-    path = resolve_path(name)
-    _check_folder(name, path, variant)
+    path, of_gguf = located(name)
+    if not of_gguf:
+        _check_folder(name, path, variant)
     options: dict[str, Any] = {
         "revision": revision or "main",
-        "dtype": _dtype(dtype),
+        "dtype": _dtype("float32" if of_gguf and dtype == "auto" else dtype),
         "trust_remote_code": trust_remote_code,
         "use_safetensors": True,  # a .bin is a pickle: it can run code when it is opened
     }
@@ -78,8 +107,10 @@ def load_model(
         "config": config,
     }
     options |= {key: value for key, value in given.items() if value is not None}
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
+    if of_gguf:
+        options |= {**of_gguf, "quantization_config": GgufConfig(dequantize=True)}
     options["output_loading_info"] = True
     model, info = _explained(AutoModelForCausalLM.from_pretrained, name, path, options)
     if missing := sorted(info["missing_keys"]):  # transformers draws them at random and logs it
@@ -91,7 +122,9 @@ def load_model(
         model = model.to("cuda")
     if parts:
         model.wemask_parts = dict(parts)
-    if path != name:
+    if of_gguf:
+        model.name_or_path = ""  # PEFT would ask the hub for the config.json of that name
+    if path != name or of_gguf:
         model.config._name_or_path = name  # "tiny", not this machine's folder
     return model.eval()
 
@@ -106,7 +139,7 @@ def load_tokenizer(
     """Load the tokenizer of `name`; a missing pad token becomes the end-of-text token.
 
     Args:
-        name: `tiny`, a folder, or ORG/NAME.
+        name: `tiny`, a folder, a GGUF file, or ORG/NAME.
         revision: hub branch, tag or commit.
         trust_remote_code: run code that the repository ships.
         config: the model's config where the one in the folder is not for stock loaders.
@@ -116,10 +149,12 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    path = resolve_path(name)
-    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    path, of_gguf = located(name)
+    options = {"revision": revision or "main", "trust_remote_code": trust_remote_code, **of_gguf}
     options |= {} if config is None else {"config": config}
     tokenizer = _explained(AutoTokenizer.from_pretrained, name, path, options)
+    if of_gguf:
+        tokenizer.name_or_path = name
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -142,14 +177,13 @@ def _check_folder(name: str, path: str, variant: str | None) -> None:
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise ModelError(f"The model folder {path} does not exist. Give a folder or ORG/NAME.")
         return
-    if not folder.is_dir():
-        raise ModelError(f"{name} is a file; a model is a folder. Give {folder.parent}.")
     files = sorted(p.name for p in folder.iterdir())
     if "adapter_config.json" in files:
         return
     if "config.json" not in files:
+        gguf = next((f" Give the file: {path}/{f}" for f in files if f.endswith(".gguf")), "")
         raise ModelError(
-            f"{name} is no model folder: config.json was sought, found {files or 'nothing'}."
+            f"{name} is no model folder: config.json was sought, found {files or 'nothing'}.{gguf}"
         )
     if any(f.endswith((".safetensors", ".safetensors.index.json")) for f in files) or variant:
         return
@@ -168,7 +202,11 @@ def _explained(load: Any, name: str, path: str, options: dict[str, Any]) -> Any:
     from safetensors import SafetensorError
 
     try:
-        return load(path, **options)
+        if "gguf_file" not in options:
+            return load(path, **options)
+        # Whatever lies beside the file (tokenizer_config.json, adapter_config.json) would be read.
+        with tempfile.TemporaryDirectory() as empty:
+            return load(empty, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError) as error:
         # wemask.load gives the config; pointing to itself would explain nothing.
         ours = "config" in options
@@ -178,7 +216,7 @@ def _explained(load: Any, name: str, path: str, options: dict[str, Any]) -> Any:
 def _explain(name: str, path: str, error: Exception, ours: bool) -> str:
     said = " ".join(str(error).split())
     if Path(path).exists():
-        kind = _model_type(Path(path))
+        kind = "gguf" if Path(path).is_file() else _model_type(Path(path))
         if kind.startswith("wemask_") and not ours:
             return f"{name} is a softened model. Load it with wemask.load({name!r})."
         return f"{name} cannot be loaded (model_type {kind or 'unknown'}): {said[:400]}"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,28 @@ class MELayerReport:
             f"{end}.{more}"
         )
 
+    @property
+    def others(self) -> str:
+        """The emergences that are not the ME Layer's, a clause each; "" where there are none."""
+        return "; ".join(e.describe() for e in self.emergences if e.layer != self.layer)
+
+    @property
+    def told(self) -> str:
+        """In which layers massive tokens can be told by content, and how clearly."""
+        if (clearest := self.clearest_gate()) is None:
+            return f"in no layer: {self.why_not_told()}"
+        layers = [layer for layer, gate in self.gates.items() if gate.thresholds]
+        ratios = [r for layer in layers if (r := self.gates[layer].separation) is not None]
+        by = f", most clearly in layer {clearest[0]}"
+        if ratios:
+            by = (
+                f", where the smallest massive value is {min(ratios):.3g} to {max(ratios):.3g} "
+                "times the largest ordinary one"
+            )
+        alone = {layer: gate.note for layer, gate in self.gates.items() if not gate.thresholds}
+        left = f"; not in {layers_by_reason(alone)}" if alone else ""
+        return f"in layers {_ranges(layers)}{by}{left}"
+
     def clearest_gate(self) -> tuple[int, Gate] | None:
         """The layer where massive tokens are told best, and its gate; None where they never are."""
         told = {layer: gate for layer, gate in self.gates.items() if gate.thresholds}
@@ -328,6 +350,25 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 def _number(value: float | None) -> float:
     return math.inf if value is None else value
+
+
+def layers_by_reason(alone: Mapping[int, str]) -> str:
+    """Layers that are left alone, by the reason."""
+    layers: dict[str, list[int]] = {}
+    for layer, why in alone.items():
+        layers.setdefault(why, []).append(layer)
+    return "; ".join(f"layer {_ranges(numbers)} ({why})" for why, numbers in layers.items())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """3 to 9, 12."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{p[0]} to {p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
 
 
 def _plain_gate(gate: Gate) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def shape_of(model: nn.Module, trained: int | None = None) -> Shape:
 
 
 def on_meta(name: str, dtype: str = "bfloat16", **options: Any) -> nn.Module:
-    """A model without weights, from its config alone: `tiny`, a folder or ORG/NAME.
+    """A model without weights, from its config alone: `tiny`, a folder, a file or ORG/NAME.
 
     Args:
         name: of the model.
@@ -120,9 +120,10 @@ def on_meta(name: str, dtype: str = "bfloat16", **options: Any) -> nn.Module:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from wemask.loading import resolve_path
+    from wemask.loading import located
 
-    config = AutoConfig.from_pretrained(resolve_path(name), **options)
+    place, of_gguf = located(name)
+    config = AutoConfig.from_pretrained(place, **of_gguf, **options)
     kind = getattr(torch, dtype) if dtype != "auto" else config.dtype or torch.float32
     trusted = options.get("trust_remote_code", False)
     with torch.device("meta"):

@@ -133,10 +133,13 @@ def _score_words(score: Any) -> str:
 def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     """What both templates read."""
     findings = [judge(results, comparison) for comparison in compared(results)]
+    detected = MELayerReport.from_dict(results["me_layer"])
     return {
         "results": results,
+        "told": detected.told,
+        "others": detected.others,
         "headline": headline(results),
-        "criterion": MELayerReport.from_dict(results["me_layer"]).criterion.describe(),
+        "criterion": detected.criterion.describe(),
         "tasks": ordered_tasks(results),
         "arms": list(results["arms"]),
         "main_arms": main_arms(results),

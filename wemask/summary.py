@@ -1,6 +1,5 @@
 """The one screen before a run: what will happen, on which model, and one sample of the data."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from wemask import chat
 from wemask.config import RunConfig
 from wemask.errors import ConfigError, WemaskError
 from wemask.launching import is_rank
-from wemask.me_layer import MELayerReport
+from wemask.me_layer import MELayerReport, layers_by_reason
 from wemask.memory import (
     Memory,
     available,
@@ -63,14 +62,14 @@ def _lines(
     model = prepared.model
     total = sum(p.numel() for p in model.parameters())
     lines = [
-        ("model", f"{config.model.path} ({type(model).__name__}, {total:,} parameters)"),
+        ("model", f"{config.model.source} ({type(model).__name__}, {total:,} parameters)"),
         ("ME Layer", prepared.report.verdict if prepared.report else "not detected"),
     ]
     if prepared.handle is not None:
         touched = ", ".join(f"layer {i}: {n}" for i, n in prepared.handle.tokens_touched.items())
         lines += [("operator", operator_words(config)), ("touched on the probe", touched)]
         if alone := prepared.handle.left_alone:
-            lines.append(("left alone", left_alone_words(alone)))
+            lines.append(("left alone", layers_by_reason(alone)))
     else:
         lines.append(("operator", "off"))
     if config.trains:
@@ -140,14 +139,6 @@ def operator_words(config: RunConfig) -> str:
         f"rate {op.rate:g}, layers {op.layers}, tokens {op.tokens}, dims {op.dims}, "
         f"site {op.site}, {fill}strength {_strength_words(op.strength)}"
     )
-
-
-def left_alone_words(alone: Mapping[int, str]) -> str:
-    """Layers that were chosen but are not softened, by the reason."""
-    layers: dict[str, list[str]] = {}
-    for layer, why in alone.items():
-        layers.setdefault(why, []).append(str(layer))
-    return "; ".join(f"layer {', '.join(numbers)}: {why}" for why, numbers in layers.items())
 
 
 def _strength_words(strength: object) -> str:

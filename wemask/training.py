@@ -79,6 +79,7 @@ def prepare(config: RunConfig, examples: Any = ()) -> Prepared:
     Raises:
         WemaskError: whatever is wrong, before anything is trained.
     """
+    distributed.agree(config.model.path, "the weights that are loaded")  # each asked the hub itself
     model, tokenizer, note = load_base(config)
     report = _detect_together(config, model, tokenizer, examples)
     handle = soften(model, report, config.operator) if config.softens else None

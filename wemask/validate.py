@@ -112,6 +112,8 @@ def gates_hold(model: nn.Module, tokenizer: Any, handle: SoftenHandle) -> Check:
     strength = at_birth[report.layer + 1].masked_fill(mask == 0, 0)
     has_one, strongest = strength.amax(1) >= level, strength.argmax(1, keepdim=True)
     gaps = {layer: gap_around(values[mask.bool()]) for layer, values in units.items()}
+    all_picked = [layer for layer, values in units.items() if (values[mask.bool()] > 1).all()]
+    gaps |= dict.fromkeys(all_picked, 0.0)  # telling nothing apart
     picked = {layer: values.gather(1, strongest).squeeze(1) > 1 for layer, values in units.items()}
     missed = sum(int((has_one & ~found).sum()) for found in picked.values())
     worst = min(gaps, key=lambda layer: gaps[layer])
