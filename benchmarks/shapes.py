@@ -14,6 +14,15 @@ BOS, ME_LAYER, DIMS, MAGNITUDE = 1, 1, (3, 17), 2000.0
 _LLAMA: dict[str, Any] = {"model_type": "llama", "max_position_embeddings": 8192}
 _QWEN: dict[str, Any] = {"model_type": "qwen3", "max_position_embeddings": 8192, "head_dim": 128}
 SHAPES: dict[str, dict[str, Any]] = {
+    "llama-toy": {  # to try a benchmark, not to measure anything
+        **_LLAMA,
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
     "llama-30m": {
         **_LLAMA,
         "vocab_size": 8192,
@@ -78,11 +87,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def build(shape: str, device: str, dtype: torch.dtype) -> nn.Module:
-    """A model of this shape in evaluation mode, with `BOS` as its massive token."""
+def build(shape: str, device: str, dtype: torch.dtype, layers: int | None = None) -> nn.Module:
+    """A model of this shape in evaluation mode, with `BOS` as its massive token.
+
+    `layers` keeps only so many of its layers.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    values = dict(SHAPES[shape])
+    values = SHAPES[shape] | ({} if layers is None else {"num_hidden_layers": layers})
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     torch.manual_seed(0)
     with torch.device(device):

@@ -15,6 +15,7 @@ GIB = 2**30
 START, END = "<!-- results -->\n", "<!-- end of results -->\n"
 SIZES = ("<!-- sizes -->\n", "<!-- end of sizes -->\n")
 WATCHING = ("<!-- watching -->\n", "<!-- end of watching -->\n")
+GPU_DAY = ("<!-- gpu day -->\n", "<!-- end of gpu day -->\n")
 
 
 def section(result: dict[str, Any]) -> str:
@@ -22,6 +23,8 @@ def section(result: dict[str, Any]) -> str:
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     where = machine["device"] + (f", {threads}" if settings["dtype"] == "float32" else "")
     compiled = ", compiled" if settings["compiled"] else ""
+    if layers := settings.get("layers"):
+        compiled = f", {layers} of its layers{compiled}"
     lines = [
         f"### {settings['shape']} on {where}{compiled}",
         "",
@@ -60,15 +63,21 @@ def verdict(ratio: dict[str, float], goal: float) -> str:
 
 
 def memory(cases: dict[str, Any]) -> list[str]:
-    backward = cases["forward+backward"]["memory"]
-    detection = cases["detection"]["memory"]
-    return [
-        "",
-        f"Peak memory of forward+backward: {backward['ratio']:.5f} of unpatched (A/A "
-        f"{backward['ratio_A/A']:.5f}; goal {backward['goal']}). Detection needs "
-        f"{detection['share_of_weights']:.2%} of the weights above the forward pass of its texts "
-        f"(goal {detection['goal']:.0%}).",
-    ]
+    """What the cases that were measured say of memory."""
+    backward = cases.get("forward+backward", {}).get("memory")
+    detection = cases.get("detection", {}).get("memory")
+    said = []
+    if backward:
+        said.append(
+            f"Peak memory of forward+backward: {backward['ratio']:.5f} of unpatched (A/A "
+            f"{backward['ratio_A/A']:.5f}; goal {backward['goal']})."
+        )
+    if detection:
+        said.append(
+            f"Detection needs {detection['share_of_weights']:.2%} of the weights above the "
+            f"forward pass of its texts (goal {detection['goal']:.0%})."
+        )
+    return ["", " ".join(said)] if said else []
 
 
 def watched(result: dict[str, Any]) -> str:
@@ -98,6 +107,64 @@ def between(page: str, start: str, end: str, text: str) -> str:
     """The page with what is between two of its markers replaced."""
     before, rest = page.split(start)
     return before + start + "\n" + text + "\n" + end + rest.split(end)[1]
+
+
+# --- a GPU day ------------------------------------------------------------------------------------
+
+
+def gpu_day(parts: dict[str, dict[str, Any]]) -> str:
+    """What one result of `gpu_day.py` says, part by part; nothing of a part that has no figures."""
+    lines = []
+    if figures := parts.get("overhead", {}).get("figures"):
+        lines += [section(result) for result in figures.values()]
+    if "sft" in parts:
+        lines += ["### SmolLM2-135M-Instruct on GSM8K", "", said_of(parts["sft"]), ""]
+        lines += [*trainings(parts["sft"]["figures"]), ""]
+    if "arms" in parts.get("evaluate", {}).get("figures", {}):
+        lines += ["### Its four arms, asked", "", said_of(parts["evaluate"]), ""]
+        lines += [*scores(parts["evaluate"]["figures"]), ""]
+    return "\n".join(lines)
+
+
+def said_of(part: dict[str, Any]) -> str:
+    """Where and when; and what its time did not suffice for."""
+    versions = ", ".join(f"{name} {part['versions'][name]}" for name in ("torch", "transformers"))
+    missing = [name for name, job in part["jobs"].items() if job["status"] != "finished"]
+    partial = f" Partial, not finished: {', '.join(missing)}." if missing else ""
+    return f"{part['machine']}; {versions}, {part['date']}, {part['seconds']:.0f} s.{partial}"
+
+
+def trainings(rows: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        "| run | steps | last loss | a step, others beside it |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {name} | {row['step']} of {row['max_steps']} | {row['loss']:.4f} | "
+            f"{row['seconds_per_step']:.3f} s |"
+            for name, row in rows.items()
+        ),
+    ]
+
+
+def scores(figures: dict[str, Any]) -> list[str]:
+    lines = ["| task | arm | runs | items | right [95%] |", "|---|---|---:|---:|---|"]
+    for task in figures["tasks"]:
+        for arm, found in figures["arms"].items():
+            if (score := found.get(task)) is not None:
+                right = f"{score['mean']:.1%} [{score['low']:.1%}, {score['high']:.1%}]"
+                lines.append(f"| {task} | {arm} | {len(score['runs'])} | {score['n']} | {right} |")
+    lines += [
+        "",
+        "| task | difference | points [95%] | p (Holm) | over |",
+        "|---|---|---|---:|---|",
+    ]
+    for row in figures["comparisons"]:
+        points = f"{100 * row['delta']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        lines.append(
+            f"| {row['task']} | {row['a']} - {row['b']} | {points} | {row['p_holm']:.2g} | "
+            f"{row['units']} {row['unit']} |"
+        )
+    return lines
 
 
 # --- docs/scale.md --------------------------------------------------------------------------------
@@ -166,7 +233,9 @@ def costs(case: dict[str, Any]) -> list[str]:
 def performance(text: str, results: list[dict[str, Any]]) -> str:
     softened = "\n".join(section(result) for result in results if "cases" in result)
     rows = watching([result for result in results if "watching" in result])
-    return between(between(text, START, END, softened), *WATCHING, rows + "\n")
+    text = between(between(text, START, END, softened), *WATCHING, rows + "\n")
+    days = [gpu_day(result["parts"]) for result in results if "parts" in result]
+    return between(text, *GPU_DAY, "\n".join(days))
 
 
 def scale(text: str, results: list[dict[str, Any]]) -> str:

@@ -37,7 +37,7 @@ from wemask.interventions import (
     together,
     write_state,
 )
-from wemask.measurement import Around, Where, states_at
+from wemask.measurement import Around, Where, entering
 from wemask.operator import WeMaskConfig, top_dims
 
 TRIED = 100  # draws of random dims, to find some without a massive dim
@@ -283,7 +283,8 @@ def massive_vector(subject: Subject) -> Tensor:
     total, count = torch.zeros(len(dims), dtype=torch.float64), 0
     for batch in subject.batches:
         mask = batch.attention_mask
-        states = states_at(subject.model, me, dims, batch.input_ids, mask)
-        chosen = states[batch.massive.cpu() & mask.bool().cpu()]
+        ask = {me + 1: lambda h: h[..., dims].float()}
+        left = entering(subject.model, ask, batch.input_ids, mask)[me + 1]
+        chosen = left[batch.massive.cpu() & mask.bool().cpu()]
         total, count = total + chosen.double().sum(0), count + len(chosen)
     return (total / count).float()
