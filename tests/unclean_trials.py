@@ -62,22 +62,22 @@ def unclean(seed: int) -> Unclean:
     tokens = draw(11, VOCABULARY, 4)
     primary = [TURN if seed % 3 == 0 else tokens[0], *tokens[1 : draw(2, 4)[0]]]
     secondary = [NEWLINE, tokens[3]][: draw(1, 3)[0]]
-    layer, faint = draw(0, 3)[0], seed % 5 == 4
+    layer, faint, fades = draw(0, 3)[0], seed % 5 == 4, seed % 2 == 0
     first, second, third = draw(0, WIDTH - 8, 3)
     early = (2.1, 2.3) if faint else (1.9, 2.3)
     stream = _Stream(
         growth=[between(*early), between(*early), between(1.3, 1.8), between(1.3, 1.8)],
         layer=layer,
-        change=layer + draw(1, 4)[0],
+        change=layer + draw(1, 3 if fades else 4)[0],  # what fades, no secondary token ever had
         dims=(first, second),
-        fades=seed % 2 == 0,
+        fades=fades,
     )
-    top = between(6000, 8000) if faint else between(9000, 16000)
+    top = between(6000, 8000) if faint else between(10000, 16000)
     shares = (1.0, 1 / 8 if faint else 1 / 5, between(0.3, 0.7))
     courses = [stream.course(t, layer, top * s) for t, s in zip(primary, shares, strict=False)]
     for token in secondary:
         born = layer + draw(2, 5)[0]
-        size = top * (between(0.13, 0.15) if faint else between(0.1, 0.13))
+        size = top * (between(0.13, 0.15) if faint else between(0.09, 0.115))
         courses.append(stream.course(token, born, size, third if seed % 4 == 0 else None))
     return Unclean(
         layer=layer,
@@ -120,7 +120,7 @@ class _Stream:
         first, second = self.dims
         if layer < self.change:
             return {first: size, second: -0.3 * size}
-        return {first: (0.02 if self.fades else 0.6) * size, second: -size}
+        return {second: -size} if self.fades else {first: 0.6 * size, second: -size}
 
 
 def texts(
