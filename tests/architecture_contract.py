@@ -105,7 +105,8 @@ def detection_errors(family: str, seed: int, dtype: torch.dtype = torch.float32)
 def unclean_errors(family: str, seed: int, dtype: torch.dtype = torch.float32) -> list[str]:
     """What detection and its gates got wrong on a model as unclean as real ones."""
     drawn = unclean(seed)
-    model: Any = copy.deepcopy(planted_unclean(family, seed)).to(dtype)
+    model: Any = copy.deepcopy(planted_unclean(family, seed))
+    model.to(dtype)
     report = detect(model, input_ids=drawn.ids)
     found = {
         "layer": (report.layer, drawn.layer),
