@@ -91,7 +91,7 @@ def detection_errors(family: str, seed: int, dtype: torch.dtype = torch.float32)
     state = layer_outputs(model, ids)[truth.layer]
     largest = {d: float(state[..., d].float().abs().max()) for d in truth.dims}
     found = {
-        "layer": (report.emergences, [truth.layer]),
+        "layer": ([e.layer for e in report.emergences], [truth.layer]),
         "dims": (sorted(report.dims), sorted(truth.dims)),
         "tokens": (sorted([t.text, t.position] for t in report.tokens), places),
         "magnitudes": (dict(zip(report.dims, report.magnitudes, strict=True)), largest),

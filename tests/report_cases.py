@@ -5,7 +5,14 @@ from typing import Any
 
 import torch
 
-from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
+from wemask.me_layer import (
+    Criterion,
+    Emergence,
+    Gate,
+    LayerRow,
+    MassiveToken,
+    MELayerReport,
+)
 
 ARMS = ("base", "training_free", "sft", "wemask_sft")
 RIGHT = {"arith": (92, 88, 284, 312), "gsm8k": (0, 0, 1, 0)}
@@ -42,9 +49,18 @@ def made_up_report() -> MELayerReport:
         dims=[5],
         magnitudes=[120.0],
         tokens=[MassiveToken(text=0, position=0, token_id=1, string="<s>", magnitude=120.0)],
-        emergences=[1],
-        separation=40.0,
-        thresholds={5: 20.0},
+        emergences=[
+            Emergence(
+                layer=1,
+                tokens=[],
+                count=1,
+                dims=[5],
+                magnitude=800.0,
+                erased_at=None,
+                alignment=1.0,
+            )
+        ],
+        gates={2: Gate(dims=[5], thresholds={5: 20.0}, separation=40.0, massive=1, ordinary=9)},
         written_by={"attention": 0.02, "ffn": 0.98},
         other_criterion="sun2024: none",
         layers=rows,

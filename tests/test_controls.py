@@ -303,7 +303,7 @@ def test_a_wrong_token_that_the_probe_lacks_says_which_seed_there_is():
 def massive_layers(model: nn.Module) -> list[int]:
     """Layers in whose output some value is massive on the calibration texts."""
     ids = texts()
-    traces = trace_layers(model, find_decoder(model), ids, torch.ones_like(ids))
+    traces = trace_layers(model, find_decoder(model), ids, torch.ones_like(ids), CRITERION)
     return [t.layer for t in traces if CRITERION.is_massive(t.token_max, t.median).any()]
 
 

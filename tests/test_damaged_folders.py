@@ -26,13 +26,14 @@ from wemask.errors import ModelError, WemaskError
 from wemask.loading import load_model
 
 DIMS = {"2": [1], "3": [1], "4": [1]}
+GATE = {"dims": [3], "thresholds": {"3": 9.0}, "primary": {"3": 9.0}}
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no operator": (remove(CONFIG_NAME), r"was sought and not found: .* holds no softened model"),
     "empty": (write(CONFIG_NAME, ""), r"is damaged"),
     "half": (truncate(CONFIG_NAME), r"is damaged"),
     "a list": (write(CONFIG_NAME, "[]"), r"is damaged \(no JSON object\)"),
     "keys gone": (write(CONFIG_NAME, '{"schema_version": 1}'), r"lacks operator, strength, layers"),
-    "newer": (change("schema_version", 2), r"schema version 2, this wemask reads .* Upgrade"),
+    "newer": (change("schema_version", 3), r"schema version 3, this wemask reads .* Upgrade"),
     "version of words": (change("schema_version", "one"), r"schema version one"),
     "unknown setting": (change("operator", {"rat": 1}), r"operator\.rat .*Did you mean 'rate'"),
     "operator of numbers": (change("operator", 3), r"is damaged"),
@@ -62,13 +63,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         change_report("hidden_size", 64),
         r"does not fit this model\. .*5 layers of width 64, this one has 5 of 32",
     ),
-    "width of text": (change_report("hidden_size", "32"), r"hidden_size must be .*'32'"),
+    "width of text": (change_report("hidden_size", "32"), r"report is damaged"),
     "layer of text": (change_report("layer", "1"), r"report\.layer must be .*\['1'\]"),
     "layer out of range": (change_report("layer", 9), r"report\.layer must be .* and < 5"),
     "threshold of no dim": (
-        change_report("thresholds", {"99": 1.0}),
-        r"report\.thresholds .*\[99\]",
+        change_report("gates", {"2": {**GATE, "thresholds": {"99": 1.0}}}),
+        r"gates of layer 2: dim 99 of a width of 32",
     ),
+    "gate of no layer": (change_report("gates", {"7": GATE}), r"gates of layer 7: .* 0 to 4"),
+    "no gates left": (change_report("gates", {}), r"the report has no gate for it"),
     "probe of no token": (change_report("probe_ids", [7, 99]), r"token 99, .* tokens 0 to 63"),
     "sample of words": (change("weights_sample", {"norms": ["a"]}), r"is damaged"),
     "sample of another": (
@@ -76,7 +79,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         r"was not saved beside these weights",
     ),
     "base of numbers": (change("base_model", 3), r"base_model must be a text"),
-    "report": (change("report", {"schema_version": 9}), r"schema version 1 was expected, found 9"),
+    "report": (
+        change("report", {"schema_version": 9}),
+        r"version 1 or 2 was expected, found 9",
+    ),
     "report gone": (change("report", None), r"does not fit this model\. .*need a detected ME"),
     "no config": (remove("config.json"), r"config\.json cannot be read"),
     "config": (write("config.json", "{"), r"config\.json cannot be read"),

@@ -31,14 +31,15 @@ from hypothesis import strategies as st
 import wemask
 from wemask import Criterion
 from wemask.architectures import find_decoder
-from wemask.detection import CALIBRATION_TEXTS, calibration_inputs
+from wemask.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.errors import DetectionError, ModelError
+from wemask.me_layer import Gate
 from wemask.planted import plant
-from wemask.separation import separate
 
 
 def check_exact(report: Any, *, layer: int, dims: tuple[int, ...], tokens: set[int]) -> None:
-    assert report.found and report.layer == layer and report.emergences == [layer]
+    assert report.found and report.layer == layer
+    assert [e.layer for e in report.emergences] == [layer]
     assert set(report.dims) == set(dims) and len(report.dims) == len(dims)
     assert {t.token_id for t in report.tokens} == tokens
     assert all(abs(m - MAGNITUDE) < 0.04 * MAGNITUDE for m in report.magnitudes)
@@ -52,8 +53,12 @@ def test_planted_exactly_and_none_on_the_twin(family):
     places = {(t.text, t.position) for t in report.tokens}
     assert places == {tuple(place) for place in (ids == MASSIVE).nonzero().tolist()}
     assert report.erased_at is None
-    assert report.separation is not None and report.separation > 10
-    assert set(report.thresholds) == set(DIMS)
+    assert list(report.gates) == [2, 3, 4]
+    for gate in report.gates.values():
+        assert gate.separation is not None and gate.separation > 10
+        assert set(gate.thresholds) == set(gate.dims) == set(DIMS)
+        assert gate.primary == gate.thresholds
+        assert (gate.massive, gate.ordinary) == (8, 88)
     assert report.written_by is not None and report.written_by["ffn"] > 0.99
     assert report.model["architecture"] == type(shared(family).model).__name__
     twin = detect(build(family))
@@ -101,9 +106,15 @@ def test_a_second_emergence_is_reported():
     ids = texts()
     ids[:, 8] = 20
     report = detect(model, input_ids=ids)
-    assert report.found and report.layer == 1 and report.emergences[0] == 1
-    assert 3 in report.emergences
-    assert "More emerge at layers" in report.verdict
+    assert report.found and report.layer == 1
+    first, second = report.emergences
+    assert (first.layer, second.layer) == (1, 3)
+    assert [t.token_id for t in second.tokens] == [20] and second.dims == [5]
+    assert second.count == int((ids == 20).sum())
+    assert abs(second.magnitude - MAGNITUDE) < 0.04 * MAGNITUDE and second.erased_at is None
+    assert first.alignment == pytest.approx(1) and abs(second.alignment or 1) < 0.1
+    assert "Others emerge at layers 3." in report.verdict
+    assert "'20'" in second.describe()
 
 
 @torch.no_grad()
@@ -121,7 +132,8 @@ def test_erasure_is_found():
     assert report.layer == ME_LAYER and report.erased_at == 3
     assert report.verdict.endswith("and is erased at layer 3.")
     with wemask.soften(case.model, report, settings()) as handle:
-        assert handle.tokens_touched == {2: 1, 3: 1, 4: 0}
+        assert handle.tokens_touched == {2: 1, 3: 1}
+        assert handle.left_alone == {4: "erased at layer 3"}
     hook.remove()
 
 
@@ -187,7 +199,7 @@ def test_weaker_relatives_count_as_massive_not_as_ordinary():
     strengths = {t.token_id: t.magnitude for t in report.tokens}
     assert set(strengths) == {7, 8}
     assert strengths[8] < 1000 * report.layers[ME_LAYER + 1].median < strengths[7]
-    assert report.thresholds and max(report.thresholds.values()) < strengths[8]
+    assert max(report.gates[2].thresholds.values()) < strengths[8]
 
 
 def test_thresholds_split_massive_from_ordinary_in_every_layer():
@@ -197,38 +209,32 @@ def test_thresholds_split_massive_from_ordinary_in_every_layer():
         states = case.model(input_ids=ids, output_hidden_states=True, use_cache=False)[
             "hidden_states"
         ]
-    dims = list(case.report.thresholds)
-    taus = torch.tensor(list(case.report.thresholds.values()))
-    for h in states[ME_LAYER + 1 : -1]:
-        assert torch.equal((h[..., dims].abs() > taus).any(-1), ids == MASSIVE)
+    for layer, gate in case.report.gates.items():
+        units = gate.units(states[layer][..., list(gate.thresholds)])
+        assert torch.equal(units > 1, ids == MASSIVE)
 
 
 def test_when_every_token_is_massive_the_threshold_stays_below_all():
     case = shared()
     report = detect(case.model, input_ids=torch.full((2, 3), MASSIVE))
-    assert report.found and report.separation is None
-    assert all(0 < tau < MAGNITUDE for tau in report.thresholds.values())
+    assert report.found
+    for gate in report.gates.values():
+        assert gate.separation is None and gate.ordinary == 0
+        assert all(0 < tau < MAGNITUDE for tau in gate.thresholds.values())
     with wemask.soften(case.model, report, settings()) as handle:
         assert handle.tokens_touched == {2: 3, 3: 3, 4: 3}
 
 
 def test_without_a_threshold_massive_tokens_are_refused():
     case = shared()
-    report = replace(case.report, thresholds={}, separation_note="no gap.")
-    with pytest.raises(DetectionError, match=r"told by content: no gap\. Type tokens=first"):
+    bad = Gate(dims=[3], note="no gap")
+    report = replace(case.report, gates={**case.report.gates, 3: bad})
+    with wemask.soften(case.model, report, settings()) as handle:
+        assert handle.layers == [2, 4] and handle.left_alone == {3: "no gap"}
+        assert "left_alone=[3]" in repr(handle)
+    report = replace(case.report, gates=dict.fromkeys((2, 3, 4), bad))
+    with pytest.raises(DetectionError, match=r"told .*layer 2: no gap.* Type tokens=first"):
         wemask.soften(case.model, report, settings())
-
-
-def test_separation_on_numbers():
-    # one layer, one dim; token 3 and 0 pass the criterion, 4 is a weaker relative
-    values = torch.tensor([[[900.0, 1.0, 2.0, 1000.0, 300.0]]])
-    split = separate(values, torch.tensor([3, 0]), floor=1.0)
-    assert split.tokens.tolist() == [3, 0, 4]
-    assert split.ratio == 150.0 and split.note == ""
-    assert split.thresholds == pytest.approx([2 * math.sqrt(150)])
-    gapless = (1.1 ** -torch.arange(40.0)).reshape(1, 1, 40)
-    none = separate(1000 * gapless, torch.tensor([0]), floor=1.0)
-    assert none.thresholds == [] and "1.2 is needed" in none.note
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe", "olmo2"])
@@ -307,7 +313,7 @@ def test_criteria():
     check_exact(relative, layer=ME_LAYER, dims=DIMS, tokens={MASSIVE})
     assert relative.criterion == Criterion(name="relative", min_ratio=150.0)
     assert relative.other_criterion == (
-        "sun2024 (above 100 and at least 1000 times the median): "
+        "sun2024 (above 100 and at least 1000 times the median and 5 times the layer before): "
         "massive activations first at layer 1"
     )
     strict = detect(model, criterion="sun2024", min_magnitude=1e6)
@@ -372,4 +378,4 @@ def test_calibration_texts_are_padded_by_hand():
     ids, mask = calibration_inputs(tokenizer, texts=["abc", "", "z"])
     assert ids.tolist() == [[47, 48, 49], [22, 22, 22]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert len(calibration_inputs(tokenizer)[0]) == len(CALIBRATION_TEXTS) == 16
+    assert len(calibration_inputs(tokenizer)[0]) == len(CALIBRATION_TEXTS) == 32

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from families import build, detect, shared
+from families import ME_LAYER, build, detect, settings, shared
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wemask
 from wemask import Criterion, MELayerReport
 from wemask.errors import DetectionError
 
@@ -23,7 +24,7 @@ def test_round_trip(family, tmp_path):
     assert loaded.relief is None
     assert loaded.to_dict() == report.to_dict()
     values = json.loads((tmp_path / "me_layer.json").read_text())
-    assert values["schema_version"] == 1
+    assert values["schema_version"] == 2
     assert values["verdict"] == report.verdict
     assert "relief" not in values
 
@@ -48,11 +49,12 @@ def test_infinite_ratios_survive_json(tmp_path):
     [
         ("", "An ME Layer report was sought at"),
         ("{", "An ME Layer report was sought at"),
-        ("[]", "schema version 1 was expected, found None"),
-        ("3", "schema version 1 was expected, found None"),
-        ("{}", "schema version 1 was expected, found None"),
-        ('{"schema_version": 2}', "schema version 1 was expected, found 2"),
+        ("[]", "schema version 1 or 2 was expected, found None"),
+        ("3", "schema version 1 or 2 was expected, found None"),
+        ("{}", "schema version 1 or 2 was expected, found None"),
+        ('{"schema_version": 3}', "schema version 1 or 2 was expected, found 3"),
         ('{"schema_version": 1}', "report is damaged"),
+        ('{"schema_version": 2}', "report is damaged"),
     ],
 )
 def test_damaged_files(tmp_path, text, message):
@@ -97,15 +99,16 @@ def test_unknown_and_missing_keys_are_damage():
     values = shared().report.to_dict()
     with pytest.raises(DetectionError, match=r"damaged .*surplus"):
         MELayerReport.from_dict({**values, "surplus": 1})
-    values.pop("thresholds")
-    with pytest.raises(DetectionError, match=r"damaged .*thresholds"):
+    values.pop("gates")
+    with pytest.raises(DetectionError, match=r"damaged .*gates"):
         MELayerReport.from_dict(values)
 
 
 def test_criterion_defaults_and_words():
     sun = Criterion()
-    assert (sun.min_magnitude, sun.min_ratio, sun.min_jump) == (100, 1000, 0)
-    assert sun.describe() == "above 100 and at least 1000 times the median"
+    assert (sun.min_magnitude, sun.min_ratio, sun.min_jump) == (100, 1000, 5)
+    words = "above 100 and at least 1000 times the median and 5 times the layer before"
+    assert sun.describe() == words
     relative = Criterion(name="relative", min_ratio=30)
     assert (relative.min_magnitude, relative.min_ratio, relative.min_jump) == (0, 30, 5)
     assert relative.describe() == "at least 30 times the median and 5 times the layer before"
@@ -115,3 +118,43 @@ def test_criterion_defaults_and_words():
 def test_criterion_values_that_make_no_sense(value):
     with pytest.raises(DetectionError, match="min_ratio must be a number >= 0, got"):
         Criterion(min_ratio=value)
+
+
+def of_version_1() -> dict[str, Any]:
+    """A report as version 0.1 wrote it: one threshold per dim, layer numbers for emergences."""
+    values = json.loads(json.dumps(shared().report.to_dict()))
+    values.pop("gates")
+    old = {"separation": 400.0, "separation_note": "", "thresholds": {"3": 20.0, "17": 30.0}}
+    return {**values, **old, "schema_version": 1, "emergences": [ME_LAYER]}
+
+
+def test_a_report_of_version_1_is_read_as_what_it_meant():
+    report = MELayerReport.from_dict(of_version_1())
+    assert set(report.gates) == {2, 3, 4}
+    assert all(gate.thresholds == {3: 20.0, 17: 30.0} for gate in report.gates.values())
+    assert all(gate.primary == gate.thresholds for gate in report.gates.values())
+    assert [e.layer for e in report.emergences] == [ME_LAYER]
+    with wemask.soften(shared().model, report, settings()) as handle:
+        assert handle.layers == [2, 3, 4] and handle.left_alone == {}
+        assert all(handle.tokens_touched.values())
+    none = {**of_version_1(), "thresholds": {}, "separation_note": "no gap."}
+    with pytest.raises(DetectionError, match=r"told by content .*layer 2: no gap\..*tokens=first"):
+        wemask.soften(shared().model, MELayerReport.from_dict(none), settings())
+
+
+@pytest.mark.parametrize(
+    ("layer", "thresholds", "message"),
+    [
+        ("5", {"3": 1.0}, "gates of layer 5: the model has layers 0 to 4"),
+        ("2", {"99": 1.0}, "gates of layer 2: dim 99 of a width of 32"),
+        ("2", {"3": float("nan")}, "a threshold must be a number > 0, got nan"),
+        ("2", {"3": 0.0}, "a threshold must be a number > 0, got 0.0"),
+        ("2", {"3": "x"}, "could not convert"),
+        ("two", {}, "invalid literal"),
+    ],
+)
+def test_gates_that_cannot_be(layer, thresholds, message):
+    values = json.loads(json.dumps(shared().report.to_dict()))
+    values["gates"][layer] = {**values["gates"]["2"], "thresholds": thresholds}
+    with pytest.raises(DetectionError, match=rf"damaged .*{message}.*Run `wemask detect`"):
+        MELayerReport.from_dict(values)

@@ -58,7 +58,7 @@ def made_up_report(
         magnitudes=[160.0 / 2**i for i in range(len(dims))],
         tokens=[token],
         erased_at=erased,
-        emergences=[me],
+        emergences=[],
         layers=rows,
         relief=relief,
     )

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 from wemask.architectures import find_decoder
 from wemask.errors import DetectionError, ModelError
 from wemask.ffn import ffn_weights, shared_experts
-from wemask.me_layer import MELayerReport
+from wemask.me_layer import Gate, MELayerReport
 from wemask.quadratic import QuadraticForm, quadratic_form
 
 DENSE_FFN = "llama mistral qwen2 qwen3 phi3 gemma2 gemma3_text olmo olmo2 olmo3 granite".split()
@@ -228,8 +228,9 @@ def test_what_a_report_must_have():
     assert not none.found
     with pytest.raises(DetectionError, match="The report names no ME Layer"):
         quadratic_form(case.model, none, texts())
-    values = {**vars(case.report), "thresholds": {}, "separation_note": "They overlap."}
-    with pytest.raises(DetectionError, match=r"no thresholds, .* They overlap\."):
+    gates = {2: Gate(dims=[3], note="they overlap")}
+    values = {**vars(case.report), "gates": gates}
+    with pytest.raises(DetectionError, match=r"No layer has a gate, .*layer 2: they overlap"):
         quadratic_form(case.model, MELayerReport(**values), texts())
     with pytest.raises(
         DetectionError, match="of 5 layers, 32 wide; this one has 3 layers and is 32"
@@ -240,7 +241,7 @@ def test_what_a_report_must_have():
 def test_texts_without_a_massive_token():
     case = shared("llama")
     ids = torch.where(texts() == MASSIVE, 9, texts())
-    with pytest.raises(DetectionError, match=r"massive at the output of layer 1\. .*probe_ids"):
+    with pytest.raises(DetectionError, match=r"massive after layer 1\. .*probe_ids"):
         quadratic_form(case.model, case.report, ids)
     mask = (texts() != MASSIVE).long()
     with pytest.raises(DetectionError, match="massive at the output of layer 1"):

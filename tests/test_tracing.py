@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, LAYERS, MASSIVE, ME_LAYER, build, planted, sequence, shared, texts
+from families import (
+    CRITERION,
+    FAMILIES,
+    LAYERS,
+    MASSIVE,
+    ME_LAYER,
+    build,
+    planted,
+    sequence,
+    shared,
+    texts,
+)
 
 from wemask.architectures import find_decoder
 from wemask.errors import ModelError
@@ -22,7 +33,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_reductions_equal_those_of_hidden_states(family):
     model: Any = shared(family).model
     ids, mask = batch()
-    traces = trace_layers(model, find_decoder(model), ids, mask)
+    traces = trace_layers(model, find_decoder(model), ids, mask, CRITERION)
     with torch.no_grad():
         states = model(
             input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False
@@ -50,7 +61,7 @@ def test_reductions_equal_those_of_hidden_states(family):
 def test_the_ffn_wrote_what_was_planted_in_it(family):
     model = shared(family).model
     ids, mask = batch()
-    trace = trace_layers(model, find_decoder(model), ids, mask)[ME_LAYER + 1]
+    trace = trace_layers(model, find_decoder(model), ids, mask, CRITERION)[ME_LAYER + 1]
     assert trace.ffn_share is not None
     place = (trace.dims == int(trace.strongest.argmax())).nonzero()[0, 0]
     assert float(trace.ffn_share[place]) == pytest.approx(1, abs=0.01)
@@ -62,8 +73,8 @@ def test_pads_are_in_no_reduction():
     mask = torch.ones_like(ids)
     mask[1] = 0
     ids[1] = MASSIVE
-    alone = trace_layers(model, find_decoder(model), ids[:1], mask[:1])
-    both = trace_layers(model, find_decoder(model), ids, mask)
+    alone = trace_layers(model, find_decoder(model), ids[:1], mask[:1], CRITERION)
+    both = trace_layers(model, find_decoder(model), ids, mask, CRITERION)
     for a, b in zip(alone, both, strict=True):
         assert len(b.token_max) == 6
         assert a.median == pytest.approx(b.median, rel=1e-4)
@@ -72,7 +83,7 @@ def test_pads_are_in_no_reduction():
 def test_nothing_is_left_in_the_model():
     model = planted("llama").model
     model.train()
-    trace_layers(model, find_decoder(model), *batch())
+    trace_layers(model, find_decoder(model), *batch(), CRITERION)
     assert model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -83,7 +94,7 @@ def test_layers_that_do_not_run_are_an_error():
     model.model.layers = model.model.layers[:3]
     model.config.num_hidden_layers = 3
     with pytest.raises(ModelError, match=r"3 of 5 layers ran in a forward pass"):
-        trace_layers(model, decoder, *batch())
+        trace_layers(model, decoder, *batch(), CRITERION)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4095, 4096, 20_000, 131_072])

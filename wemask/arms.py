@@ -16,11 +16,10 @@ from torch import nn
 import wemask
 from wemask.composition import conf_dir
 from wemask.config import RunConfig, digest
-from wemask.detection import detect
 from wemask.loading import load_model, load_tokenizer
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
-from wemask.training import load_base
+from wemask.training import detect_run, load_base
 
 CONTROLS = (
     *("random_dims", "lowest_dims", "uniform", "wrong_layers", "wrong_token"),
@@ -192,7 +191,7 @@ class ArmRun:
             model = load_model(str(self.final), **options)
             tokenizer = load_tokenizer(str(self.final))
         if self.operator is not None:
-            report = detect(model, tokenizer, criterion=run.model.criterion)
+            report = detect_run(run, model, tokenizer)
             soften(model, report, self.operator)
         return model, tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from wemask.cli_model import criterion_arguments, load, model_options, model_overrides
+from wemask.cli_model import detection_arguments, load, model_options, model_overrides
 from wemask.composition import compose, exit_on_error, section
 from wemask.errors import ConfigError, DataError
 from wemask.terminal import say
@@ -192,16 +192,20 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.known_models import compare_with_published
     from wemask.relief import relief
     from wemask.runs import saving
-    from wemask.summary import layer_table
+    from wemask.summary import layer_table, left_alone_words
 
     config, model, tokenizer = load(options)
-    report = detect(model, tokenizer, **criterion_arguments(options, config))
+    report = detect(model, tokenizer, **detection_arguments(options, config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
     say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
     say(console, f"The other criterion: {report.other_criterion}.")
-    if report.separation is not None:
-        console.print(f"Separation of massive from ordinary tokens: {report.separation:.2f}x.")
+    for emergence in report.emergences:
+        name = "ME Layer" if emergence.layer == report.layer else "Also born at"
+        say(console, f"{name} {emergence.describe().removeprefix('layer ')}.")
+    alone = {layer: gate.note for layer, gate in report.gates.items() if gate.note}
+    if alone:
+        say(console, f"Massive tokens cannot be told in {left_alone_words(alone)}.")
     if published := compare_with_published(config.path, report):
         console.print(published)
     folder = options.out or Path("outputs") / "detect" / config.name
@@ -244,7 +248,7 @@ def _analyse(options: argparse.Namespace, console: Console) -> int:
         operator=_operator(options),
     )
     config, model, tokenizer = load(options)
-    report = detect(model, tokenizer, **criterion_arguments(options, config))
+    report = detect(model, tokenizer, **detection_arguments(options, config))
     say(console, report.verdict)
     page = analyse(
         model,
@@ -267,7 +271,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
 
     operator = _operator(options)
     config, model, tokenizer = load(options)
-    report = detect(model, tokenizer, **criterion_arguments(options, config))
+    report = detect(model, tokenizer, **detection_arguments(options, config))
     console.print(report.verdict, markup=False)
     failed = 0
     for check in validate(model, tokenizer, report, operator):

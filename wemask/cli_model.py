@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from wemask.composition import compose, conf_dir, section
-from wemask.config import ModelConfig
+from wemask.config import DetectionConfig, ModelConfig
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,13 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", help="auto, float32, bfloat16 or float16")
     parser.add_argument("--device-map", help="auto spreads a model that does not fit one device")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
+    reading = parser.add_argument_group("what detection reads")
+    reading.add_argument(
+        "--calibration", metavar="FILE", help=".txt or data file of texts [32 built-in texts]"
+    )
+    reading.add_argument(
+        "--no-chats", action="store_true", help="not through the chat template as well"
+    )
     criterion = parser.add_argument_group("criterion, default as in conf/model")
     criterion.add_argument("--criterion", choices=("sun2024", "relative"))
     criterion.add_argument("--min-magnitude", type=float, help="smallest |h|")
@@ -52,12 +59,20 @@ def model_config(options: argparse.Namespace) -> ModelConfig:
     return ModelConfig.from_values(values)
 
 
-def criterion_arguments(options: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
-    """The arguments of `detect` that the options mean; none means the model's own criterion.
+def detection_arguments(options: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
+    """The arguments of `detect` that the options mean.
 
     Raises:
         DetectionError: a threshold that makes no sense.
+        DataError: calibration texts that cannot be read.
     """
+    settings = DetectionConfig(texts=options.calibration, chats=not options.no_chats)
+    texts = settings.read_texts()
+    return {"texts": texts, "chats": settings.chats, **_criterion_arguments(options, config)}
+
+
+def _criterion_arguments(options: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
+    """None means the model's own criterion."""
     names = ("min_magnitude", "min_ratio", "min_jump")
     given = {key: getattr(options, key) for key in names if getattr(options, key) is not None}
     own = config.criterion

@@ -18,13 +18,15 @@ from wemask.errors import ConfigError, WemaskError, nearest
 from wemask.launcher import LauncherConfig
 from wemask.me_layer import Criterion
 from wemask.operator import WeMaskConfig
+from wemask.probe_texts import load_texts
 
+MOST_TEXTS = 256  # of detection.texts
 METHODS = ("base", "training_free", "sft", "wemask")
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("offline", "online", "disabled")
 GROUPS = (
     *("model", "method", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger"),
-    *("paths", "launcher"),
+    *("paths", "launcher", "detection"),
 )
 SECTIONS = (
     *GROUPS,
@@ -107,6 +109,37 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """What is read while massive tokens are looked for."""
+
+    texts: str | None = None
+    """A .txt or data file; None: the built-in texts."""
+    chats: bool = True
+    """Read each text through the chat template, too, where there is one."""
+    examples: int = 8
+    """Training examples that are read with them, as they are trained; none where nothing is."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.texts is not None and (not isinstance(self.texts, str) or not self.texts.strip()):
+            problems.append(f"detection.texts must be a file or null, got {self.texts!r}.")
+        if type(self.chats) is not bool:
+            problems.append(f"detection.chats must be true or false, got {self.chats!r}.")
+        if type(self.examples) is not int or self.examples < 0:
+            problems.append(f"detection.examples must be a number >= 0, got {self.examples!r}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def read_texts(self) -> list[str] | None:
+        """The texts of the file; None: there is none.
+
+        Raises:
+            DataError: it cannot be read, or holds no text.
+        """
+        return None if self.texts is None else load_texts(Path(self.texts), MOST_TEXTS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run: a model, a method, its data and training."""
 
@@ -124,6 +157,7 @@ class RunConfig:
     run_dir: Path | None = None
     deepspeed: dict[str, Any] | None = None
     fsdp: dict[str, Any] | None = None
+    detection: DetectionConfig = DetectionConfig()
     launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
     """Where it runs: no part of the run's identity."""
 
@@ -148,6 +182,8 @@ class RunConfig:
         }
         if self.softens:
             values["operator"] = self.operator.to_dict()
+            if self.detection != DetectionConfig():  # run folders of version 0.1 keep their names
+                values["detection"] = dataclasses.asdict(self.detection)
         if self.trains:
             values |= {
                 "seed": self.seed,
@@ -205,6 +241,7 @@ def run_config(cfg: Any) -> RunConfig:
     parts: dict[str, Any] = {
         "model": checked(lambda: ModelConfig.from_values(values["model"])),
         "operator": checked(lambda: WeMaskConfig.from_dict(values["operator"])),
+        "detection": checked(lambda: _strict(DetectionConfig, values["detection"], "detection")),
         "data": checked(lambda: _strict(DataConfig, values["data"], "data")),
         "trainer": checked(lambda: _trainer(values["trainer"])),
         "peft": checked(lambda: _peft(values["peft"])),

@@ -5,14 +5,16 @@ median, the columns of its largest dims), never its hidden states. From them:
 
     massive (sun2024)   |h[l,t,d]| > 100  and  >= 1000 * median |h[l]|      (arXiv 2402.17762)
     massive (relative)  |h[l,t,d]| >= min_ratio * median |h[l]|             (small models)
-    ME Layer            first layer whose output has massive activations that persist, while its
-                        input has none, and whose FFN wrote them
+    emergence           a layer whose FFN makes tokens massive that were 5 times smaller before
+    ME Layer            the first emergence that reaches half of the plateau (`emergence.py`)
+    gate                of each later layer: thresholds that tell massive tokens (`gates.py`)
 
 N is the number of real tokens of the calibration texts, D the hidden size.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,32 +27,15 @@ from wemask.architectures import (
     unwrap,
     without_weights,
 )
+from wemask.calibration import calibration_inputs, halves
+from wemask.emergence import erased_at, find_births, growth, jumps
 from wemask.errors import DetectionError, ModelError, nearest
-from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
+from wemask.gates import COMFORTABLE, RELATIVE_SHARE, States, leading, make_gate
+from wemask.me_layer import Criterion, Emergence, Gate, LayerRow, MassiveToken, MELayerReport
 from wemask.metrics import kl_from_uniform
-from wemask.separation import separate
 from wemask.tracing import Trace, trace_layers
 
-CALIBRATION_TEXTS = (
-    "The quick brown fox jumps over the lazy dog.",
-    "Tom has 5 apples. He buys 3 more. How many apples does Tom have now?",
-    "def add(a, b):\n    return a + b\n\nprint(add(2, 3))\n",
-    "In 1969, two people walked on the Moon; 600 million watched on television.",
-    "Question: What is 12 * 7?\nAnswer: 84.\n",
-    "<html><body><p>Hello, world!</p></body></html>",
-    "Paris is the capital of France.\nBerlin is the capital of Germany.\n",
-    "Once upon a time there was a little girl named Lily. She liked to play outside.",
-    '{"name": "Ada", "born": 1815, "fields": ["mathematics", "computing"]}',
-    "E = mc^2, where c is the speed of light: 299792458 m/s.",
-    "Dear Sir or Madam,\n\nthank you for your letter of 3 May.\n\nYours faithfully",
-    "SELECT id, price FROM orders WHERE price > 100 ORDER BY id;",
-    "Summary of the results",
-    "- milk\n- eggs\n- 2 loaves of bread\n- 1 kg of sugar\n",
-    "Bonjour, je voudrais un cafe, s'il vous plait.",
-    "A B C D E F G 1 2 3 4 5 6 7",
-)
-MAX_MASSIVE_DIMS = 8
-ALIVE_SHARE = 0.25  # erased: below this share of the magnitude at the ME Layer
+SHOWN_TOKENS = 64  # of an emergence: kept in the report
 
 
 def detect(
@@ -59,7 +44,9 @@ def detect(
     *,
     input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
-    texts: tuple[str, ...] | list[str] | None = None,
+    texts: Sequence[str] | None = None,
+    chats: bool = True,
+    examples: Iterable[Sequence[int]] = (),
     criterion: Criterion | str | None = None,
     **thresholds: float,
 ) -> MELayerReport:
@@ -71,7 +58,9 @@ def detect(
         tokenizer: for `texts`; not needed with `input_ids`.
         input_ids: calibration token ids [B, T] instead of texts.
         attention_mask: 1 for real tokens [B, T]; default all.
-        texts: calibration texts; default 16 short diverse ones.
+        texts: calibration texts; default 32 short diverse ones.
+        chats: read each text through the tokenizer's chat template, too, where it has one.
+        examples: token ids of further texts, e.g. of the data that will be trained on.
         criterion: `sun2024`, `relative`, or a `Criterion`; default what the model's own config
             says (`config.wemask_criterion`, in small models such as `tiny`), else `sun2024`.
         **thresholds: fields of `Criterion`, e.g. `min_ratio=50` for `relative`.
@@ -80,7 +69,7 @@ def detect(
         The report; `report.found` is False, with the nearest miss, where there is no ME Layer.
 
     Raises:
-        DetectionError: no input, wrong shapes, or a softened model.
+        DetectionError: no input, wrong shapes, another model's tokenizer, or a softened model.
         ModelError: a part of the architecture was not found.
     """
     base = unwrap(model)
@@ -97,7 +86,9 @@ def detect(
     decoder = find_decoder(base)
     carried: dict[str, Any] = getattr(base.config, "wemask_criterion", None) or {"name": "sun2024"}
     criterion = _criterion(carried if criterion is None else criterion, thresholds)
-    input_ids, attention_mask = calibration_inputs(tokenizer, input_ids, attention_mask, texts)
+    input_ids, attention_mask = calibration_inputs(
+        tokenizer, input_ids, attention_mask, texts, chats=chats, examples=examples
+    )
     embedding: Tensor = base.get_input_embeddings().weight  # pyright: ignore
     largest, device = int(input_ids.max()), embedding.device
     if largest >= embedding.shape[0] or int(input_ids.min()) < 0:
@@ -106,7 +97,7 @@ def detect(
             "the model's own tokenizer?"
         )
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
-    traces = trace_layers(base, decoder, input_ids, attention_mask)
+    traces = trace_layers(base, decoder, input_ids, attention_mask, criterion)
     return _Analysis(
         base, decoder, tokenizer, input_ids, attention_mask, traces, criterion
     ).report()
@@ -130,53 +121,6 @@ def _criterion(
     return Criterion(**{**given, **thresholds})
 
 
-def calibration_inputs(
-    tokenizer: Any,
-    input_ids: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-    texts: tuple[str, ...] | list[str] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Token ids and mask [B, T] that `detect` with the same arguments reads.
-
-    Raises:
-        DetectionError: nothing to read, or wrong shapes.
-    """
-    if input_ids is None and attention_mask is not None:
-        raise DetectionError("attention_mask was given without input_ids. Give both.")
-    if input_ids is not None:
-        if not isinstance(input_ids, Tensor):
-            raise DetectionError(f"input_ids must be a tensor [batch, tokens], got {input_ids!r}.")
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if input_ids.ndim != 2 or mask.shape != input_ids.shape or not mask.any():
-            raise DetectionError(
-                "input_ids and attention_mask must be [batch, tokens] with at least one real "
-                f"token; got {tuple(input_ids.shape)} and {tuple(mask.shape)}."
-            )
-        return input_ids, mask
-    if tokenizer is None or isinstance(tokenizer, Tensor):  # ids given in its place
-        raise DetectionError(
-            "Detection needs something to read: detect(model, tokenizer) or "
-            "detect(model, input_ids=ids, attention_mask=mask)."
-        )
-    texts = [texts] if isinstance(texts, str) else texts or CALIBRATION_TEXTS
-    rows = [tokenizer(text)["input_ids"] for text in texts]
-    rows = [row for row in rows if row]
-    if not rows:
-        raise DetectionError("The calibration texts are empty. Give texts=['...'].")
-    return padded(rows)
-
-
-def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and mask [B, T] of texts, padded on the right.
-
-    By hand: no pad token is needed, and what is there is masked out.
-    """
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([row + [row[0]] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask
-
-
 # --- from reductions to a report -----------------------------------------------------------------
 
 
@@ -189,28 +133,30 @@ class _Analysis:
     attention_mask: Tensor
     traces: list[Trace]  # traces[l + 1] is layer l
     criterion: Criterion
-    _positions: Tensor = field(init=False)  # [N, 2]: text and position of each real token
 
     def __post_init__(self) -> None:
-        self._positions = self.attention_mask.bool().nonzero().cpu()
+        self._positions = self.attention_mask.bool().nonzero().cpu()  # [N, 2]: text, position
+        self._half = halves(self._positions[:, 0])
+        self._maxima = torch.stack([trace.token_max for trace in self.traces])  # [L + 1, N]
+        self._medians = torch.tensor([trace.median for trace in self.traces])
+        shares = [trace.newborn_by_ffn for trace in self.traces[1:]]
+        by_ffn = torch.tensor([share is None or share >= 0.5 for share in shares])
+        self._births = find_births(self._maxima, self._medians, self.criterion, by_ffn)
 
     def report(self) -> MELayerReport:
-        rows = self._rows()
-        emergences = [i for i in range(len(self.decoder.blocks)) if self._emerges(i)]
         report = MELayerReport(
             model=_identity(self.model),
             num_layers=len(self.decoder.blocks),
             hidden_size=self.decoder.hidden_size,
             criterion=self.criterion,
-            layers=rows,
+            layers=self._rows(),
             relief=torch.stack([t.strongest for t in self.traces]),
         )
-        report.emergences = [i for i in emergences if self._persists(i) and self._by_ffn(i)]
         report.other_criterion = self._other()
-        if report.emergences:
-            self._fill(report, report.emergences[0])
+        if (layer := self._births.me_layer) is not None:
+            self._fill(report, layer)
         else:
-            report.nearest_miss = self._nearest_miss(emergences)
+            report.nearest_miss = self._nearest_miss()
             report.probe_ids = self._probe_ids(int(self.traces[-1].token_max.argmax()))
         return report
 
@@ -244,52 +190,109 @@ class _Analysis:
             return str(token_id)
         return str(self.tokenizer.convert_ids_to_tokens(token_id))
 
-    def _emerges(self, layer: int, criterion: Criterion | None = None) -> bool:
-        """Massive at the output of `layer` in a token that was not massive at its input."""
-        criterion = criterion or self.criterion
-        before, after = self.traces[layer], self.traces[layer + 1]
-        now = criterion.is_massive(after.token_max, after.median)
-        was = criterion.is_massive(before.token_max, before.median)
-        jumped = after.token_max >= criterion.min_jump * before.token_max
-        return bool((now & ~was & jumped).any())
+    def _fill(self, report: MELayerReport, layer: int) -> None:
+        primary = self._primary(layer)
+        dims = self._dims(layer, primary)
+        columns = self.traces[layer + 1]
+        where = [int((columns.dims == d).nonzero()[0, 0]) for d in dims]
+        report.found, report.layer, report.dims = True, layer, dims
+        report.magnitudes = columns.columns[primary][:, where].amax(0).tolist()
+        report.tokens = [self._massive_token(t, layer) for t in self._strongest(primary, layer)]
+        report.erased_at = erased_at(self._maxima[:, primary], layer)
+        report.emergences = [
+            self._emergence(e, primary if e == layer else self._births.born[e])
+            for e in self._births.layers
+        ]
+        report.gates = self._gates(layer, primary, report.erased_at)
+        ffn = self._written_by_ffn(layer)
+        report.written_by = {"attention": 1 - ffn, "ffn": ffn}
+        report.norm = self._norm(layer, dims)
+        report.probe_ids = self._probe_ids(self._strongest(primary, layer)[0])
 
-    def _born(self, layer: int) -> Tensor:
-        """Indices of the tokens that became massive at `layer`, strongest first."""
-        after = self.traces[layer + 1]
-        massive = self.criterion.is_massive(after.token_max, after.median)
-        order = after.token_max.argsort(descending=True)
-        return order[massive[order]]
+    def _primary(self, layer: int) -> Tensor:
+        """The tokens, bool [N], that the ME Layer makes massive.
 
-    def _dims(self, layer: int) -> list[int]:
-        """Dims that pass the criterion in a massive token at `layer`, strongest first."""
-        trace, born = self.traces[layer + 1], self._born(layer)
-        columns = trace.columns[born]
-        massive = self.criterion.is_massive(columns, trace.median).any(0)
-        strength = columns.amax(0)
-        order = strength.argsort(descending=True)
-        return [int(trace.dims[k]) for k in order if massive[k]][:MAX_MASSIVE_DIMS]
+        Those that jump there, and lie above the widest gap that any later layer has between such
+        tokens: at the ME Layer itself ordinary ones may pass the criterion as well, to be left
+        behind a few layers on (commas in Gemma 3). Weaker relatives of them count as massive.
+        """
+        grown = self._maxima[layer + 1] >= max(1.0, self.criterion.min_jump) * self._maxima[layer]
+        elsewhere = self._births.born.clone()
+        elsewhere[layer] = False
+        candidates = (grown | self._births.born[layer]) & ~elsewhere.any(0)
+        candidates |= self._births.born[layer]
+        best, widest = self._births.born[layer], 0.0
+        for later in range(layer, max(layer + 1, len(self.decoder.blocks) - 1)):
+            above, ratio = self._gap(later, candidates)
+            if ratio > widest:
+                best, widest = above, ratio
+        return best
 
-    def _column(self, layer: int, dim: int) -> Tensor:
-        """|h[layer, :, dim]| [N]; zeros where it is not among the layer's largest dims."""
+    def _gap(self, layer: int, candidates: Tensor) -> tuple[Tensor, float]:
+        """The candidates above the widest gap at the output of `layer`, and how wide it is.
+
+        At least those that pass the criterion there are kept above, if the gap is comfortable.
+        """
+        score, median = self._maxima[layer + 1], self.traces[layer + 1].median
+        level = self.criterion.level(median)
+        strongest = score[candidates].max()
+        ordered = score.sort(descending=True).values
+        ratios = ordered / torch.cat([ordered[1:], ordered.new_zeros(1)]).clamp(min=1e-12)
+        ratios[ordered < RELATIVE_SHARE * min(level, float(strongest))] = 0
+        ratios[ordered > strongest] = 0
+        passing = max(1, int((ordered >= level).sum())) - 1
+        cut = passing + int(ratios[passing:].argmax())
+        if ratios[cut] < COMFORTABLE:
+            cut = int(ratios.argmax())
+        return candidates & (score >= ordered[cut]), float(ratios[cut])
+
+    def _dims(self, layer: int, tokens: Tensor) -> list[int]:
+        """Dims in which these tokens lead at the output of `layer`, strongest first."""
         trace = self.traces[layer + 1]
-        where = (trace.dims == dim).nonzero()
-        if not len(where):
-            return torch.zeros(len(trace.token_max))
-        return trace.columns[:, int(where[0])]
+        columns = leading(trace.columns, tokens, self.criterion.level(trace.median))
+        return trace.dims[columns].tolist()
 
-    def _alive(self, layer: int, born: Tensor, dims: list[int], later: int) -> bool:
-        now = max(float(self._column(later, d)[born].max()) for d in dims)
-        birth = max(float(self._column(layer, d)[born].max()) for d in dims)
-        return now >= ALIVE_SHARE * birth
+    def _strongest(self, tokens: Tensor, layer: int) -> list[int]:
+        places = tokens.nonzero().flatten()
+        order = self._maxima[layer + 1][places].argsort(descending=True, stable=True)
+        return places[order].tolist()
 
-    def _persists(self, layer: int) -> bool:
-        """Alive at the output of the next layer; there must be one that it can act on."""
-        if layer + 1 >= len(self.decoder.blocks):
-            return False
-        return self._alive(layer, self._born(layer), self._dims(layer), layer + 1)
+    def _emergence(self, layer: int, born: Tensor) -> Emergence:
+        trace, tokens = self.traces[layer + 1], self._strongest(born, layer)
+        once = {self._string(token): token for token in reversed(tokens)}
+        shown = [self._massive_token(token, layer) for token in once.values()]
+        assert self._births.me_layer is not None
+        here, there = trace.newborn_state, self.traces[self._births.me_layer + 1].newborn_state
+        assert here is not None and there is not None
+        return Emergence(
+            layer=layer,
+            tokens=sorted(shown, key=lambda token: -token.magnitude)[:SHOWN_TOKENS],
+            count=len(tokens),
+            dims=self._dims(layer, born),
+            magnitude=float(trace.token_max[born].max()),
+            erased_at=erased_at(self._maxima[:, born], layer),
+            alignment=float(nn.functional.cosine_similarity(here, there, dim=0)),
+        )
 
-    def _by_ffn(self, layer: int) -> bool:
-        return self._written_by_ffn(layer) >= 0.5
+    def _gates(self, me_layer: int, primary: Tensor, erased: int | None) -> dict[int, Gate]:
+        """For every layer after the ME Layer."""
+        gates = {}
+        for layer in range(me_layer + 1, len(self.decoder.blocks)):
+            trace = self.traces[layer]  # what enters it
+            if erased is not None and layer > erased:
+                gates[layer] = Gate(dims=[], note=f"erased at layer {erased}")
+                continue
+            level = self.criterion.level(trace.median)
+            columns = leading(trace.columns, primary, level)
+            states = States(
+                values=trace.columns[:, columns].T.contiguous(),
+                primary=primary,
+                half=self._half,
+                level=level,
+                floor=max(1e-12, trace.median),  # a median may be 0
+            )
+            gates[layer] = make_gate(states, trace.dims[columns].tolist())
+        return gates
 
     def _written_by_ffn(self, layer: int) -> float:
         trace = self.traces[layer + 1]
@@ -297,29 +300,6 @@ class _Analysis:
             return math.nan
         dim = int(trace.strongest.argmax())
         return float(trace.ffn_share[(trace.dims == dim).nonzero()[0, 0]])
-
-    def _fill(self, report: MELayerReport, layer: int) -> None:
-        born, dims = self._born(layer), self._dims(layer)
-        report.found, report.layer, report.dims = True, layer, dims
-        report.magnitudes = [float(self._column(layer, d)[born].max()) for d in dims]
-        later = range(layer + 1, len(self.decoder.blocks))
-        dead = [i for i in later if not self._alive(layer, born, dims, i)]
-        report.erased_at = dead[0] if dead else None
-        ffn = self._written_by_ffn(layer)
-        report.written_by = {"attention": 1 - ffn, "ffn": ffn}
-        # The last layer's output enters no layer, so no gate looks at it.
-        end = min(dead[0] if dead else len(self.traces) - 1, len(self.decoder.blocks) - 1)
-        alive = range(layer, max(layer + 1, end))
-        values = [torch.stack([self._column(i, d) for d in dims]) for i in alive]
-        floor = max(1e-12, *(self.traces[i + 1].median for i in alive))  # a median may be 0
-        split = separate(torch.stack(values), born, floor)
-        # With nothing ordinary in the texts there is no ratio to report, but a threshold.
-        report.separation = split.ratio if math.isfinite(split.ratio) else None
-        report.separation_note = split.note
-        report.thresholds = dict(zip(dims, split.thresholds, strict=False))
-        report.tokens = [self._massive_token(int(t), layer) for t in split.tokens]
-        report.norm = self._norm(layer, dims)
-        report.probe_ids = self._probe_ids(int(born[0]))
 
     def _massive_token(self, token: int, layer: int) -> MassiveToken:
         text, position = self._positions[token].tolist()
@@ -352,16 +332,22 @@ class _Analysis:
         text = int(self._positions[token, 0])
         return self.input_ids[text][self.attention_mask[text].bool()].tolist()
 
-    def _nearest_miss(self, emergences: list[int]) -> str:
+    def _nearest_miss(self) -> str:
         """Why there is no ME Layer, from the layer that came closest."""
-        if emergences:
-            layer = emergences[0]
-            if not self._persists(layer):
-                return f"Layer {layer} has massive activations that do not persist."
-            share = self._written_by_ffn(layer)
-            return f"Layer {layer} has massive activations, but its FFN wrote only {share:.0%}."
-        if self.criterion.is_massive(self.traces[0].token_max, self.traces[0].median).any():
+        medians = self._medians[1:, None]
+        born = jumps(self._maxima[:-1], self._maxima[1:], medians, self.criterion).any(1)
+        if born.any():
+            layer = int(born.nonzero()[0])
+            if (share := self._written_by_ffn(layer)) < 0.5:
+                return f"Layer {layer} has massive activations, but its FFN wrote only {share:.0%}."
+            return f"Layer {layer} has massive activations that do not persist."
+        if self.criterion.is_massive(self._maxima[0], self._medians[0]).any():
             return "The embedding output is massive already; no decoder layer creates it."
+        if (layer := growth(self._maxima, self._medians, self.criterion)) is not None:
+            return (
+                f"From layer {layer} on there are massive activations that grew step by step: no "
+                f"layer made them {self.criterion.min_jump:g} times larger."
+            )
         best = max(self.traces, key=lambda t: _ratio(float(t.token_max.max()), t.median))
         largest = float(best.token_max.max())
         where = "the embedding output" if best.layer < 0 else f"layer {best.layer}"
@@ -374,8 +360,8 @@ class _Analysis:
     def _other(self) -> str:
         """What the criterion that was not used would have said."""
         other = Criterion(name="relative" if self.criterion.name == "sun2024" else "sun2024")
-        layers = [i for i in range(len(self.decoder.blocks)) if self._emerges(i, other)]
-        said = f"massive activations first at layer {layers[0]}" if layers else "none"
+        found = find_births(self._maxima, self._medians, other).me_layer
+        said = "none" if found is None else f"massive activations first at layer {found}"
         return f"{other.name} ({other.describe()}): {said}"
 
 

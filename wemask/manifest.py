@@ -23,7 +23,7 @@ from wemask.patch import soften
 from wemask.strength import check_strength, is_number
 
 CONFIG_NAME = "wemask_config.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VARIANT = "wemask"
 PREFIX = "wemask_"
 _REQUIRED = ("schema_version", "operator", "strength", "layers", "dims", "report")
@@ -151,7 +151,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is damaged (no JSON object). Restore it, or save again.")
     if missing := [key for key in _REQUIRED if key not in values]:
         raise ModelError(f"{path} lacks {', '.join(missing)}. Save the model again.")
-    if values["schema_version"] != SCHEMA_VERSION:
+    if values["schema_version"] not in (1, SCHEMA_VERSION):  # 1: the report had no gates
         raise ModelError(
             f"{path} is of schema version {values['schema_version']}, this wemask reads up to "
             f"{SCHEMA_VERSION}. Upgrade: pip install -U wemask."
@@ -236,7 +236,6 @@ def _check_report(report: MELayerReport) -> None:
     if report.found:
         _indices("report.layer", [report.layer], report.num_layers)
     _indices("report.dims", report.dims, report.hidden_size)
-    _indices("report.thresholds", list(report.thresholds), report.hidden_size)
     _indices("report.probe_ids", report.probe_ids)
 
 

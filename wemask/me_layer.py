@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wemask.errors import DetectionError, nearest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+ALIVE_SHARE = 0.25  # below this share of its peak a massive activation is gone
+MIN_SEPARATION = 1.2  # below it there is no threshold worth the name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +22,8 @@ class Criterion:
     """When an activation counts as massive.
 
     `sun2024`: |h| > min_magnitude and >= min_ratio * median (arXiv 2402.17762: 100 and 1000).
-    `relative`: |h| >= min_ratio * median, and min_jump times the layer before; for small models,
-    whose activations never reach 100.
+    `relative`: |h| >= min_ratio * median; for small models, whose activations never reach 100.
+    Either is an emergence where it is min_jump times the layer before: growth is none.
     """
 
     name: str = "sun2024"
@@ -29,10 +32,10 @@ class Criterion:
     min_ratio: float = None  # pyright: ignore[reportAssignmentType]
     """Smallest |h| / median; default 1000 (sun2024), 100 (relative)."""
     min_jump: float = None  # pyright: ignore[reportAssignmentType]
-    """Smallest ratio to the same token's largest |h| a layer before; default 0 and 5."""
+    """Smallest ratio to the same token's largest |h| a layer before; default 5."""
 
     def __post_init__(self) -> None:
-        defaults = {"sun2024": (100.0, 1000.0, 0.0), "relative": (0.0, 100.0, 5.0)}
+        defaults = {"sun2024": (100.0, 1000.0, 5.0), "relative": (0.0, 100.0, 5.0)}
         if self.name not in defaults:
             raise DetectionError(
                 f"criterion is one of {', '.join(defaults)}; got {self.name!r}."
@@ -46,9 +49,13 @@ class Criterion:
             elif type(value) not in (int, float) or not math.isfinite(value) or value < 0:
                 raise DetectionError(f"{key} must be a number >= 0, got {value!r}.")
 
-    def is_massive(self, values: Tensor, median: float) -> Tensor:
+    def is_massive(self, values: Tensor, median: float | Tensor) -> Tensor:
         """bool of the shape of `values` (|h|), given the median of its layer."""
         return (values > self.min_magnitude) & (values >= self.min_ratio * median) & (values > 0)
+
+    def level(self, median: float) -> float:
+        """The |h| from which on a value is massive, given the median of its layer."""
+        return max(self.min_magnitude, self.min_ratio * median)
 
     def describe(self) -> str:
         """The thresholds in words."""
@@ -91,6 +98,87 @@ class LayerRow:
     """Cosine of the strongest token's state to its state one layer later."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """How massive tokens are told from ordinary ones where they enter one layer."""
+
+    dims: list[int]
+    """Leading dims of the massive tokens there, strongest first."""
+    thresholds: dict[int, float] = field(default_factory=dict)
+    """tau_d: a token with |h[l-1,t,d]| > tau_d in any of these dims is massive at layer l; empty
+    where `note` says why massive tokens cannot be told."""
+    primary: dict[int, float] = field(default_factory=dict)
+    """The same for `tokens=primary`: between the tokens that the ME Layer makes massive and all
+    weaker ones. Empty where they cannot be told."""
+    separation: float | None = None
+    """Smallest massive over largest ordinary value; None where nothing ordinary was seen."""
+    primary_separation: float | None = None
+    massive: int = 0
+    """Calibration tokens above the thresholds,"""
+    ordinary: int = 0
+    """and below them."""
+    note: str = ""
+    """Why there are no thresholds, where there are none."""
+
+    def of(self, tokens: str) -> dict[int, float]:
+        """The thresholds of a choice of `WeMaskConfig.tokens`."""
+        return self.primary if tokens == "primary" else self.thresholds
+
+    def why_not(self, tokens: str) -> str:
+        """Why it has no thresholds for a choice of `WeMaskConfig.tokens`; "" where it has."""
+        if self.of(tokens):
+            return ""
+        if self.note or tokens != "primary":
+            return self.note or "no thresholds"
+        return (
+            "the weakest primary token is too near to weaker massive ones "
+            f"({self.primary_separation or 0:.2f}; {MIN_SEPARATION:g} is needed)"
+        )
+
+    def units(self, residual: Tensor, tokens: str = "massive") -> Tensor:
+        """The largest |h| in units of the thresholds, [...]: above 1 is massive.
+
+        Args:
+            residual: the states that enter the layer, [..., D].
+            tokens: a choice of `WeMaskConfig.tokens`.
+        """
+        taus = self.of(tokens)
+        columns = residual[..., list(taus)].float().abs()
+        return (columns / torch.tensor(list(taus.values()), device=columns.device)).amax(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emergence:
+    """Massive activations that are born at one layer."""
+
+    layer: int
+    tokens: list[MassiveToken]
+    """Those that are born there, strongest first, each string once."""
+    count: int
+    """How many calibration tokens are born there."""
+    dims: list[int]
+    """In which they pass the criterion, strongest first."""
+    magnitude: float
+    """Largest |h| at the output of `layer`."""
+    erased_at: int | None
+    """First later layer whose output has lost them; None where they last to the end."""
+    alignment: float | None
+    """Cosine of the strongest one's state to that of the ME Layer's, each where it is born; None in
+    reports of version 0.1."""
+
+    def describe(self) -> str:
+        """One line."""
+        shown = ", ".join(repr(token.string) for token in self.tokens[:4])
+        more = " ..." if len(self.tokens) > 4 else ""
+        life = "to the end" if self.erased_at is None else f"until layer {self.erased_at}"
+        cosine = "" if self.alignment is None else f", cosine {self.alignment:.2f}"
+        dims = ", ".join(map(str, self.dims))
+        return (
+            f"layer {self.layer}: {self.count} tokens ({shown}{more}), up to {self.magnitude:.4g} "
+            f"in dims {dims}, {life}{cosine}"
+        )
+
+
 @dataclass(kw_only=True)
 class MELayerReport:
     """Where massive activations are born, in which tokens and dims, and how to tell them."""
@@ -108,16 +196,12 @@ class MELayerReport:
     magnitudes: list[float] = field(default_factory=list)
     """Largest |h| of a massive token in each of `dims`, at the ME Layer's output."""
     tokens: list[MassiveToken] = field(default_factory=list)
-    emergences: list[int] = field(default_factory=list)
-    """All layers where massive activations are born; more than one in Qwen2.5-7B."""
+    emergences: list[Emergence] = field(default_factory=list)
+    """All layers where massive activations are born, in order: the ME Layer's and others."""
     erased_at: int | None = None
     """First later layer whose output has lost them; None where they last to the end."""
-    separation: float | None = None
-    """Smallest massive over largest ordinary value, over all layers where they live."""
-    separation_note: str = ""
-    """Why there are no thresholds, where there are none."""
-    thresholds: dict[int, float] = field(default_factory=dict)
-    """tau_d: a token with |h[l-1,t,d]| > tau_d in any of these dims is massive at layer l."""
+    gates: dict[int, Gate] = field(default_factory=dict)
+    """For each layer after the ME Layer, by its number: how massive tokens are told there."""
     written_by: dict[str, float] | None = None
     """Share of the ME Layer's write in the largest dim that `attention` and `ffn` did."""
     norm: dict[str, Any] | None = None
@@ -139,47 +223,83 @@ class MELayerReport:
         tokens = list(dict.fromkeys(f"{t.string!r}" for t in by_magnitude))  # each once, in order
         shown = ", ".join(tokens[:4]) + (" ..." if len(tokens) > 4 else "")
         dims = ", ".join(f"{d} ({m:.4g})" for d, m in zip(self.dims, self.magnitudes, strict=True))
-        more = f" More emerge at layers {self.emergences[1:]}." if self.emergences[1:] else ""
+        others = [str(e.layer) for e in self.emergences if e.layer != self.layer]
+        more = f" Others emerge at layers {', '.join(others)}." if others else ""
         end = f" and is erased at layer {self.erased_at}" if self.erased_at is not None else ""
         return (
             f"ME Layer {self.layer}: a massive activation emerges there on {shown}, dims {dims}"
             f"{end}.{more}"
         )
 
+    def clearest_gate(self) -> tuple[int, Gate] | None:
+        """The layer where massive tokens are told best, and its gate; None where they never are."""
+        told = {layer: gate for layer, gate in self.gates.items() if gate.thresholds}
+        if not told:
+            return None
+        layer = max(told, key=lambda layer: told[layer].separation or math.inf)
+        return layer, told[layer]
+
+    def why_not_told(self) -> str:
+        """Why massive tokens can be told by content in no layer."""
+        reasons = [f"layer {layer}: {gate.note}" for layer, gate in self.gates.items() if gate.note]
+        return "; ".join(reasons[:3]) or "no layer comes after the ME Layer"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the relief."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "relief"}
         values["criterion"] = asdict(self.criterion)
         values["tokens"] = [asdict(t) for t in self.tokens]
+        values["emergences"] = [asdict(e) for e in self.emergences]
         values["layers"] = [_finite(asdict(row)) for row in self.layers]
-        values["thresholds"] = {str(d): t for d, t in self.thresholds.items()}
+        values["gates"] = {str(layer): _plain_gate(gate) for layer, gate in self.gates.items()}
         return {"schema_version": SCHEMA_VERSION, "verdict": self.verdict, **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "MELayerReport":
-        """Read what `to_dict` wrote.
+        """Read what `to_dict` wrote; a report of version 0.1 as what it meant.
 
         Raises:
-            DetectionError: another schema version, or keys missing or unknown.
+            DetectionError: another schema version, keys missing or unknown, or gates that cannot
+                be.
         """
         version = values.get("schema_version") if isinstance(values, Mapping) else None
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise DetectionError(
-                f"An ME Layer report of schema version {SCHEMA_VERSION} was expected, found "
+                f"An ME Layer report of schema version 1 or {SCHEMA_VERSION} was expected, found "
                 f"{version!r}. Run `wemask detect` again."
             )
         body = {k: v for k, v in values.items() if k not in ("schema_version", "verdict")}
         try:
+            body = _of_version_1(body) if version == 1 else body
             body["criterion"] = Criterion(**body["criterion"])
             body["tokens"] = [MassiveToken(**t) for t in body["tokens"]]
+            body["emergences"] = [
+                Emergence(**{**e, "tokens": [MassiveToken(**t) for t in e["tokens"]]})
+                for e in body["emergences"]
+            ]
             rows = [{**row, "ratio": _number(row["ratio"])} for row in body["layers"]]
             body["layers"] = [LayerRow(**row) for row in rows]
-            body["thresholds"] = {int(d): float(t) for d, t in body["thresholds"].items()}
-            return cls(**body)
+            body["gates"] = {int(layer): _gate(gate) for layer, gate in body["gates"].items()}
+            report = cls(**body)
+            report._check_gates()
+            return report
         except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, DetectionError):
+                raise
             raise DetectionError(
                 f"The ME Layer report is damaged ({error}). Run `wemask detect` again."
             ) from error
+
+    def _check_gates(self) -> None:
+        for layer, gate in self.gates.items():
+            where = f"gates of layer {layer}"
+            if not 0 <= layer < self.num_layers:
+                raise ValueError(f"{where}: the model has layers 0 to {self.num_layers - 1}")
+            for dim, tau in [*gate.thresholds.items(), *gate.primary.items()]:
+                if not 0 <= dim < self.hidden_size:
+                    raise ValueError(f"{where}: dim {dim} of a width of {self.hidden_size}")
+                if not (math.isfinite(tau) and tau > 0):
+                    raise ValueError(f"{where}: a threshold must be a number > 0, got {tau!r}")
 
     def save(self, path: str | Path) -> None:
         """Write `me_layer.json`."""
@@ -208,3 +328,47 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 def _number(value: float | None) -> float:
     return math.inf if value is None else value
+
+
+def _plain_gate(gate: Gate) -> dict[str, Any]:
+    keyed = {name: {str(d): t for d, t in getattr(gate, name).items()} for name in _KEYED}
+    return {**asdict(gate), **keyed}
+
+
+def _gate(values: Mapping[str, Any]) -> Gate:
+    keyed = {name: {int(d): float(t) for d, t in values[name].items()} for name in _KEYED}
+    return Gate(**{**values, **keyed})
+
+
+_KEYED = ("thresholds", "primary")
+
+
+def _of_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 0.1 had one threshold per dim for all layers, and layer numbers for emergences."""
+    values = dict(values)
+    taus, ratio = values.pop("thresholds"), values.pop("separation")
+    note, me_layer = values.pop("separation_note"), values["layer"]
+    gate = {
+        "dims": [int(d) for d in taus],
+        "thresholds": taus,
+        "primary": taus,
+        "separation": ratio,
+        "primary_separation": ratio,
+        "massive": len(values["tokens"]),
+        "note": "" if taus else note or "not told by version 0.1",
+    }
+    after = range(me_layer + 1, values["num_layers"]) if values["found"] else ()
+    values["gates"] = {str(layer): gate for layer in after}
+    values["emergences"] = [
+        {
+            "layer": layer,
+            "tokens": values["tokens"] if layer == me_layer else [],
+            "count": len(values["tokens"]) if layer == me_layer else 0,
+            "dims": values["dims"] if layer == me_layer else [],
+            "magnitude": max(values["magnitudes"], default=0.0) if layer == me_layer else 0.0,
+            "erased_at": values["erased_at"] if layer == me_layer else None,
+            "alignment": None,
+        }
+        for layer in values["emergences"]
+    ]
+    return values

@@ -12,7 +12,7 @@ B batch, T tokens, D hidden size, H heads.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +29,7 @@ from wemask.flow import Passage, watching
 from wemask.layer_sums import LayerMetrics, LayerSums
 from wemask.me_layer import MELayerReport
 from wemask.metrics import Received
-from wemask.tracing import evaluating
+from wemask.tracing import evaluating, without_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,10 @@ def probe_batches(
     attention_mask: Tensor,
     batch_size: int = 8,
 ) -> list[Batch]:
-    """Cut texts into batches, and find the massive tokens where the ME Layer leaves them.
+    """Cut texts into batches, and find their massive tokens.
 
     They are those of the model as it stands, and stay the same when it is intervened in. Without an
-    ME Layer or a threshold there are none.
+    ME Layer or a gate there are none.
 
     Args:
         model: unsoftened.
@@ -101,29 +101,34 @@ def probe_batches(
 
 
 def massive_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: Tensor) -> Tensor:
-    """bool [B, T] on the CPU: real tokens with |h[L, t, d]| > tau_d at the ME Layer's output."""
-    if report.layer is None or not report.thresholds:
+    """bool [B, T] on the CPU: real tokens that are massive where that is told most clearly."""
+    clearest = report.clearest_gate()
+    if clearest is None:
         return torch.zeros(ids.shape, dtype=torch.bool)
-    taus = torch.tensor(list(report.thresholds.values()))
-    column = states_at(model, report.layer, list(report.thresholds), ids, mask)
-    return (column.abs() > taus).any(-1) & mask.bool().cpu()
+    layer, gate = clearest
+    (units,) = entering(model, {layer: gate.units}, ids, mask).values()
+    return (units > 1) & mask.bool().cpu()
 
 
 @torch.no_grad()
-def states_at(
-    model: nn.Module, layer: int, dims: Sequence[int], ids: Tensor, mask: Tensor
-) -> Tensor:
-    """h[layer, t, d] of every token on some dims, float32 [B, T, dims] on the CPU; one forward."""
-    base, kept = unwrap(model), []
+def entering(
+    model: nn.Module, ask: Mapping[int, Callable[[Tensor], Tensor]], ids: Tensor, mask: Tensor
+) -> dict[int, Tensor]:
+    """What a function says of the states [B, T, D] that enter a layer, by layer, on the CPU.
+
+    One forward; the states of one layer are held at a time.
+    """
+    base, said = unwrap(model), dict[int, Tensor]()
 
     def look(passage: Passage) -> None:
-        if passage.block.index == layer:
-            kept.append(passage.left[..., list(dims)].float().cpu())
+        if passage.block.index in ask:
+            said[passage.block.index] = ask[passage.block.index](passage.entered).cpu()
 
     device = base.get_input_embeddings().weight.device  # pyright: ignore
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
     with evaluating(base), watching(find_decoder(base), lambda h: None, look):
-        base(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-    return kept[0]
+        base(**inputs, use_cache=False, **without_logits(base))
+    return said
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from wemask.strength import (
 )
 
 LAYERS = ("after_me", "from_me", "next", "before_me")
-TOKENS = ("massive", "first", "position0", "wrong")
+TOKENS = ("massive", "primary", "first", "position0", "wrong")
 DIMS = (
     *("me_norm", "batch_activation", "attn_norm", "activation", "massive"),
     *("random", "lowest", "uniform"),  # controls
@@ -52,9 +52,11 @@ class WeMaskConfig:
     layers: str | tuple[int, ...] = "after_me"
     """after_me (every l > L) | from_me (l >= L) | next (L + 1) | before_me (control) | [7, 8]."""
     tokens: str = "massive"
-    """massive (by content) | first (first real token of each document) | position0 (index 0) |
-    wrong: a control, one ordinary token of each document, that at place 1 + `seed` (the first is at
-    place 0). A document that is shorter, or has a massive token there, is left alone."""
+    """massive (by content, in each layer by its own gate) | primary (of these, only those that the
+    ME Layer makes, not weaker ones that are born later) | first (first real token of each document)
+    | position0 (index 0) | wrong: a control, one ordinary token of each document, that at place 1 +
+    `seed` (the first is at place 0). A document that is shorter, or has a massive token there, is
+    left alone."""
     dims: str = "me_norm"
     """me_norm | batch_activation | attn_norm | activation | massive. `massive` is all the detected
     massive dims, whatever the rate. Controls: random | lowest (of me_norm) | uniform (all D dims by
@@ -105,11 +107,11 @@ class WeMaskConfig:
             _unknown("site", self.site, SITES),
             _unknown("fill", self.fill, FILLS),
         ]
-        if self.tokens == "massive" and self.layers in ("from_me", "before_me"):
+        if self.by_content and self.layers in ("from_me", "before_me"):
             # A token is massive at layer l when the residual that ENTERS l is: at and before the
             # ME Layer that is never so, and the softening would silently touch nothing.
             problems.append(
-                f"layers={self.layers} with tokens=massive would touch nothing: no token is "
+                f"layers={self.layers} with tokens={self.tokens} would touch nothing: no token is "
                 "massive yet where it enters the ME Layer. Type tokens=first."
             )
         return [*problems, *self._controls()]
@@ -159,7 +161,12 @@ class WeMaskConfig:
     def needs_report(self) -> bool:
         """True when some choice can only be resolved with a detected ME Layer."""
         by_report = self.dims in ("me_norm", "activation", "massive", "lowest", "uniform")
-        return self.explicit_layers is None or self.tokens == "massive" or by_report
+        return self.explicit_layers is None or self.by_content or by_report
+
+    @property
+    def by_content(self) -> bool:
+        """True where the tokens are those that a layer's gate picks."""
+        return self.tokens in ("massive", "primary")
 
     @property
     def position(self) -> int | None:

@@ -78,12 +78,14 @@ def soften(
     decoder = find_decoder(base)
     report = _check_report(report, config, decoder)
     _check_places(base, report, config)
-    layers = resolve_layers(config, report, len(decoder.blocks))
+    chosen = resolve_layers(config, report, len(decoder.blocks))
+    layers, left_alone = _tellable(config, report, chosen)
     _warn(config, report)
     if report is None:  # detection has looked already
         with evaluating(base), torch.no_grad(), checking_flow(decoder):
             base(input_ids=probe_ids(base, None)[:, :2], use_cache=False)
     handle = SoftenHandle(base, config, report)
+    handle.left_alone = left_alone
     try:
         _install(handle, decoder, layers)
         _check_dims(dims, decoder, layers)
@@ -179,11 +181,35 @@ def _check_report(
             f"{report.hidden_size}, this one has {len(decoder.blocks)} of {decoder.hidden_size}. "
             "Run wemask.detect on this model."
         )
-    if config.tokens == "massive" and not report.thresholds:
-        raise DetectionError(
-            f"Massive tokens cannot be told by content: {report.separation_note} Type tokens=first."
-        )
     return report
+
+
+def _tellable(
+    config: WeMaskConfig, report: "MELayerReport | None", layers: tuple[int, ...]
+) -> tuple[tuple[int, ...], dict[int, str]]:
+    """The layers whose gate tells massive tokens, and why the others are left alone.
+
+    tokens=wrong, a control, leaves the same ones alone, for it has to have the same budget.
+
+    Raises:
+        DetectionError: no layer is left.
+    """
+    if report is None or not (config.by_content or (config.tokens == "wrong" and report.gates)):
+        return layers, {}
+    gates = {layer: report.gates.get(layer) for layer in layers}
+    why = {
+        layer: "the report has no gate for it" if gate is None else gate.why_not(config.tokens)
+        for layer, gate in gates.items()
+    }
+    alone = {layer: reason for layer, reason in why.items() if reason}
+    left = tuple(layer for layer in layers if layer not in alone)
+    if left:
+        return left, alone
+    reasons = "; ".join(f"layer {layer}: {reason}" for layer, reason in [*alone.items()][:3])
+    raise DetectionError(
+        f"Massive tokens cannot be told by content in any of the layers {list(layers)}: {reasons}. "
+        "Type tokens=first, or give texts like those of the run: detection.texts=FILE."
+    )
 
 
 def resolve_layers(
@@ -199,7 +225,7 @@ def resolve_layers(
         for index in config.explicit_layers:
             if index >= count:
                 raise layer_index_error(index, count)
-            if config.tokens == "massive" and report is not None and index <= (report.layer or 0):
+            if config.by_content and report is not None and index <= (report.layer or 0):
                 raise PatchError(
                     f"Layer {index} would touch nothing: no token is massive yet where it enters "
                     f"the ME Layer {report.layer} or one before it. Leave it out, or type "
@@ -238,8 +264,9 @@ def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
 
 def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
     config, report = handle.config, handle.report
-    by_content = config.tokens in ("massive", "wrong")
-    thresholds = report.thresholds if report is not None and by_content else {}
+    gates = report.gates if report is not None else {}
+    if not (config.by_content or config.tokens == "wrong"):
+        gates = {}
     model: Any = handle.model
     model.wemask_handle = handle
     for index in layers:
@@ -248,7 +275,7 @@ def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) ->
             index=index,
             config=config,
             budget=config.budget(decoder.hidden_size),
-            thresholds=thresholds,
+            thresholds=gates[index].of(config.tokens) if index in gates else {},
             norm_name=block.name_of(block.attention_norm),
             device=_device(block.layer),
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wemask.detection import CALIBRATION_TEXTS, calibration_inputs, padded
+from wemask.calibration import CALIBRATION_TEXTS, calibration_inputs, padded
 from wemask.dims import observing
 from wemask.handle import SoftenHandle
 from wemask.me_layer import MELayerReport

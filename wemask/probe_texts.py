@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wemask.detection import padded
+from wemask.calibration import padded
 from wemask.embedded.problems import generate
 from wemask.errors import DataError
 from wemask.records import Fields, has_data_extension, read_records

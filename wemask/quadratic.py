@@ -26,11 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from wemask.architectures import Block, find_decoder, post_ffn_norm, unwrap, without_weights
-from wemask.detection import calibration_inputs
+from wemask.calibration import calibration_inputs
 from wemask.errors import DetectionError, ModelError
 from wemask.ffn import FFNWeights, ffn_weights, shared_experts
 from wemask.gated_form import GatedForm, LeadingPair
 from wemask.me_layer import MELayerReport
+from wemask.measurement import massive_tokens
 from wemask.tracing import evaluating
 
 
@@ -170,10 +171,10 @@ def _me_layer(model: nn.Module, report: MELayerReport) -> tuple[Block, int]:
             "The report names no ME Layer, so there is no quadratic form to look at. "
             + report.verdict
         )
-    if not report.thresholds:
+    if report.clearest_gate() is None:
         raise DetectionError(
-            "The report has no thresholds, so massive tokens cannot be told from the others. "
-            + report.separation_note
+            "No layer has a gate, so massive tokens cannot be told from the others: "
+            + report.why_not_told()
         )
     if without_weights(model):
         raise ModelError("The model is on the meta device: it has no weights. Load them first.")
@@ -246,7 +247,7 @@ def _observe(
     device = model.get_input_embeddings().weight.device  # pyright: ignore
     ids, mask = ids.to(device), mask.to(device)
     places = mask.cpu().bool().flatten().nonzero().flatten()
-    kept: dict[str, list[Tensor]] = {"x": [], "written": [], "left": []}
+    kept: dict[str, list[Tensor]] = {"x": [], "written": []}
 
     def keep(name: str, values: Any, dims: Sequence[int] | None = None) -> None:
         values = values[0] if isinstance(values, tuple) else values
@@ -257,9 +258,7 @@ def _observe(
     def read(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         keep("x", args[0] if args else next(iter(kwargs.values())))
 
-    hooks = [
-        block.layer.register_forward_hook(lambda m, a, o: keep("left", o, list(report.thresholds)))
-    ]
+    hooks = []
     for part in parts:
         hooks += [
             part.module.register_forward_pre_hook(read, with_kwargs=True),
@@ -271,10 +270,10 @@ def _observe(
     finally:
         for hook in hooks:
             hook.remove()
-    massive = (kept["left"][0].abs() > torch.tensor(list(report.thresholds.values()))).any(-1)
+    massive = massive_tokens(model, report, ids, mask).flatten()[places]
     if not massive.any():
         raise DetectionError(
-            f"No token of the given texts is massive at the output of layer {block.index}. Give "
+            f"No token of the given texts is massive after layer {block.index}. Give "
             "texts like those of detection, e.g. `report.probe_ids`."
         )
     return _Seen(kept["x"][0], torch.stack(kept["written"]).sum(0), massive)

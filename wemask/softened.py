@@ -65,8 +65,9 @@ class Softening(nn.Module):
             self.strength, self.scale = None, config.strength.scale
             self.theta = nn.Parameter(torch.tensor([config.strength.theta()], device=device))
         self.observed: Observation | None = None
-        by_content = thresholds.values() if self.tokens == "massive" else ()
-        self.now = Now(bound=min(by_content, default=0.0))
+        self.by_content = config.by_content
+        bounds = thresholds.values() if self.by_content else ()
+        self.now = Now(bound=min(bounds, default=0.0))
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Leave theta out; the class docstring says why."""
@@ -100,7 +101,7 @@ class Softening(nn.Module):
     def _find(self, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
         if self.massive_dims.device != residual.device:
             self.to(residual.device)  # accelerate runs offloaded layers on another device
-        if self.tokens == "massive":
+        if self.by_content:
             return operator.massive_tokens(residual, self.massive_dims, self.thresholds)
         if self.position is None:
             return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0

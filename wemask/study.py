@@ -15,16 +15,16 @@ from torch import nn
 
 import wemask
 from wemask.arms import ARMS, ArmRun
+from wemask.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.compare import document, samples_of
 from wemask.config import RunConfig, digest
-from wemask.detection import calibration_inputs, detect
 from wemask.entries import Entry, check_comparable, group, read_runs
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
 from wemask.evaluation import TaskConfig, check_tasks, evaluate_arm
 from wemask.handle import SoftenHandle
 from wemask.layer_sums import LayerMetrics
 from wemask.me_layer import MELayerReport
-from wemask.measurement import Batch, measure
+from wemask.measurement import measure, probe_batches
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
 from wemask.report import read_detection, terminal_table, write_report
@@ -33,7 +33,9 @@ from wemask.results import Results
 from wemask.runs import open_folder, open_run_folder, saving
 from wemask.terminal import say
 from wemask.tracking import log_study
-from wemask.training import load_base, train
+from wemask.training import detect_run, load_base, train
+
+MEASURED = 16  # calibration texts on which the report's softening figures are measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +287,7 @@ def _free() -> None:
 def _look_at_base(study: Study, console: Console) -> Base:
     """Detect in the base model, and measure what each arm's softening does to it."""
     model, tokenizer, _ = load_base(study.config)
-    report = detect(model, tokenizer, criterion=study.config.model.criterion)
+    report = detect_run(study.config, model, tokenizer)
     console.print(report.verdict, markup=False)
     budgets, impossible = dict[str, dict[str, Any]](), dict[str, str]()
     for run in map(study.run, study.arms):
@@ -332,14 +334,11 @@ def _softening(
     model: nn.Module, tokenizer: Any, report: MELayerReport, operator: WeMaskConfig
 ) -> dict[str, Any]:
     """Massive activations and sinks of the base model with the operator off and on."""
-    ids, mask = calibration_inputs(tokenizer)
-    massive = torch.zeros_like(mask, dtype=torch.bool)
-    for token in report.tokens:
-        massive[token.text, token.position] = True
-    batch = Batch(input_ids=ids, attention_mask=mask, massive=massive)
-    off = measure(model, [batch]).layers
+    ids, mask = calibration_inputs(tokenizer, texts=CALIBRATION_TEXTS[:MEASURED], chats=False)
+    batches = probe_batches(model, report, ids, mask, batch_size=MEASURED)
+    off = measure(model, batches).layers
     with soften(model, report, operator) as handle:
-        on = measure(model, [batch]).layers
+        on = measure(model, batches).layers
         return {
             "config": operator.to_dict(),
             "layers": handle.layers,

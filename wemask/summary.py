@@ -1,5 +1,6 @@
 """The one screen before a run: what will happen, on which model, and one sample of the data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -68,6 +69,8 @@ def _lines(
     if prepared.handle is not None:
         touched = ", ".join(f"layer {i}: {n}" for i, n in prepared.handle.tokens_touched.items())
         lines += [("operator", operator_words(config)), ("touched on the probe", touched)]
+        if alone := prepared.handle.left_alone:
+            lines.append(("left alone", left_alone_words(alone)))
     else:
         lines.append(("operator", "off"))
     if config.trains:
@@ -139,6 +142,14 @@ def operator_words(config: RunConfig) -> str:
     )
 
 
+def left_alone_words(alone: Mapping[int, str]) -> str:
+    """Layers that were chosen but are not softened, by the reason."""
+    layers: dict[str, list[str]] = {}
+    for layer, why in alone.items():
+        layers.setdefault(why, []).append(str(layer))
+    return "; ".join(f"layer {', '.join(numbers)}: {why}" for why, numbers in layers.items())
+
+
 def _strength_words(strength: object) -> str:
     if isinstance(strength, StrengthSchedule):
         return f"{strength.start:g} to {strength.end:g} in {strength.steps} steps"
@@ -191,24 +202,39 @@ def peft_config(config: RunConfig) -> Any:
 
 
 def layer_table(report: MELayerReport) -> Table:
-    """The per-layer table of a detection; -1 is the embedding output."""
+    """The per-layer table of a detection; -1 is the embedding output.
+
+    The last column is of the gate that reads this output, that of the next layer: how many times
+    the smallest massive value is larger than the largest ordinary one.
+    """
     table = Table(title="residual stream at each layer's output")
-    for name in ("layer", "max |h|", "median", "ratio", "jump", "token", "pos", "dim", "cos next"):
+    columns = ("layer", "max |h|", "median", "ratio", "jump", "token", "pos", "dim", "cos", "told")
+    for name in columns:
         table.add_column(name, justify="left" if name == "token" else "right")
+    births = {e.layer for e in report.emergences}
     for row in report.layers:
-        style = "bold green" if row.layer == report.layer else ""
-        jump = "" if row.jump is None else f"{row.jump:.1f}x"
-        cosine = "" if row.cosine_next is None else f"{row.cosine_next:.3f}"
+        born = "yellow" if row.layer in births else ""
         table.add_row(
             str(row.layer),
             f"{row.max:.4g}",
             f"{row.median:.3g}",
             f"{row.ratio:.0f}",
-            jump,
+            "" if row.jump is None else f"{row.jump:.1f}x",
             escape(repr(row.token)),
             str(row.position),
             str(row.dim),
-            cosine,
-            style=style,
+            "" if row.cosine_next is None else f"{row.cosine_next:.3f}",
+            _told(report, row.layer + 1),
+            style="bold green" if row.layer == report.layer else born,
         )
     return table
+
+
+def _told(report: MELayerReport, layer: int) -> str:
+    """The separation of a layer's gate; "no" where it tells no massive tokens."""
+    gate = report.gates.get(layer)
+    if gate is None:
+        return ""
+    if not gate.thresholds:
+        return "no" if gate.separation is None else f"no ({gate.separation:.2f}x)"
+    return "all" if gate.separation is None else f"{gate.separation:.3g}x"

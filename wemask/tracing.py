@@ -3,20 +3,25 @@
 N is the number of real tokens of the batch, D the hidden size, K the number of tracked dims.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wemask.architectures import Decoder, checking_flow
+from wemask.emergence import jumps
 from wemask.errors import ModelError
 from wemask.flow import Passage, rows_of, watching
+from wemask.me_layer import Criterion
 
 SAMPLED = 4096  # values that say about where the median is
 TRACKED_DIMS = 64  # columns kept per layer; a massive dim outside them is not massive there
+NEWBORN = 64  # of the tokens that are born at a layer: who wrote so many of the strongest
 
 
 @dataclass(kw_only=True)
@@ -29,11 +34,13 @@ class Trace:
     dims: Tensor  # dims with the largest |h|, int64 [K], descending
     columns: Tensor  # |h| in these dims, float32 [N, K]
     strongest: Tensor  # |h| of the strongest token, float32 [D]: one line of the relief
+    strongest_state: Tensor  # that token's state, signed, float32 [D]
     cosine: float | None = None  # of the strongest token of THIS layer, to its state a layer on
-    ffn_share: Tensor | None = (
-        None  # share of the layer's write that the FFN did, [K], at that token
-    )
-    _state: Tensor | None = None  # signed state of the strongest token, until the next layer
+    ffn_share: Tensor | None = None
+    """Share of the layer's write that the FFN did, [K], at the strongest token."""
+    newborn_by_ffn: float | None = None
+    """Share of the tokens born here whose largest coordinate the FFN wrote (more than half of)."""
+    newborn_state: Tensor | None = None  # state of the strongest one born here, float32 [D]
 
 
 def _trace(layer: int, h: Tensor, places: Tensor) -> Trace:
@@ -60,7 +67,7 @@ def _trace(layer: int, h: Tensor, places: Tensor) -> Trace:
         columns=magnitude[:, dims].cpu(),
         # clone: on a CPU, a row would be a view that keeps the whole layer alive
         strongest=magnitude[strongest].clone().cpu(),
-        _state=h[strongest].clone().cpu(),
+        strongest_state=h[strongest].clone().cpu(),
     )
 
 
@@ -85,8 +92,9 @@ def _median(values: Tensor) -> float:
 class _Recorder:
     """Turns each layer's output into a `Trace` as soon as it is there."""
 
-    def __init__(self, real: Tensor) -> None:
+    def __init__(self, real: Tensor, criterion: Criterion) -> None:
         self._places = real.flatten().nonzero().flatten()  # [N]: of the real tokens in B * T
+        self._criterion = criterion
         self.traces: list[Trace] = []
 
     def start(self, h: Tensor) -> None:
@@ -95,22 +103,39 @@ class _Recorder:
     def leave(self, passage: Passage) -> None:
         trace = _trace(passage.block.index, passage.left, self._places)
         self._compare(trace, passage)
+        self._see_newborn(trace, passage)
         self.traces.append(trace)
 
     def _compare(self, trace: Trace, passage: Passage) -> None:
         """Cosine of the layer before, and who wrote this layer's strongest token."""
         before = self.traces[-1]
-        assert before._state is not None
         row = self._places[int(before.token_max.argmax())].reshape(1)
         after = rows_of(passage.left, row)[0]
-        before.cosine = float(nn.functional.cosine_similarity(before._state, after, dim=0))
-        before._state = None
+        cosine = nn.functional.cosine_similarity(before.strongest_state, after, dim=0)
+        before.cosine = float(cosine)
         strongest = self._places[int(trace.token_max.argmax())].reshape(1)
-        if (writes := passage.writes(strongest)) is None:  # leave the share open
+        if (writes := passage.writes(strongest)) is not None:  # else leave the share open
+            trace.ffn_share = _ffn_share(*writes)[0, trace.dims]
+
+    def _see_newborn(self, trace: Trace, passage: Passage) -> None:
+        """Who wrote the tokens that are born here."""
+        before = self.traces[-1].token_max
+        born = jumps(before, trace.token_max, trace.median, self._criterion).nonzero().flatten()
+        if not len(born):
             return
-        attention, ffn = (write[0, trace.dims] for write in writes)
-        write = attention + ffn
-        trace.ffn_share = ffn / torch.where(write == 0, 1, write)
+        order = trace.token_max[born].argsort(descending=True, stable=True)[:NEWBORN]
+        places = self._places[born[order]]
+        states = rows_of(passage.left, places)
+        trace.newborn_state = states[0].clone()
+        if (writes := passage.writes(places)) is not None:
+            shares = _ffn_share(*writes).gather(1, states.abs().argmax(1, keepdim=True))
+            trace.newborn_by_ffn = float((shares >= 0.5).float().mean())
+
+
+def _ffn_share(attention: Tensor, ffn: Tensor) -> Tensor:
+    """The FFN's share of what a layer wrote, [n, D]."""
+    write = attention + ffn
+    return ffn / torch.where(write == 0, 1, write)
 
 
 @contextmanager
@@ -125,9 +150,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def without_logits(model: nn.Module) -> dict[str, Any]:
+    """Arguments of a forward whose logits nobody reads: a vocabulary is wide."""
+    known = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if known else {}
+
+
 @torch.no_grad()
 def trace_layers(
-    model: nn.Module, decoder: Decoder, input_ids: Tensor, attention_mask: Tensor
+    model: nn.Module,
+    decoder: Decoder,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    criterion: Criterion,
 ) -> list[Trace]:
     """Run `model` once; trace l + 1 of the result is layer l, trace 0 the embedding output.
 
@@ -136,18 +171,24 @@ def trace_layers(
         decoder: its parts.
         input_ids: [B, T].
         attention_mask: [B, T], 1 for real tokens; pads are in no reduction.
+        criterion: whose births are looked at closely.
 
     Raises:
         ModelError: values that are not finite, parts in another order than their names promise, or
             not every layer ran with our hooks (a compiled or replaced forward).
     """
-    recorder = _Recorder(attention_mask.bool())
+    recorder = _Recorder(attention_mask.bool(), criterion)
     with (
         evaluating(model),
         checking_flow(decoder),
         watching(decoder, recorder.start, recorder.leave),
     ):
-        model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            use_cache=False,
+            **without_logits(model),
+        )
     if len(recorder.traces) != len(decoder.blocks) + 1:
         raise ModelError(
             f"{len(recorder.traces) - 1} of {len(decoder.blocks)} layers ran in a forward pass. "

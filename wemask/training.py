@@ -69,14 +69,18 @@ def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
     return model, tokenizer, chat.ensure_chat_template(tokenizer)
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, examples: Any = ()) -> Prepared:
     """Load, detect, and soften where the method asks for it.
+
+    Args:
+        config: of the run.
+        examples: what it will be trained on; detection reads some of it.
 
     Raises:
         WemaskError: whatever is wrong, before anything is trained.
     """
     model, tokenizer, note = load_base(config)
-    report = _detect(config, model, tokenizer)
+    report = _detect_together(config, model, tokenizer, examples)
     handle = soften(model, report, config.operator) if config.softens else None
     if handle is not None:
         touched = {"dims": handle.dims, "tokens": handle.tokens_touched}
@@ -86,13 +90,34 @@ def prepare(config: RunConfig) -> Prepared:
     )
 
 
-def _detect(config: RunConfig, model: nn.Module, tokenizer: Any) -> MELayerReport:
+def detect_run(
+    config: RunConfig, model: nn.Module, tokenizer: Any, examples: Any = ()
+) -> MELayerReport:
+    """Detect as the run's settings say.
+
+    Raises:
+        DataError, DetectionError: texts that cannot be read, or nothing to read.
+    """
+    settings, limit = config.detection, config.trainer.get("max_length", 1024)
+    count = min(settings.examples, len(examples))
+    shown = [chat.loss_mask(examples[i], tokenizer, max_length=limit) for i in range(count)]
+    return detect(
+        model,
+        tokenizer,
+        texts=settings.read_texts(),
+        chats=settings.chats,
+        examples=[mask.input_ids for mask in shown],
+        criterion=config.model.criterion,
+    )
+
+
+def _detect_together(
+    config: RunConfig, model: nn.Module, tokenizer: Any, examples: Any
+) -> MELayerReport:
     """Detect once, on rank 0, before anything is sharded; every rank gets the same report."""
     if not distributed.started():
-        return detect(model, tokenizer, criterion=config.model.criterion)
-    values = distributed.on_main(
-        lambda: detect(model, tokenizer, criterion=config.model.criterion).to_dict()
-    )
+        return detect_run(config, model, tokenizer, examples)
+    values = distributed.on_main(lambda: detect_run(config, model, tokenizer, examples).to_dict())
     distributed.agree(digest(values), "the ME Layer")
     return MELayerReport.from_dict(values)
 
@@ -119,7 +144,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     if config.trains:
         with waiting():
             examples = distributed.main_first(lambda: load_examples(config.data))
-    prepared = prepare(config)
+    prepared = prepare(config, () if examples is None else examples)
     if examples is None:
         show_summary(console, config, prepared, example=None, loss=None)
         console.print(

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from wemask.architectures import unwrap
+from wemask.calibration import HELD_OUT_TEXTS, calibration_inputs
 from wemask.checkpoint import save
 from wemask.dims import probe_ids
 from wemask.errors import DetectionError, PatchError
-from wemask.me_layer import MELayerReport
+from wemask.gates import gap_around
+from wemask.handle import SoftenHandle
+from wemask.me_layer import MIN_SEPARATION, MELayerReport
+from wemask.measurement import entering
 from wemask.operator import WeMaskConfig
 from wemask.patch import soften
+from wemask.probe_texts import load_texts
 from wemask.tracing import evaluating
+
+HELD_OUT_PROBLEMS = 16  # word problems that are read beside HELD_OUT_TEXTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,9 @@ def _checks(
             same = torch.equal(_logits(base, ids), reference)
         yield _exact(1, "strength 0 is the unpatched model, bit for bit", same)
         yield _exact(1, "state_dict keys do not change", list(base.state_dict()) == keys)
+        if config.by_content and tokenizer is not None:
+            with handle.at_strength(0.0):
+                yield gates_hold(base, tokenizer, handle)
         for number, name, run in _invariances(ids):
             yield _compared(number, name, run, base, handle, effect)
         yield _saved(model, tokenizer, ids, softened)
@@ -77,6 +88,40 @@ def _checks(
     finally:
         handle.remove()
     yield _exact(1, "removed is the unpatched model, bit for bit", _equal(base, ids, reference))
+
+
+def gates_hold(model: nn.Module, tokenizer: Any, handle: SoftenHandle) -> Check:
+    """On texts that calibration never saw, every layer's gate tells massive tokens from the rest.
+
+    The smallest value that it picks is at least `MIN_SEPARATION` times the largest that it leaves,
+    and the strongest token of every text that has a massive one at the ME Layer is picked.
+
+    Args:
+        model: softened, with strength 0.
+        tokenizer: its own.
+        handle: of its softening, by content.
+    """
+    report, tokens = handle.report, handle.config.tokens
+    assert report is not None and report.layer is not None
+    level = report.criterion.level(report.layers[report.layer + 1].median)
+    texts = [*HELD_OUT_TEXTS, *load_texts(None, HELD_OUT_PROBLEMS)]
+    ids, mask = calibration_inputs(tokenizer, texts=texts)
+    ask = {layer: partial(report.gates[layer].units, tokens=tokens) for layer in handle.layers}
+    units = entering(model, ask, ids, mask)
+    at_birth = entering(model, {report.layer + 1: lambda h: h.float().abs().amax(-1)}, ids, mask)
+    strength = at_birth[report.layer + 1].masked_fill(mask == 0, 0)
+    has_one, strongest = strength.amax(1) >= level, strength.argmax(1, keepdim=True)
+    gaps = {layer: gap_around(values[mask.bool()]) for layer, values in units.items()}
+    picked = {layer: values.gather(1, strongest).squeeze(1) > 1 for layer, values in units.items()}
+    missed = sum(int((has_one & ~found).sum()) for found in picked.values())
+    worst = min(gaps, key=lambda layer: gaps[layer])
+    return Check(
+        number=7,
+        name="gates hold on texts not calibrated on",
+        passed=gaps[worst] >= MIN_SEPARATION and not missed and bool(has_one.any()),
+        detail=f"{int(mask.sum())} tokens of {len(ids)} texts, {int(has_one.sum())} of them with a "
+        f"massive token; smallest gap {gaps[worst]:.2f}x, in layer {worst}; {missed} missed",
+    )
 
 
 def _sequence(model: nn.Module, report: MELayerReport | None) -> Tensor:
