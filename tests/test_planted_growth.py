@@ -57,7 +57,7 @@ def test_sizes_growth_and_silence_elsewhere(family, seed):
         halved: Any = build(family, seed, num_hidden_layers=LAYERS)
         halved.load_state_dict(model.state_dict())
         outputs = layer_outputs(halved.to(torch.bfloat16), drawn.others)
-        check(drawn, [h.float() for h in outputs], within=0.12)
+        check(drawn, [h.float() for h in outputs], within=0.15)  # a LayerNorm rounds
 
 
 def test_what_the_draws_hold():
