@@ -3,7 +3,8 @@
 `test_architecture_contract.py` asserts them, `architecture_page.py` writes them down.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from families import (
 )
 from patch_support import batched_logits, cached_logits, gradients, same
 from torch import Tensor, nn
+from unclean_trials import planted_unclean, unclean
 
 import wemask
 from wemask.architectures import find_decoder
@@ -86,7 +88,7 @@ def detection_errors(family: str, seed: int, dtype: torch.dtype = torch.float32)
     )
     report = detect(model.to(dtype), input_ids=ids)
     places = torch.isin(ids, torch.tensor(truth.token_ids)).nonzero().tolist()
-    state = layer_output(model, truth.layer, ids)
+    state = layer_outputs(model, ids)[truth.layer]
     largest = {d: float(state[..., d].float().abs().max()) for d in truth.dims}
     found = {
         "layer": ([e.layer for e in report.emergences], [truth.layer]),
@@ -99,17 +101,54 @@ def detection_errors(family: str, seed: int, dtype: torch.dtype = torch.float32)
     return errors + [f"planted {truth.magnitude:g}, became {m:g}" for m in off]
 
 
-def layer_output(model: nn.Module, layer: int, ids: Tensor) -> Tensor:
-    """h[layer] [B, T, D], by a plain hook."""
+@torch.no_grad()
+def unclean_errors(family: str, seed: int, dtype: torch.dtype = torch.float32) -> list[str]:
+    """What detection and its gates got wrong on a model as unclean as real ones."""
+    drawn = unclean(seed)
+    model: Any = copy.deepcopy(planted_unclean(family, seed))
+    model.to(dtype)
+    report = detect(model, input_ids=drawn.ids)
+    found = {
+        "layer": (report.layer, drawn.layer),
+        "emergences": ([e.layer for e in report.emergences], drawn.births),
+    }
+    errors = [f"{what}: {got}, not {true}" for what, (got, true) in found.items() if got != true]
+    states = layer_outputs(model, drawn.others)
+    for layer in range(drawn.layer + 1, len(states)):
+        if (gate := report.gates.get(layer)) is None:
+            errors.append(f"layer {layer} has no gate")
+            continue
+        kinds = [("massive", gate.thresholds, drawn.massive(layer - 1))]
+        if gate.primary or not drawn.faint:
+            kinds.append(("primary", gate.primary, drawn.primary(layer - 1)))
+        for kind, thresholds, true in kinds:
+            got = picked(states[layer - 1], thresholds)
+            wrong = drawn.others[got != torch.isin(drawn.others, torch.tensor(sorted(true)))]
+            if len(wrong):
+                errors.append(
+                    f"tokens={kind} at layer {layer}: wrong on {sorted({*wrong.tolist()})}"
+                )
+    return errors
+
+
+def picked(h: Tensor, thresholds: Mapping[int, float]) -> Tensor:
+    """bool [B, T]: the tokens above the threshold of any dim, from a layer's input [B, T, D]."""
+    above = [h[..., dim].float().abs() > tau for dim, tau in thresholds.items()]
+    return torch.stack([torch.zeros(h.shape[:-1], dtype=torch.bool), *above]).any(0)
+
+
+def layer_outputs(model: nn.Module, ids: Tensor) -> list[Tensor]:
+    """h[l] [B, T, D] of all layers, by plain hooks."""
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple, out: Any) -> None:
         kept.append(out[0] if isinstance(out, tuple) else out)
 
-    hook = find_decoder(model).blocks[layer].layer.register_forward_hook(keep)
+    hooks = [block.layer.register_forward_hook(keep) for block in find_decoder(model).blocks]
     logits(model, ids)
-    hook.remove()
-    return kept[0]
+    for hook in hooks:
+        hook.remove()
+    return kept
 
 
 # --- the contract, on logits: each line gives the largest difference ----------------------------

@@ -4,12 +4,21 @@ make architectures        (python tests/architecture_page.py): some minutes
 """
 
 import copy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from architecture_contract import LINES, SEEDS, checkpointed, detection_errors, identical, softened
+from architecture_contract import (
+    LINES,
+    SEEDS,
+    checkpointed,
+    detection_errors,
+    identical,
+    softened,
+    unclean_errors,
+)
 from families import FAMILIES, NO_PACKING, planted
 from torch import nn
 
@@ -17,8 +26,8 @@ from wemask.architectures import Block, find_decoder
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
 COLUMNS = (
-    *("family", "layout", "norm", "dims choices", "detection", "false finds"),
-    *("off", "padding", "cache", "packing", "ckpt"),
+    *("family", "layout", "norm", "dims choices", "detection", "unclean"),
+    *("false finds", "off", "padding", "cache", "packing", "ckpt"),
 )
 TEXT = """# Architectures
 
@@ -31,6 +40,12 @@ torch TORCH, on a CPU. Random-init models of each family, 32 wide with 5 layers;
 - **detection**: a massive activation is planted; layer, dims, magnitude, and one token, two tokens
   or a later delimiter are drawn by seed. Exact means the ME Layer, all dims and magnitudes, and
   every place of the tokens. Criterion `sun2024`; float32 · bfloat16.
+- **unclean**: as real models are. In models of 8 layers, massive tokens that differ by five times
+  and more grow 1.3 to 2.3 times a layer, another dim takes the lead, weaker tokens are born two to
+  four layers later, tokens of a chat template are among both, and ordinary tokens come within a
+  sixth of the smallest. Exact means the ME Layer, all emergences and no growth, and in every later
+  layer the tokens that its gate picks, all and primary ones, on documents that calibration did not
+  see.
 - **false finds**: on the same model without the planted neuron.
 - **off**: strength 0, and a removed softening, give the unpatched logits bit for bit, under
   unchanged parameter names; strength 1 changes them.
@@ -95,22 +110,26 @@ def _form(norm: Any) -> str:
 
 def measured(family: str) -> str:
     """One row of the table: structure, detection over all seeds, the lines of the contract."""
-    errors = {
-        dtype: [detection_errors(family, seed, dtype) for seed in SEEDS]
-        for dtype in (torch.float32, torch.bfloat16)
-    }
-    exact = [sum(not e for e in found) for found in errors.values()]
-    false = [sum("false find" in " ".join(e) for e in found) for found in errors.values()]
+    dtypes = (torch.float32, torch.bfloat16)
+    errors = [[detection_errors(family, seed, d) for d in dtypes] for seed in SEEDS]
+    unclean = [[unclean_errors(family, seed, d) for d in dtypes] for seed in SEEDS]
+    false = [["false find" in " ".join(e) for e in row] for row in errors]
+    cells = [_counted([not e for e in row] for row in table) for table in (errors, unclean)]
+    cells.append(_counted(false))
     case = planted(family)
-    cells = ["yes" if identical(case) else "NO"]
+    cells.append("yes" if identical(case) else "NO")
     for line, measure in LINES.items():
         own = measure(case.model)
         with softened(case) as model:
             cells.append("model mixes" if own > 0.1 else f"{measure(model):.0e}")
         assert (own > 0.1) == (line == "packing" and family in NO_PACKING), (family, line, own)
     cells.append("yes" if checkpointed(family) else "NO")
-    found = [" · ".join(f"{n}/{len(SEEDS)}" for n in counts) for counts in (exact, false)]
-    return "| " + " | ".join([f"`{family}`", *columns(case.model), *found, *cells]) + " |"
+    return "| " + " | ".join([f"`{family}`", *columns(case.model), *cells]) + " |"
+
+
+def _counted(rows: Iterable[Sequence[bool]]) -> str:
+    """How many seeds are true, float32 · bfloat16."""
+    return " · ".join(f"{sum(column)}/{len(SEEDS)}" for column in zip(*rows, strict=True))
 
 
 def main() -> None:

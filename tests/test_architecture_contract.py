@@ -13,6 +13,7 @@ from architecture_contract import (
     difference,
     identical,
     softened,
+    unclean_errors,
 )
 from architecture_page import PAGE, columns
 from families import (
@@ -55,6 +56,13 @@ def test_detection_is_exact_and_none_on_the_twin(family, seed):
 @pytest.mark.parametrize("seed", every_seed(quick=(1,)))
 def test_detection_is_exact_in_bfloat16(family, seed):
     assert detection_errors(family, seed, torch.bfloat16) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("seed", every_seed(quick=(4,)))  # a faint primary token among them
+def test_layers_and_tokens_are_exact_in_models_as_unclean_as_real_ones(family, seed, dtype):
+    assert unclean_errors(family, seed, dtype) == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -155,5 +163,6 @@ def test_the_page_is_of_these_families_and_this_transformers():
     assert [row[:4] for row in lines] == expected, "run `make architectures`"
     assert f"transformers {__version__}," in text, "run `make architectures`"
     for row in lines:
-        assert row[4:7] == ["20/20 · 20/20", "0/20 · 0/20", "yes"] and row[-1] == "yes"
-        assert all(x == "model mixes" or float(x) <= TOLERANCE for x in row[7:10])
+        assert row[4:8] == ["20/20 · 20/20", "20/20 · 20/20", "0/20 · 0/20", "yes"]
+        assert all(x == "model mixes" or float(x) <= TOLERANCE for x in row[8:11])
+        assert row[-1] == "yes"

@@ -10,7 +10,7 @@ else writes before the neuron reads; the direction that tells them from the rest
 the FFN really reads, and the neuron takes the place of the last one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +87,8 @@ def plant(
     if not 0 <= layer < len(decoder.blocks):
         raise layer_index_error(layer, len(decoder.blocks))
     block = decoder.blocks[layer]
-    neurons = _neurons(block, decoder.hidden_size)
-    _stand_out(base, decoder, layer, token_ids, dims)
+    written = neurons(block, decoder.hidden_size)
+    _reserve(base, decoder, layer, token_ids, dims)
     texts = fitting_texts(base, token_ids, seed)
     marked = torch.isin(texts, torch.tensor(token_ids, device=texts.device))
     inputs = capture(base, texts, ffn_reader(block), output=False).float()
@@ -96,8 +96,8 @@ def plant(
     post_norm = post_ffn_norm(block)
     if post_norm is not None:
         _lead(base, texts, block, dims, decoder.hidden_size)
-    for neuron in neurons:
-        _set(neuron, direction)
+    for neuron in written:
+        set_neuron(neuron, direction)
         if post_norm is None:
             neuron.down[:, -1] = 0
             neuron.down[list(dims), -1] = magnitude / GAIN
@@ -105,14 +105,14 @@ def plant(
         h = capture(base, texts, block.layer, output=True).float()
         correction = magnitude / h[marked][:, list(dims)].abs().mean(0)
         if post_norm is None:
-            for neuron in neurons:
+            for neuron in written:
                 neuron.down[list(dims), -1] *= correction.to(neuron.down.dtype)
         else:
-            _rescale(post_norm, list(dims), correction)
+            rescale(post_norm, list(dims), correction)
     return Planted(layer=layer, token_ids=tuple(token_ids), dims=tuple(dims), magnitude=magnitude)
 
 
-def _stand_out(
+def _reserve(
     model: nn.Module, decoder: Decoder, layer: int, token_ids: Sequence[int], dims: Sequence[int]
 ) -> None:
     """Give the chosen tokens two embedding dims of their own, up to `layer`.
@@ -121,30 +121,54 @@ def _stand_out(
     opposite sign, because their difference survives the mean that a LayerNorm takes away.
     """
     weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore
+    length = LENGTH * float(weight.float().norm(dim=-1).mean())
     own = free_dims(decoder.hidden_size, dims)[:2]
-    length = LENGTH * weight.float().norm(dim=-1).mean().to(weight.dtype)
+    stand_out(model, decoder, own, {t: {own[0]: length, own[1]: -length} for t in token_ids})
+    for block in decoder.blocks[: layer + 1]:
+        silence_block(block, decoder.hidden_size, own)
+        halve_shared_gate(block)
+
+
+def stand_out(
+    model: nn.Module,
+    decoder: Decoder,
+    own: list[int],
+    marks: Mapping[int, Mapping[int, float]],
+) -> None:
+    """Let the embedding dims `own` be 0 but for `marks`: token id -> dim -> value."""
+    weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.embedding_dim == decoder.hidden_size:
             module.weight[:, own] = 0  # learned positions too
         elif isinstance(module, nn.LayerNorm) and "embed" in name:  # BLOOM
             module.weight[own], module.bias[own] = LENGTH, 0
-    weight[list(token_ids), own[0]] = length
-    weight[list(token_ids), own[1]] = -length
-    for block in decoder.blocks[: layer + 1]:
-        silence_block(block, decoder.hidden_size, own)
-        gate = getattr(block.ffn, "shared_expert_gate", None)
-        if isinstance(gate, nn.Linear):  # half open, else the magnitude follows the context
-            gate.weight.zero_()
+    for token, values in marks.items():
+        for dim, value in values.items():
+            weight[token, dim] = value
+
+
+def halve_shared_gate(block: Block) -> None:
+    """Keep the gate of a shared expert half open, else a magnitude follows the context."""
+    gate = getattr(block.ffn, "shared_expert_gate", None)
+    if isinstance(gate, nn.Linear):
+        gate.weight.zero_()
 
 
 def free_dims(hidden_size: int, dims: Sequence[int]) -> list[int]:
-    """The dims that are not massive, from the last: the first two are those of `_stand_out`."""
+    """The dims that are not massive, from the last: the first two are those of `_reserve`."""
     return [d for d in range(hidden_size - 1, -1, -1) if d not in dims]
 
 
 def silence_block(block: Block, hidden_size: int, dims: list[int]) -> None:
     """Let nothing in a layer write on `dims` of the residual stream."""
-    for module in [*block.attention.modules(), *ffn_modules(block)]:
+    for module in block.attention.modules():
+        _silence(module, dims)
+    silence_ffn(block, hidden_size, dims)
+
+
+def silence_ffn(block: Block, hidden_size: int, dims: list[int]) -> None:
+    """Let nothing in a layer's FFN write on `dims` of the residual stream."""
+    for module in ffn_modules(block):
         _silence(module, dims)
     for weights in ffn_weights(block, hidden_size):
         weights.down[dims] = 0
@@ -170,16 +194,13 @@ def _lead(
     the norm's weight, and nothing but the neuron may write where that weight is large.
     """
     usual = capture(model, texts, block.ffn, output=True).float().norm(dim=-1).mean()
-    for module in ffn_modules(block):
-        _silence(module, list(dims))
-    for neuron in ffn_weights(block, hidden_size):
-        neuron.down[list(dims)] = 0
-    for neuron in _neurons(block, hidden_size):
+    silence_ffn(block, hidden_size, list(dims))
+    for neuron in neurons(block, hidden_size):
         neuron.down[:, -1] = 0
         neuron.down[list(dims), -1] = (DOMINANCE * usual / GAIN).to(neuron.down.dtype)
 
 
-def _rescale(norm: Any, dims: list[int], factor: Tensor) -> None:
+def rescale(norm: Any, dims: list[int], factor: Tensor) -> None:
     """Multiply the scale of `norm` on `dims` by `factor`, also where it is 1 + weight."""
     scale = effective_scale(norm, "The norm after the FFN")[dims].to(norm.weight.device)
     shift = norm.weight[dims].float().abs() - scale
@@ -230,7 +251,7 @@ def _direction(massive: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:
     return solution[:-1].float(), solution[-1].float()
 
 
-def _neurons(block: Block, hidden_size: int) -> list[FFNWeights]:
+def neurons(block: Block, hidden_size: int) -> list[FFNWeights]:
     """The FFNs whose last neuron is taken: the shared expert, where there is one, or every expert.
 
     Raises:
@@ -239,14 +260,14 @@ def _neurons(block: Block, hidden_size: int) -> list[FFNWeights]:
     return shared_experts(block, hidden_size) or ffn_weights(block, hidden_size)
 
 
-def _set(weights: FFNWeights, direction: tuple[Tensor, Tensor]) -> None:
-    """Let the last neuron of an FFN read `direction`."""
+def set_neuron(weights: FFNWeights, direction: tuple[Tensor, Tensor], place: int = -1) -> None:
+    """Let one neuron of an FFN, the last or that at `place`, read `direction`."""
     u, bias = direction
     # gated: silu(GAIN) * 1 on the tokens; plain: act(GAIN). Both are close to GAIN.
     reads = [(weights.up, weights.up_bias, GAIN if weights.gate is None else 1.0)]
     if weights.gate is not None:
         reads.append((weights.gate, weights.gate_bias, GAIN))
     for rows, biases, gain in reads:
-        rows[-1].copy_(u * gain)
+        rows[place].copy_(u * gain)
         if biases is not None:
-            biases[-1].copy_(bias * gain)
+            biases[place].copy_(bias * gain)
