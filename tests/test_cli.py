@@ -96,10 +96,20 @@ def test_the_options_of_the_criterion() -> None:
         options = cli._parser().parse_args(["detect", *words])
         return cli_model.detection_arguments(options, cli_model.model_config(options))
 
-    assert arguments("--model", "tiny", "--criterion", "sun2024") == {"criterion": "sun2024"}
+    reading = {"texts": None, "chats": True}
+    sun = arguments("--model", "tiny", "--criterion", "sun2024")
+    assert sun == {**reading, "criterion": "sun2024"}
     own = arguments("--model", "tiny", "--min-jump", "2")["criterion"]
     assert (own.name, own.min_ratio, own.min_jump) == ("relative", 60, 2)
-    assert arguments("--model", "a/b", "--min-ratio", "9") == {"min_ratio": 9}
+    assert arguments("--model", "a/b", "--min-ratio", "9") == {**reading, "min_ratio": 9}
+
+
+def test_texts_and_chats_of_detection(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("One text.\n\nAnother.\n")
+    words = ["--model", "tiny", "--calibration", str(tmp_path / "texts.txt"), "--no-chats"]
+    options = cli._parser().parse_args(["detect", *words])
+    given = cli_model.detection_arguments(options, cli_model.model_config(options))
+    assert (given["texts"], given["chats"]) == (["One text.", "Another."], False)
 
 
 @pytest.mark.parametrize("name", ["plain", "my models/it's = tiny"])

@@ -285,7 +285,8 @@ class _Analysis:
                 gates[layer] = Gate(dims=[], note=f"erased at layer {erased}")
                 continue
             level = self.criterion.level(trace.median)
-            columns = leading(trace.columns, primary, level)
+            born = self._births.born[:layer].any(0)
+            columns = leading(trace.columns, primary | (born & (trace.token_max >= level)), level)
             states = States(
                 values=trace.columns[:, columns].T.contiguous(),
                 primary=primary,

@@ -96,9 +96,10 @@ def _finite(ratio: float) -> float | None:
 
 
 def primary_split(states: States) -> Split:
-    """Just below the weakest primary token."""
-    ranked, least = _rank(states)
-    return _split(states, ranked, least, _ratios(states, ranked, least, least)[0])
+    """Between the primary tokens and all others."""
+    massive, others = states.values[:, states.primary], states.values[:, ~states.primary]
+    ordered, count = torch.cat([massive, others], 1), massive.shape[1]
+    return _split(states, ordered, count, _ratios(states, ordered, count, count)[0])
 
 
 def widest_split(states: States) -> Split:
