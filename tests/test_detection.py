@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 import wemask
 from wemask import Criterion
 from wemask.architectures import find_decoder
-from wemask.calibration import CALIBRATION_TEXTS, calibration_inputs
+from wemask.calibration import CALIBRATION_TEXTS, LONGER_TEXTS, calibration_inputs
 from wemask.errors import DetectionError, ModelError
 from wemask.me_layer import Gate
 from wemask.planted import plant
@@ -378,4 +378,4 @@ def test_calibration_texts_are_padded_by_hand():
     ids, mask = calibration_inputs(tokenizer, texts=["abc", "", "z"])
     assert ids.tolist() == [[47, 48, 49], [22, 22, 22]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert len(calibration_inputs(tokenizer)[0]) == len(CALIBRATION_TEXTS) == 32
+    assert len(calibration_inputs(tokenizer)[0]) == len(CALIBRATION_TEXTS) + len(LONGER_TEXTS) == 38

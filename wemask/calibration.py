@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wemask.errors import DetectionError
 
-LONGEST = 512  # tokens of a text
+LONGEST = 128  # tokens of a text; every text is padded to the longest
 CALIBRATION_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "Tom has 5 apples. He buys 3 more. How many apples does Tom have now?",
@@ -46,6 +46,53 @@ CALIBRATION_TEXTS = (
     "What's the capital of Australia? A) Sydney B) Melbourne C) Canberra D) Perth\nAnswer: C",
     "lol ok :) see u @ 8pm 2moro!! <3 #friday",
     "0.1 + 0.2 = 0.30000000000000004; 1,000,000 / 3 = 333,333.33; 7% of $250 is $17.50.",
+)
+LONGER_TEXTS = (  # for weaker massive tokens, which are rare: in Gemma 3, one in some 500 tokens
+    "Maria's bakery sells muffins for $2 each and cakes for $15 each. On Monday she sold "
+    "24 muffins "
+    "and 3 cakes, and on Tuesday she sold twice as many muffins but only 1 cake. How much "
+    "money did "
+    "Maria make in total?\nOn Monday she made 24 * 2 = $<<24*2=48>>48 from muffins.\nShe "
+    "made 3 * 15 "
+    "= $<<3*15=45>>45 from cakes.\nOn Tuesday she sold 24 * 2 = <<24*2=48>>48 "
+    "muffins.\nThat's 48 * "
+    "2 = $<<48*2=96>>96, and 15 more for the cake.\nSo in total she made 48 + 45 + 96 + 15 "
+    "= $204.\n"
+    "#### 204",
+    "Write a short blog post about a trip to Kyoto. Your answer must contain at least 3 sections, "
+    'marked with "Section 1", "Section 2" and so on. Don\'t use any commas. Include the keywords '
+    "'temple', 'garden' and 'tea'. Finish your answer with this exact phrase: \"That's all "
+    "you need "
+    'to know." No other words should follow it. Wrap the title in double angular brackets, such as '
+    "<<my trip>>. At least 200 words are expected.",
+    "‘You’re late,’ he said. ‘I know,’ she answered; ‘the 7:40 didn’t come, and the next one was "
+    "full.’ He looked at the clock on the wall, then at the letter that still lay on the "
+    "table. ‘It’s "
+    "from the bank,’ he said. ‘They’ve written again.’ She didn’t open it. Outside, the rain had "
+    "begun, and somewhere down the street a dog was barking at nothing, or at everything. ‘What’ll "
+    "we do?’ he asked. ‘What we’ve always done,’ said Anna. ‘We’ll wait.’",
+    'class Stack:\n    """A last-in, first-out container.\n\n    It\'s a thin wrapper of a list; '
+    'don\'t share it between threads.\n    """\n\n    def __init__(self, items=()):\n        '
+    "self._items = list(items)\n\n    def push(self, item):\n        "
+    "self._items.append(item)\n\n    "
+    "def pop(self):\n        if not self._items:\n            raise IndexError('pop from an empty "
+    "stack')\n        return self._items.pop()\n\n\nif __name__ == '__main__':\n    stack = "
+    "Stack([1, 2])\n    print(stack.pop())\n",
+    "The city's population grew from 12,000 in 1850 to more than 250,000 by 1900, mostly "
+    "because of "
+    "the railway, which reached it in 1861. Its first mayor, Thomas Hale (1809-1874), had "
+    "a harbour "
+    "built, a waterworks and 14 schools; his successor's plans for a canal were never carried out. "
+    "After the fire of 1887 the centre was rebuilt in brick and stone, and many of those buildings "
+    "stand today, among them the town hall, the library and St. Mary's church. The university was "
+    "founded in 1903.",
+    "Dear Ms. Ortega,\n\nThank you for your application for the position of Data Analyst. We've "
+    "read it with great interest and would like to invite you to an interview.\n\nWhen: Thursday, "
+    "14 May, 9:30 a.m.\nWhere: 22 Mill Road, 3rd floor\nPlease bring:\n\n- your ID\n- "
+    "copies of your "
+    "certificates\n- one example of your work\n\nIf the date doesn't suit you, please let "
+    "us know by "
+    "Monday. We'll find another one.\n\nKind regards,\n\nP. Lindqvist\nHuman Resources\n",
 )
 
 HELD_OUT_TEXTS = (  # for `wemask validate`: detection never reads them
@@ -108,14 +155,14 @@ def calibration_inputs(
 
 def _rows(tokenizer: Any, texts: Sequence[str] | None, chats: bool) -> list[list[int]]:
     """Token ids of each text, and behind it those of the same text as a chat."""
-    texts = CALIBRATION_TEXTS if texts is None else texts
     as_chats = chats and getattr(tokenizer, "chat_template", None) is not None
     rows = []
-    for text in texts:
+    for text in CALIBRATION_TEXTS if texts is None else texts:
         rows.append(tokenizer(text)["input_ids"])
         if as_chats and text.strip():
             rows.append(chat_ids(tokenizer, text))
-    return rows
+    longer = LONGER_TEXTS if texts is None else ()
+    return [*rows, *(tokenizer(text)["input_ids"] for text in longer)]
 
 
 def chat_ids(tokenizer: Any, text: str) -> list[int]:

@@ -22,7 +22,7 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own code")
     reading = parser.add_argument_group("what detection reads")
     reading.add_argument(
-        "--calibration", metavar="FILE", help=".txt or data file of texts [32 built-in texts]"
+        "--calibration", metavar="FILE", help=".txt or data file of texts [38 built-in texts]"
     )
     reading.add_argument(
         "--no-chats", action="store_true", help="not through the chat template as well"

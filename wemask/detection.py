@@ -31,7 +31,15 @@ from wemask.calibration import calibration_inputs, halves
 from wemask.emergence import erased_at, find_births, growth, jumps
 from wemask.errors import DetectionError, ModelError, nearest
 from wemask.gates import COMFORTABLE, RELATIVE_SHARE, States, leading, make_gate
-from wemask.me_layer import Criterion, Emergence, Gate, LayerRow, MassiveToken, MELayerReport
+from wemask.me_layer import (
+    MIN_SEPARATION,
+    Criterion,
+    Emergence,
+    Gate,
+    LayerRow,
+    MassiveToken,
+    MELayerReport,
+)
 from wemask.metrics import kl_from_uniform
 from wemask.tracing import Trace, trace_layers
 
@@ -58,7 +66,7 @@ def detect(
         tokenizer: for `texts`; not needed with `input_ids`.
         input_ids: calibration token ids [B, T] instead of texts.
         attention_mask: 1 for real tokens [B, T]; default all.
-        texts: calibration texts; default 32 short diverse ones.
+        texts: calibration texts; default 38 diverse ones.
         chats: read each text through the tokenizer's chat template, too, where it has one.
         examples: token ids of further texts, e.g. of the data that will be trained on.
         criterion: `sun2024`, `relative`, or a `Criterion`; default what the model's own config
@@ -221,12 +229,25 @@ class _Analysis:
         elsewhere[layer] = False
         candidates = (grown | self._births.born[layer]) & ~elsewhere.any(0)
         candidates |= self._births.born[layer]
-        best, widest = self._births.born[layer], 0.0
+        best, widest, anchor = self._births.born[layer], 0.0, layer
         for later in range(layer, max(layer + 1, len(self.decoder.blocks) - 1)):
             above, ratio = self._gap(later, candidates)
             if ratio > widest:
-                best, widest = above, ratio
-        return best
+                best, widest, anchor = above, ratio, later
+        return self._from_the_start(best, layer, anchor)
+
+    def _from_the_start(self, tokens: Tensor, layer: int, anchor: int) -> Tensor:
+        """Those of the tokens that no ordinary one outdoes between the ME Layer and `anchor`.
+
+        The others grew out of the crowd later (quotes in Gemma 3, at layers 4 to 6).
+        """
+        path = self._maxima[layer + 1 : anchor + 2]
+        others = ~tokens & ~self._births.born.any(0)
+        if not others.any():
+            return tokens
+        crowd = MIN_SEPARATION * path[:, others].amax(1, keepdim=True)
+        first = tokens & (path >= crowd).all(0)
+        return first if first.any() else tokens
 
     def _gap(self, layer: int, candidates: Tensor) -> tuple[Tensor, float]:
         """The candidates above the widest gap at the output of `layer`, and how wide it is.
@@ -288,7 +309,7 @@ class _Analysis:
             born = self._births.born[:layer].any(0)
             columns = leading(trace.columns, primary | (born & (trace.token_max >= level)), level)
             states = States(
-                values=trace.columns[:, columns].T.contiguous(),
+                values=trace.columns[:, columns].amax(1),
                 primary=primary,
                 half=self._half,
                 level=level,

@@ -1,19 +1,19 @@
 """Tell massive tokens from ordinary ones where they enter a layer: one gate a layer.
 
 The stream grows, its leading dims change, weaker massive tokens are born later: so every layer's
-gate is calibrated on its own. In units of the largest ordinary value o_d of each dim, ordinary
-tokens are <= 1 and massive ones reach S or more in their best dim; tau_d = o_d * sqrt(S) is the
-geometric middle, and S the gate's separation.
+gate is calibrated on its own. A token's value is its largest |h| on the layer's leading dims; tau
+is the geometric middle between the smallest massive value and the largest ordinary one, whose ratio
+is the gate's separation.
 
 A split is trusted only where it holds on texts that did not make it: each half of the calibration
 texts makes one, which the other half has to keep.
 
-Shapes: N calibration tokens, K dims.
+N calibration tokens.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class States:
     """What calibration keeps of the states that enter a layer."""
 
     values: Tensor
-    """|h| on the dims of the gate, float32 [K, N]."""
+    """Largest |h| of a token on the dims of the gate, float32 [N]."""
     primary: Tensor
     """bool [N]: the massive tokens that the ME Layer makes."""
     half: Tensor
@@ -38,25 +38,19 @@ class States:
     level: float
     """What passes the criterion there."""
     floor: float
-    """Smallest o_d, so that a silent dim gives no threshold of 0."""
+    """What an ordinary value counts at least, so that silence gives no threshold of 0."""
 
     def only(self, tokens: Tensor) -> "States":
         """Those of some of the tokens, bool [N]."""
-        return States(
-            values=self.values[:, tokens],
-            primary=self.primary[tokens],
-            half=self.half[tokens],
-            level=self.level,
-            floor=self.floor,
-        )
+        here = {name: getattr(self, name)[tokens] for name in ("values", "primary", "half")}
+        return replace(self, **here)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Thresholds between the strongest tokens and the rest."""
+    """A threshold between the strongest tokens and the rest."""
 
-    thresholds: Tensor
-    """tau_d, [K]."""
+    threshold: float
     ratio: float
     """Smallest massive over largest ordinary value; inf when none is ordinary."""
     above: int
@@ -77,12 +71,14 @@ def make_gate(states: States, dims: list[int]) -> Gate:
     """The gate of the layer that these states, on these dims, enter."""
     widest, first = widest_split(states), primary_split(states)
     doubt, doubt_first = doubts(states, widest_split), doubts(states, primary_split)
+    if first.above < widest.above and first.ratio < COMFORTABLE:
+        doubt_first = "weaker massive tokens come too near to the primary ones"
     if doubt and not doubt_first:  # the weaker tokens cannot be told, the primary ones can
         widest, doubt = first, ""
     return Gate(
         dims=dims,
-        thresholds={} if doubt else dict(zip(dims, widest.thresholds.tolist(), strict=True)),
-        primary={} if doubt_first else dict(zip(dims, first.thresholds.tolist(), strict=True)),
+        thresholds={} if doubt else dict.fromkeys(dims, widest.threshold),
+        primary={} if doubt_first else dict.fromkeys(dims, first.threshold),
         separation=_finite(widest.ratio),
         primary_separation=_finite(first.ratio),
         massive=widest.above,
@@ -97,9 +93,8 @@ def _finite(ratio: float) -> float | None:
 
 def primary_split(states: States) -> Split:
     """Between the primary tokens and all others."""
-    massive, others = states.values[:, states.primary], states.values[:, ~states.primary]
-    ordered, count = torch.cat([massive, others], 1), massive.shape[1]
-    return _split(states, ordered, count, _ratios(states, ordered, count, count)[0])
+    others = states.values[~states.primary]
+    return _split(states, states.values[states.primary], others)
 
 
 def widest_split(states: States) -> Split:
@@ -108,48 +103,27 @@ def widest_split(states: States) -> Split:
     Below all tokens that pass the criterion where the gap there is comfortable: then weaker
     relatives (a second BOS, a delimiter) are massive too.
     """
-    ranked, least = _rank(states)
-    score = ranked.amax(0)
-    weak = RELATIVE_SHARE * min(states.level, float(score[least - 1]))
-    passing = max(least, int((score >= states.level).sum()))
-    most = max(passing, min(int((score >= weak).sum()), len(score) - 1))
-    passing -= least
-    ratios = _ratios(states, ranked, least, most)
-    best = passing + int(torch.tensor(ratios[passing:]).argmax())
+    ranked = states.values.sort(descending=True).values
+    weakest = float(states.values[states.primary].min())
+    least = int((ranked >= weakest).sum())
+    passing = max(least, int((ranked >= states.level).sum()))
+    weak = int((ranked >= RELATIVE_SHARE * min(states.level, weakest)).sum())
+    most = max(passing, min(weak, len(ranked) - 1))
+    below = torch.cat([ranked[least : most + 1], ranked.new_zeros(1)])[: most + 1 - least]
+    ratios = ranked[least - 1 : most] / below.clamp(min=states.floor)
+    best = passing - least + int(ratios[passing - least :].argmax())
     if ratios[best] < COMFORTABLE:
-        best = int(torch.tensor(ratios).argmax())
-    return _split(states, ranked, least + best, ratios[best])
+        best = int(ratios.argmax())
+    return _split(states, ranked[: least + best], ranked[least + best :])
 
 
-def _rank(states: States) -> tuple[Tensor, int]:
-    """The values, strongest token first, and how many are as strong as the weakest primary one."""
-    score = states.values.amax(0)
-    order = score.argsort(descending=True, stable=True)
-    return states.values[:, order], int((score >= score[states.primary].min()).sum())
-
-
-def _ordinary(states: States, ranked: Tensor, least: int, most: int) -> Tensor:
-    """o_d [K, most - least + 1] when the first `least` ... `most` tokens are massive; all: 0."""
-    rest = torch.cat([ranked[:, least:], ranked.new_zeros(len(ranked), 1)], 1)
-    return rest.flip(1).cummax(1).values.flip(1)[:, : most - least + 1].clamp(min=states.floor)
-
-
-def _ratios(states: States, ranked: Tensor, least: int, most: int) -> list[float]:
-    """The separation when the first `least` ... `most` tokens are massive."""
-    ordinary = _ordinary(states, ranked, least, most)
-    reached = (ranked[:, :most, None] / ordinary[:, None]).amax(0)  # [most, most - least + 1]
-    counts = torch.arange(least, most + 1)
-    reached[torch.arange(most)[:, None] >= counts] = math.inf
-    ratios = reached.amin(0).tolist()
-    return [math.inf if n == ranked.shape[1] else r for n, r in zip(counts, ratios, strict=True)]
-
-
-def _split(states: States, ranked: Tensor, count: int, ratio: float) -> Split:
-    if math.isinf(ratio):  # nothing ordinary was seen: stay below everything massive
-        taus = ranked.amin(1).clamp(min=states.floor) / COMFORTABLE
-    else:
-        taus = _ordinary(states, ranked, count, count)[:, 0] * math.sqrt(ratio)
-    return Split(thresholds=taus, ratio=ratio, above=count)
+def _split(states: States, massive: Tensor, ordinary: Tensor) -> Split:
+    smallest, count = float(massive.min()), len(massive)
+    if not len(ordinary):  # nothing ordinary was seen: stay below everything massive
+        return Split(threshold=smallest / COMFORTABLE, ratio=math.inf, above=count)
+    largest = max(states.floor, float(ordinary.max()))
+    middle = math.sqrt(smallest * largest)
+    return Split(threshold=middle, ratio=smallest / largest, above=count)
 
 
 def doubts(states: States, split: Callable[[States], Split]) -> str:
@@ -167,7 +141,7 @@ def doubts(states: States, split: Callable[[States], Split]) -> str:
         made, held = states.only(here), states.only(~here)
         if not made.primary.any() or not held.primary.any():
             continue
-        units = (held.values / split(made).thresholds[:, None]).amax(0)
+        units = held.values / split(made).threshold
         missed = int((units[held.primary] <= 1).sum())
         if missed:
             return f"thresholds of half of the texts miss {missed} massive tokens of the others"
