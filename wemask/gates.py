@@ -71,8 +71,6 @@ def make_gate(states: States, dims: list[int]) -> Gate:
     """The gate of the layer that these states, on these dims, enter."""
     widest, first = widest_split(states), primary_split(states)
     doubt, doubt_first = doubts(states, widest_split), doubts(states, primary_split)
-    if first.above < widest.above and first.ratio < COMFORTABLE:
-        doubt_first = "weaker massive tokens come too near to the primary ones"
     if doubt and not doubt_first:  # the weaker tokens cannot be told, the primary ones can
         widest, doubt = first, ""
     return Gate(
