@@ -25,6 +25,7 @@ CONTROLS = (
     *("random_dims", "lowest_dims", "uniform", "wrong_layers", "wrong_token"),
     *("set_zero", "set_mean"),
 )
+VARIANTS = ("primary_tokens",)  # compared like a control; it need not do less
 DRAWN = ("random_dims", "wrong_token")  # another seed is another control
 
 
@@ -75,7 +76,7 @@ def _controls() -> dict[str, Arm]:
             ("", "training_free", "base", "training_free"),
             ("_sft", "wemask", "sft", "wemask_sft"),
         )
-        for name in CONTROLS
+        for name in (*CONTROLS, *VARIANTS)
     }
 
 

@@ -42,6 +42,7 @@ _ARM_WORDS = {
     "wrong_token": "wrong token",
     "set_zero": "massive set to zero",
     "set_mean": "massive set to mean",
+    "primary_tokens": "primary tokens only",
 }
 # The question "did WeMask help?" is asked of the first of these pairs that was compared.
 QUESTIONS = (("wemask_sft", "sft"), ("training_free", "base"))
