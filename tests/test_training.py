@@ -508,3 +508,26 @@ def test_a_training_process_never_imports_deepspeed(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "False"
     assert "Saved: " in done.stdout
     assert list(tmp_path.glob("default/*/final/model.wemask.safetensors"))
+
+
+def test_detection_reads_some_of_the_training_examples_as_they_are_trained(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(model: Any, tokenizer: Any, **options: Any) -> MELayerReport:
+        seen.update(options)
+        return wemask.detect(model, tokenizer, **options)
+
+    monkeypatch.setattr(training, "detect", spy)
+    (tmp_path / "texts.txt").write_text("Tom has 5 apples.\n\nHow many?\n")
+    config = settings(
+        "detection.examples=2", f"detection.texts={tmp_path / 'texts.txt'}", "detection.chats=false"
+    )
+    examples = load_examples(config.data)
+    report = training.detect_run(config, *tiny, examples)
+    assert seen["texts"] == ["Tom has 5 apples.", "How many?"] and seen["chats"] is False
+    expected = [loss_mask(examples[i], tiny[1], max_length=1024).input_ids for i in range(2)]
+    assert seen["examples"] == expected and report.layer == 1
+    training.detect_run(config, *tiny)
+    assert seen["examples"] == []

@@ -1,5 +1,7 @@
 """The self-test passes where the contract holds, and fails where it does not."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import torch
 from families import FAMILIES, HIDDEN_MASKS, logits, planted, sequence, settings, shared
 from torch import Tensor
 
-from wemask import WeMaskConfig, WeMaskWarning, operator
+from wemask import WeMaskConfig, WeMaskWarning, detect, operator, soften
 from wemask import validate as validate_module
-from wemask.validate import Check, validate
+from wemask.calibration import CALIBRATION_TEXTS, HELD_OUT_TEXTS, LONGER_TEXTS
+from wemask.validate import Check, gates_hold, validate
 
 NAMES = [
     (7, "it fires"),
@@ -117,3 +120,29 @@ def test_stopping_half_way_unpatches():
     assert hasattr(case.model, "wemask_handle")
     checks.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert not hasattr(case.model, "wemask_handle")
+
+
+def tiny_checks(report: Any, tiny: Any) -> Check:
+    model, tokenizer = tiny
+    config = WeMaskConfig(rate=0.03)
+    with soften(model, report, config) as handle, handle.at_strength(0.0):
+        return gates_hold(model, tokenizer, handle)
+
+
+def test_gates_hold_on_texts_that_calibration_never_saw(tiny: Any) -> None:
+    report = detect(*tiny)
+    check = tiny_checks(report, tiny)
+    assert check.passed and "0 missed" in check.detail
+    assert not {*HELD_OUT_TEXTS} & {*CALIBRATION_TEXTS, *LONGER_TEXTS}
+
+
+@pytest.mark.parametrize(
+    ("factor", "detail"), [(3.0, r"[1-9]\d* missed"), (0.05, r"smallest gap (0|1\.[01])")]
+)
+def test_a_gate_that_is_off_in_one_layer_fails(factor: float, detail: str, tiny: Any) -> None:
+    report = detect(*tiny)
+    gate = report.gates[3]
+    moved = {dim: factor * tau for dim, tau in gate.thresholds.items()}
+    report.gates[3] = replace(gate, thresholds=moved)
+    check = tiny_checks(report, tiny)
+    assert not check.passed and re.search(detail, check.detail), check.detail
