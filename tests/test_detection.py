@@ -32,7 +32,7 @@ import wemask
 from wemask import Criterion
 from wemask.architectures import find_decoder
 from wemask.calibration import CALIBRATION_TEXTS, LONGER_TEXTS, calibration_inputs
-from wemask.errors import DetectionError, ModelError
+from wemask.errors import DetectionError, ModelError, PatchError
 from wemask.me_layer import Gate
 from wemask.planted import plant
 
@@ -140,7 +140,7 @@ def test_erasure_is_found():
 def test_what_does_not_persist_is_a_miss():
     last = planted("llama", layer=LAYERS - 1).report
     assert not last.found
-    assert last.nearest_miss == "Layer 4 has massive activations that do not persist."
+    assert last.nearest_miss == "Layer 4, the last, has massive activations, which act on nothing."
 
 
 def test_what_attention_wrote_is_a_miss():
@@ -233,7 +233,7 @@ def test_without_a_threshold_massive_tokens_are_refused():
         assert handle.layers == [2, 4] and handle.left_alone == {3: "no gap"}
         assert "left_alone=[3]" in repr(handle)
     report = replace(case.report, gates=dict.fromkeys((2, 3, 4), bad))
-    with pytest.raises(DetectionError, match=r"told .*layer 2: no gap.* Type tokens=first"):
+    with pytest.raises(PatchError, match=r"told .*layer 2 to 4 \(no gap\)\. Type tokens=first"):
         wemask.soften(case.model, report, settings())
 
 
@@ -314,11 +314,11 @@ def test_criteria():
     assert relative.criterion == Criterion(name="relative", min_ratio=150.0)
     assert relative.other_criterion == (
         "sun2024 (above 100 and at least 1000 times the median and 5 times the layer before): "
-        "massive activations first at layer 1"
+        "ME Layer 1"
     )
     strict = detect(model, criterion="sun2024", min_magnitude=1e6)
     assert not strict.found and "above 1e+06" in (strict.nearest_miss or "")
-    assert strict.other_criterion.endswith("massive activations first at layer 1")
+    assert strict.other_criterion.endswith("ME Layer 1")
 
 
 def test_detection_leaves_no_trace_and_needs_no_gradient():

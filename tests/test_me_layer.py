@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import wemask
 from wemask import Criterion, MELayerReport
-from wemask.errors import DetectionError
+from wemask.errors import DetectionError, PatchError
 
 
 @pytest.mark.parametrize("family", ["llama", "olmo2", "gpt2"])
@@ -138,18 +138,19 @@ def test_a_report_of_version_1_is_read_as_what_it_meant():
         assert handle.layers == [2, 3, 4] and handle.left_alone == {}
         assert all(handle.tokens_touched.values())
     none = {**of_version_1(), "thresholds": {}, "separation_note": "no gap."}
-    with pytest.raises(DetectionError, match=r"told by content .*layer 2: no gap\..*tokens=first"):
+    with pytest.raises(PatchError, match=r"told by content .*\(no gap\.\).*tokens=first"):
         wemask.soften(shared().model, MELayerReport.from_dict(none), settings())
 
 
 @pytest.mark.parametrize(
     ("layer", "thresholds", "message"),
     [
-        ("5", {"3": 1.0}, "gates of layer 5: the model has layers 0 to 4"),
+        ("5", {"3": 1.0}, "gates of layer 5: there may be gates of 2 to 4"),
         ("2", {"99": 1.0}, "gates of layer 2: dim 99 of a width of 32"),
         ("2", {"3": float("nan")}, "a threshold must be a number > 0, got nan"),
         ("2", {"3": 0.0}, "a threshold must be a number > 0, got 0.0"),
         ("2", {"3": "x"}, "could not convert"),
+        ("1", {}, "gates of layer 1: there may be gates of 2 to 4"),
         ("two", {}, "invalid literal"),
     ],
 )

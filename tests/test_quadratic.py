@@ -244,7 +244,7 @@ def test_texts_without_a_massive_token():
     with pytest.raises(DetectionError, match=r"massive after layer 1\. .*probe_ids"):
         quadratic_form(case.model, case.report, ids)
     mask = (texts() != MASSIVE).long()
-    with pytest.raises(DetectionError, match="massive at the output of layer 1"):
+    with pytest.raises(DetectionError, match="massive after layer 1"):
         quadratic_form(case.model, case.report, texts(), mask)
     with pytest.raises(DetectionError, match="at least one real token"):
         quadratic_form(case.model, case.report, texts()[0])

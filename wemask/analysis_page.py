@@ -30,7 +30,7 @@ class Texts(TypedDict):
     description: str  # "16 calibration texts of wemask", "the first 64 lines of FILE"
     count: int
     tokens: int  # real tokens of all texts
-    massive_tokens: int  # of these, massive at the output of the ME Layer
+    massive_tokens: int  # of these, made massive by the ME Layer
 
 
 class Cost(TypedDict):

@@ -25,7 +25,6 @@ CONTROLS = (
     *("random_dims", "lowest_dims", "uniform", "wrong_layers", "wrong_token"),
     *("set_zero", "set_mean"),
 )
-VARIANTS = ("primary_tokens",)  # compared like a control; it need not do less
 DRAWN = ("random_dims", "wrong_token")  # another seed is another control
 
 
@@ -76,7 +75,7 @@ def _controls() -> dict[str, Arm]:
             ("", "training_free", "base", "training_free"),
             ("_sft", "wemask", "sft", "wemask_sft"),
         )
-        for name in (*CONTROLS, *VARIANTS)
+        for name in CONTROLS
     }
 
 
@@ -88,6 +87,13 @@ ARMS: dict[str, Arm] = {
     "wemask_sft": Arm(method="wemask", reference="sft"),
     "sft_then_wemask": Arm(method="sft", reference="sft", softened_after=True),
     **_controls(),
+    # no control, which should do less, but a variant
+    "primary_tokens": Arm(
+        method="training_free", reference="base", changes=control_changes("primary_tokens")
+    ),
+    "primary_tokens_sft": Arm(
+        method="wemask", reference="sft", changes=control_changes("primary_tokens")
+    ),
 }
 
 
@@ -151,6 +157,7 @@ class ArmRun:
         values.pop("seed", None)
         if self.operator is not None:
             values["operator"] = self.operator.to_dict()
+            values |= self.config.detection_settings()
             if self.arm.drawn:
                 del values["operator"]["seed"]
         return values

@@ -148,7 +148,7 @@ def calibration_inputs(
     if max(map(len, rows), default=0) < 2:
         raise DetectionError(
             "The calibration texts are empty, or none has two tokens. Give texts of a sentence or "
-            "more: texts=['...'], or detection.texts=FILE on the command line."
+            "more: texts=['...'], detection.texts=FILE, or for `wemask`: --calibration FILE."
         )
     return padded(rows)
 
@@ -158,8 +158,10 @@ def _rows(tokenizer: Any, texts: Sequence[str] | None, chats: bool) -> list[list
     as_chats = chats and getattr(tokenizer, "chat_template", None) is not None
     rows = []
     for text in CALIBRATION_TEXTS if texts is None else texts:
+        if not text.strip():
+            continue
         rows.append(tokenizer(text)["input_ids"])
-        if as_chats and text.strip():
+        if as_chats:
             rows.append(chat_ids(tokenizer, text))
     longer = LONGER_TEXTS if texts is None else ()
     return [*rows, *(tokenizer(text)["input_ids"] for text in longer)]
@@ -182,7 +184,8 @@ def chat_ids(tokenizer: Any, text: str) -> list[int]:
             said = said or " ".join(str(error).split())[:200]
     raise DetectionError(
         "The chat template was tried with a user turn, and with a system and a user turn, and "
-        f"fails on both ({said}). Mend it, or calibrate on plain texts: detection.chats=false."
+        f"fails on both ({said}). Mend it, or calibrate on plain texts: detection.chats=false, or "
+        "--no-chats of the wemask command."
     )
 
 
@@ -202,4 +205,5 @@ def halves(texts: Tensor) -> Tensor:
 
     Two by two: a text and its chat are neighbours, and one would say little about the other.
     """
-    return texts // 2 % 2 == 0
+    step = 2 if int(texts.max()) > 2 else 1  # of two or three texts, each second one
+    return texts // step % 2 == 0

@@ -117,7 +117,7 @@ def _operator_words(parser: argparse.ArgumentParser) -> None:
         "operator",
         nargs="*",
         metavar="KEY=VALUE",
-        help="operator settings, e.g. rate=0.01 dims=massive layers=[2,3]",
+        help="operator settings, e.g. rate=0.01 tokens=primary layers=[2,3]",
     )
 
 
@@ -273,7 +273,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
     report = detect(model, tokenizer, **detection_arguments(options, config))
     console.print(report.verdict, markup=False)
     failed = 0
-    for check in validate(model, tokenizer, report, operator):
+    for check in validate(model, tokenizer, report, operator, chats=not options.no_chats):
         word = "[green]pass[/green]" if check.passed else "[red]FAIL[/red]"
         console.print(f"{word}  {check.number}  {check.name}  [dim]{escape(check.detail)}[/dim]")
         failed += not check.passed

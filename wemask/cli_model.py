@@ -5,7 +5,8 @@ import dataclasses
 from typing import Any
 
 from wemask.composition import compose, conf_dir, section
-from wemask.config import DetectionConfig, ModelConfig
+from wemask.config import ModelConfig
+from wemask.probe_texts import DetectionConfig
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:

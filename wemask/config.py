@@ -19,9 +19,8 @@ from wemask.errors import ConfigError, WemaskError, nearest
 from wemask.launcher import LauncherConfig
 from wemask.me_layer import Criterion
 from wemask.operator import WeMaskConfig
-from wemask.probe_texts import load_texts
+from wemask.probe_texts import DetectionConfig
 
-MOST_TEXTS = 256  # of detection.texts
 METHODS = ("base", "training_free", "sft", "wemask")
 LOGGERS = ("none", "wandb")
 WANDB_MODES = ("offline", "online", "disabled")
@@ -126,37 +125,6 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DetectionConfig:
-    """What is read while massive tokens are looked for."""
-
-    texts: str | None = None
-    """A .txt or data file; None: the built-in texts."""
-    chats: bool = True
-    """Read each text through the chat template, too, where there is one."""
-    examples: int = 8
-    """Training examples that are read with them, as they are trained; none where nothing is."""
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.texts is not None and (not isinstance(self.texts, str) or not self.texts.strip()):
-            problems.append(f"detection.texts must be a file or null, got {self.texts!r}.")
-        if type(self.chats) is not bool:
-            problems.append(f"detection.chats must be true or false, got {self.chats!r}.")
-        if type(self.examples) is not int or self.examples < 0:
-            problems.append(f"detection.examples must be a number >= 0, got {self.examples!r}.")
-        if problems:
-            raise ConfigError("\n".join(problems))
-
-    def read_texts(self) -> list[str] | None:
-        """The texts of the file; None: there is none.
-
-        Raises:
-            DataError: it cannot be read, or holds no text.
-        """
-        return None if self.texts is None else load_texts(Path(self.texts), MOST_TEXTS)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run: a model, a method, its data and training."""
 
@@ -174,7 +142,7 @@ class RunConfig:
     run_dir: Path | None = None
     deepspeed: dict[str, Any] | None = None
     fsdp: dict[str, Any] | None = None
-    detection: DetectionConfig = DetectionConfig()
+    detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
     launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
     """Where it runs: no part of the run's identity."""
 
@@ -197,9 +165,7 @@ class RunConfig:
         del model["fallback"], model["stands_for"]  # `path` says which weights were loaded
         values: dict[str, Any] = {"model": model, "method": self.method}
         if self.softens:
-            values["operator"] = self.operator.to_dict()
-            if self.detection != DetectionConfig():  # run folders of version 0.1 keep their names
-                values["detection"] = dataclasses.asdict(self.detection)
+            values |= {"operator": self.operator.to_dict(), **self.detection_settings()}
         if self.trains:
             values |= {
                 "seed": self.seed,
@@ -208,6 +174,12 @@ class RunConfig:
                 "peft": self.peft,
             }
         return values
+
+    def detection_settings(self) -> dict[str, Any]:
+        """What detection reads; nothing by default, so run folders of 0.1 keep their names."""
+        if self.detection == DetectionConfig():
+            return {}
+        return {"detection": dataclasses.asdict(self.detection)}
 
     def folder(self) -> Path:
         """The run folder: the same for every rank and every requeued job of these settings."""
@@ -293,7 +265,8 @@ def _shape(values: dict[str, Any]) -> list[str]:
         if key not in (*SECTIONS, *OF_EVALUATION)
     ]
     problems += [
-        f"{key} has settings of its own, got {values[key]!r}. Choose one by name: {key}=NAME."
+        f"{key} has settings of its own, got {values[key]!r}. "
+        + ("Type detection.texts=FILE." if key == "detection" else f"Choose by name: {key}=NAME.")
         for key in GROUPS
         if key in values and not isinstance(values[key], dict)
     ]

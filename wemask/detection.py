@@ -30,9 +30,8 @@ from wemask.architectures import (
 from wemask.calibration import calibration_inputs, halves
 from wemask.emergence import erased_at, find_births, growth, jumps
 from wemask.errors import DetectionError, ModelError, nearest
-from wemask.gates import COMFORTABLE, RELATIVE_SHARE, States, leading, make_gate
+from wemask.gates import States, leading, make_gate, primary_tokens
 from wemask.me_layer import (
-    MIN_SEPARATION,
     Criterion,
     Emergence,
     Gate,
@@ -98,11 +97,11 @@ def detect(
         tokenizer, input_ids, attention_mask, texts, chats=chats, examples=examples
     )
     embedding: Tensor = base.get_input_embeddings().weight  # pyright: ignore
-    largest, device = int(input_ids.max()), embedding.device
-    if largest >= embedding.shape[0] or int(input_ids.min()) < 0:
+    size, device = embedding.shape[0], embedding.device
+    if outside := input_ids[(input_ids < 0) | (input_ids >= size)].tolist():
         raise DetectionError(
-            f"Token id {largest} is not in the model's vocabulary of {embedding.shape[0]}. Is this "
-            "the model's own tokenizer?"
+            f"Token id {outside[0]} is not in the model's vocabulary of {size}. Is this the "
+            "model's own tokenizer?"
         )
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     traces = trace_layers(base, decoder, input_ids, attention_mask, criterion)
@@ -199,7 +198,7 @@ class _Analysis:
         return str(self.tokenizer.convert_ids_to_tokens(token_id))
 
     def _fill(self, report: MELayerReport, layer: int) -> None:
-        primary = self._primary(layer)
+        primary = primary_tokens(self._maxima, self._medians, self._births, self.criterion)
         dims = self._dims(layer, primary)
         columns = self.traces[layer + 1]
         where = [int((columns.dims == d).nonzero()[0, 0]) for d in dims]
@@ -213,61 +212,9 @@ class _Analysis:
         ]
         report.gates = self._gates(layer, primary, report.erased_at)
         ffn = self._written_by_ffn(layer)
-        report.written_by = {"attention": 1 - ffn, "ffn": ffn}
+        report.written_by = None if math.isnan(ffn) else {"attention": 1 - ffn, "ffn": ffn}
         report.norm = self._norm(layer, dims)
         report.probe_ids = self._probe_ids(self._strongest(primary, layer)[0])
-
-    def _primary(self, layer: int) -> Tensor:
-        """The tokens, bool [N], that the ME Layer makes massive.
-
-        Those that jump there, and lie above the widest gap that any later layer has between such
-        tokens: at the ME Layer itself ordinary ones may pass the criterion as well, to be left
-        behind a few layers on (commas in Gemma 3). Weaker relatives of them count as massive.
-        """
-        grown = self._maxima[layer + 1] >= max(1.0, self.criterion.min_jump) * self._maxima[layer]
-        elsewhere = self._births.born.clone()
-        elsewhere[layer] = False
-        candidates = (grown | self._births.born[layer]) & ~elsewhere.any(0)
-        candidates |= self._births.born[layer]
-        best, widest, anchor = self._births.born[layer], 0.0, layer
-        for later in range(layer, max(layer + 1, len(self.decoder.blocks) - 1)):
-            above, ratio = self._gap(later, candidates)
-            if ratio > widest:
-                best, widest, anchor = above, ratio, later
-        return self._from_the_start(best, layer, anchor)
-
-    def _from_the_start(self, tokens: Tensor, layer: int, anchor: int) -> Tensor:
-        """Those of the tokens that no ordinary one outdoes between the ME Layer and `anchor`.
-
-        The others grew out of the crowd later (quotes in Gemma 3, at layers 4 to 6).
-        """
-        path = self._maxima[layer + 1 : anchor + 2]
-        others = ~tokens & ~self._births.born.any(0)
-        if not others.any():
-            return tokens
-        crowd = MIN_SEPARATION * path[:, others].amax(1, keepdim=True)
-        first = tokens & (path >= crowd).all(0)
-        return first if first.any() else tokens
-
-    def _gap(self, layer: int, candidates: Tensor) -> tuple[Tensor, float]:
-        """The candidates above the widest gap at the output of `layer`, and how wide it is.
-
-        At least those that pass the criterion there are kept above, if the gap is comfortable.
-        """
-        score, median = self._maxima[layer + 1], self.traces[layer + 1].median
-        level = self.criterion.level(median)
-        strongest = score[candidates].max()
-        ordered = score.sort(descending=True).values
-        ratios = ordered / torch.cat([ordered[1:], ordered.new_zeros(1)]).clamp(min=1e-12)
-        if ordered[-1] < level:  # not all are massive: some must be ordinary
-            ratios[-1] = 0
-        ratios[ordered < RELATIVE_SHARE * min(level, float(strongest))] = 0
-        ratios[ordered > strongest] = 0
-        passing = max(1, int((ordered >= level).sum())) - 1
-        cut = passing + int(ratios[passing:].argmax())
-        if ratios[cut] < COMFORTABLE:
-            cut = int(ratios.argmax())
-        return candidates & (score >= ordered[cut]), float(ratios[cut])
 
     def _dims(self, layer: int, tokens: Tensor) -> list[int]:
         """Dims in which these tokens lead at the output of `layer`, strongest first."""
@@ -362,8 +309,12 @@ class _Analysis:
         born = jumps(self._maxima[:-1], self._maxima[1:], medians, self.criterion).any(1)
         if born.any():
             layer = int(born.nonzero()[0])
-            if (share := self._written_by_ffn(layer)) < 0.5:
+            by_ffn = self.traces[layer + 1].newborn_by_ffn
+            if by_ffn is not None and by_ffn < 0.5:
+                share = self._written_by_ffn(layer)
                 return f"Layer {layer} has massive activations, but its FFN wrote only {share:.0%}."
+            if layer == len(born) - 1:
+                return f"Layer {layer}, the last, has massive activations, which act on nothing."
             return f"Layer {layer} has massive activations that do not persist."
         if self.criterion.is_massive(self._maxima[0], self._medians[0]).any():
             return "The embedding output is massive already; no decoder layer creates it."
@@ -385,7 +336,7 @@ class _Analysis:
         """What the criterion that was not used would have said."""
         other = Criterion(name="relative" if self.criterion.name == "sun2024" else "sun2024")
         found = find_births(self._maxima, self._medians, other).me_layer
-        said = "none" if found is None else f"massive activations first at layer {found}"
+        said = "no ME Layer" if found is None else f"ME Layer {found}"
         return f"{other.name} ({other.describe()}): {said}"
 
 

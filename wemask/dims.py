@@ -39,6 +39,10 @@ def choose_dims(
         norms = {i: decoder.blocks[i].attention_norm for i in handle.layers}
         scales = {i: effective_scale(norm, f"Layer {i}") for i, norm in norms.items()}
         return {i: operator.top_dims(scale, k).tolist() for i, scale in scales.items()}
+    if config.dims == "massive":
+        assert handle.report is not None
+        gates = {i: handle.report.gates.get(i) for i in handle.layers}
+        return {i: (gate.dims if gate else None) or handle.report.dims for i, gate in gates.items()}
     return dict.fromkeys(handle.layers, _common_dims(handle, decoder, k))
 
 
@@ -48,8 +52,6 @@ def _common_dims(handle: "SoftenHandle", decoder: Decoder, k: int) -> list[int]:
     if config.dims == "random":
         return random_dims(decoder.hidden_size, k, config.seed)
     assert report is not None and report.layer is not None
-    if config.dims == "massive":
-        return report.dims
     norm = decoder.blocks[report.layer].ffn_norm
     scale = effective_scale(norm, f"The ME Layer {report.layer}")
     return operator.top_dims(-scale if config.dims == "lowest" else scale, k).tolist()

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from wemask.me_layer import MIN_SEPARATION, Gate
+from wemask.emergence import Births
+from wemask.me_layer import MIN_SEPARATION, Criterion, Gate
 
 COMFORTABLE = 2.0  # a ratio from here on needs no second thought
 RELATIVE_SHARE = 0.1  # weaker massive tokens are looked for down to this share
@@ -57,6 +58,59 @@ class Split:
     """How many tokens are massive."""
 
 
+def primary_tokens(maxima: Tensor, medians: Tensor, births: Births, criterion: Criterion) -> Tensor:
+    """The tokens, bool [N], that the ME Layer makes massive.
+
+    Those that jump there, lie above the widest gap that any later layer has, and are outdone by no
+    ordinary token from the start: at the ME Layer itself ordinary ones may pass the criterion, to
+    be left behind (commas in Gemma 3); others grow out of the crowd later (quotes, there). Weaker
+    relatives that do not pass the criterion count, too.
+
+    Args:
+        maxima: largest |h| of each token, [L + 1, N]; row 0 is the embedding output.
+        medians: of |h|, [L + 1].
+        births: what `find_births` says of them; there is an ME Layer.
+        criterion: what massive means.
+    """
+    layer = births.me_layer
+    assert layer is not None
+    grown = maxima[layer + 1] >= max(1.0, criterion.min_jump) * maxima[layer]
+    born = births.born[layer]
+    elsewhere = (births.born.sum(0) - born.long()) > 0
+    candidates = born | (grown & ~elsewhere)
+    best, widest, anchor = born, 0.0, layer
+    for later in range(layer, max(layer + 1, len(maxima) - 2)):  # the last output enters no layer
+        level = criterion.level(float(medians[later + 1]))
+        above, ratio = _above_widest_gap(maxima[later + 1], candidates, level)
+        if ratio > widest:
+            best, widest, anchor = above, ratio, later
+    ordinary = ~best & ~elsewhere
+    if not ordinary.any():
+        return best
+    path = maxima[layer + 1 : anchor + 2]
+    crowd = path[:, ordinary].amax(1, keepdim=True)
+    leads = best & (path >= MIN_SEPARATION * crowd).all(0)
+    return leads if leads.any() else best
+
+
+def _above_widest_gap(score: Tensor, candidates: Tensor, level: float) -> tuple[Tensor, float]:
+    """The candidates above the widest gap among all tokens, and how wide it is.
+
+    At least those that pass the criterion are kept above, if the gap below them is comfortable.
+    """
+    strongest = float(score[candidates].max())
+    ordered = score.sort(descending=True).values
+    nothing = ordered[-1:] / (COMFORTABLE if ordered[-1] >= level else 0)  # below all of them
+    ratios = ordered / torch.cat([ordered[1:], nothing]).clamp(min=1e-12)
+    out_of_reach = (ordered > strongest) | (ordered < RELATIVE_SHARE * min(level, strongest))
+    ratios[out_of_reach] = 0
+    passing = max(1, int((ordered >= level).sum())) - 1
+    cut = passing + int(ratios[passing:].argmax())
+    if ratios[cut] < COMFORTABLE:
+        cut = int(ratios.argmax())
+    return candidates & (score >= ordered[cut]), float(ratios[cut])
+
+
 def leading(columns: Tensor, massive: Tensor, level: float) -> list[int]:
     """Columns [N, K] in which a massive token (bool [N]) passes the criterion, strongest first.
 
@@ -82,6 +136,7 @@ def make_gate(states: States, dims: list[int]) -> Gate:
         massive=widest.above,
         ordinary=len(states.primary) - widest.above,
         note=doubt,
+        primary_note=doubt_first,
     )
 
 
@@ -143,6 +198,10 @@ def doubts(states: States, split: Callable[[States], Split]) -> str:
         missed = int((units[held.primary] <= 1).sum())
         if missed:
             return f"thresholds of half of the texts miss {missed} massive tokens of the others"
+        taken = int((units[~held.primary] > 1).sum())
+        everything = 0 < taken == int((~held.primary).sum())
+        if everything or (taken and split is primary_split):
+            return f"thresholds of half of the texts take {taken} other tokens of the others"
         gap = gap_around(units)
         if gap < MIN_SEPARATION:
             return f"thresholds of half of the texts leave a gap of {gap:.2f} in the others"

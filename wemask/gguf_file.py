@@ -123,7 +123,7 @@ class _Reader:
 def _check_readable(name: str, metadata: dict[str, Any]) -> None:
     """Refuse parts, adapters and unknown architectures."""
     parts = metadata.get("split.count", 1)
-    if parts > 1:
+    if parts not in (0, 1):
         raise ModelError(
             f"{name} is one of {parts} parts of a split model, which transformers does not read. "
             "Join them first: llama-gguf-split --merge FIRST_PART WHOLE.gguf"

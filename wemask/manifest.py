@@ -5,7 +5,7 @@ of code and of what it imports (see `exporting.py`), so it imports no more than 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -252,7 +252,6 @@ def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
     if saved.parts and not hasattr(base, "wemask_parts"):
         base.wemask_parts = dict(saved.parts)
     try:
-        _check_fits(model, saved)
         handle = soften(
             model,
             saved.report,
@@ -274,13 +273,3 @@ def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
     for softening in handle.softenings():
         softening.requires_grad_(False)  # what was learned is no longer trained
     return handle
-
-
-def _check_fits(model: nn.Module, saved: Manifest) -> None:
-    size = unwrap(model).get_input_embeddings().weight.shape[0]  # pyright: ignore
-    probe: Sequence[int] = () if saved.report is None else saved.report.probe_ids
-    if any(i >= size for i in probe):
-        raise ModelError(
-            f"Its probe prompt has the token {max(probe)}, the model has tokens 0 to {size - 1}. "
-            "The report is of another model: run wemask.detect on this one and save again."
-        )

@@ -119,21 +119,23 @@ class Gate:
     """and below them."""
     note: str = ""
     """Why there are no thresholds, where there are none."""
+    primary_note: str = ""
+    """The same for `primary`."""
 
     def of(self, tokens: str) -> dict[int, float]:
         """The thresholds of a choice of `WeMaskConfig.tokens`."""
         return self.primary if tokens == "primary" else self.thresholds
 
+    def ratio_of(self, tokens: str) -> float:
+        """Their separation; inf where nothing ordinary was seen."""
+        ratio = self.primary_separation if tokens == "primary" else self.separation
+        return math.inf if ratio is None else ratio
+
     def why_not(self, tokens: str) -> str:
         """Why it has no thresholds for a choice of `WeMaskConfig.tokens`; "" where it has."""
         if self.of(tokens):
             return ""
-        if self.note or tokens != "primary":
-            return self.note or "no thresholds"
-        return (
-            "the weakest primary token is too near to weaker massive ones "
-            f"({self.primary_separation or 0:.2f}; {MIN_SEPARATION:g} is needed)"
-        )
+        return (self.primary_note if tokens == "primary" else self.note) or "no thresholds"
 
     def units(self, residual: Tensor, tokens: str = "massive") -> Tensor:
         """The largest |h| in units of the thresholds, [...]: above 1 is massive.
@@ -168,6 +170,8 @@ class Emergence:
 
     def describe(self) -> str:
         """One line."""
+        if not self.tokens:  # of version 0.1, which kept the layer only
+            return f"layer {self.layer}"
         shown = ", ".join(repr(token.string) for token in self.tokens[:4])
         more = " ..." if len(self.tokens) > 4 else ""
         life = "to the end" if self.erased_at is None else f"until layer {self.erased_at}"
@@ -245,20 +249,21 @@ class MELayerReport:
         ratios = [r for layer in layers if (r := self.gates[layer].separation) is not None]
         by = f", most clearly in layer {clearest[0]}"
         if ratios:
+            ends = dict.fromkeys(f"{ratio:.3g}" for ratio in (min(ratios), max(ratios)))
             by = (
-                f", where the smallest massive value is {min(ratios):.3g} to {max(ratios):.3g} "
-                "times the largest ordinary one"
+                f", where the smallest massive value is {' to '.join(ends)} times the largest "
+                "ordinary one"
             )
         alone = {layer: gate.note for layer, gate in self.gates.items() if not gate.thresholds}
         left = f"; not in {layers_by_reason(alone)}" if alone else ""
         return f"in layers {_ranges(layers)}{by}{left}"
 
-    def clearest_gate(self) -> tuple[int, Gate] | None:
-        """The layer where massive tokens are told best, and its gate; None where they never are."""
-        told = {layer: gate for layer, gate in self.gates.items() if gate.thresholds}
+    def clearest_gate(self, tokens: str = "massive") -> tuple[int, Gate] | None:
+        """The layer where `tokens` are told best, and its gate; None where they never are."""
+        told = {layer: gate for layer, gate in self.gates.items() if gate.of(tokens)}
         if not told:
             return None
-        layer = max(told, key=lambda layer: told[layer].separation or math.inf)
+        layer = max(told, key=lambda layer: told[layer].ratio_of(tokens))
         return layer, told[layer]
 
     def why_not_told(self) -> str:
@@ -315,13 +320,20 @@ class MELayerReport:
     def _check_gates(self) -> None:
         for layer, gate in self.gates.items():
             where = f"gates of layer {layer}"
-            if not 0 <= layer < self.num_layers:
-                raise ValueError(f"{where}: the model has layers 0 to {self.num_layers - 1}")
-            for dim, tau in [*gate.thresholds.items(), *gate.primary.items()]:
+            if not (self.layer or 0) < layer < self.num_layers:
+                first = (self.layer or 0) + 1
+                raise ValueError(f"{where}: there may be gates of {first} to {self.num_layers - 1}")
+            for dim in [*gate.dims, *gate.thresholds, *gate.primary]:
                 if not 0 <= dim < self.hidden_size:
                     raise ValueError(f"{where}: dim {dim} of a width of {self.hidden_size}")
+            for tau in [*gate.thresholds.values(), *gate.primary.values()]:
                 if not (math.isfinite(tau) and tau > 0):
                     raise ValueError(f"{where}: a threshold must be a number > 0, got {tau!r}")
+            for ratio in (gate.separation, gate.primary_separation):
+                if ratio is not None and not (math.isfinite(ratio) and ratio >= 0):
+                    raise ValueError(
+                        f"{where}: a separation must be a number or null, got {ratio!r}"
+                    )
 
     def save(self, path: str | Path) -> None:
         """Write `me_layer.json`."""

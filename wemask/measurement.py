@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -100,12 +101,16 @@ def probe_batches(
 
 
 def massive_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: Tensor) -> Tensor:
-    """bool [B, T] on the CPU: real tokens that are massive where that is told most clearly."""
-    clearest = report.clearest_gate()
+    """The real tokens that the ME Layer makes massive, bool [B, T] on the CPU.
+
+    Told where that is clearest; where primary tokens are told from weaker ones nowhere, all.
+    """
+    tokens = "primary" if report.clearest_gate("primary") else "massive"
+    clearest = report.clearest_gate(tokens)
     if clearest is None:
         return torch.zeros(ids.shape, dtype=torch.bool)
     layer, gate = clearest
-    (units,) = entering(model, {layer: gate.units}, ids, mask).values()
+    (units,) = entering(model, {layer: partial(gate.units, tokens=tokens)}, ids, mask).values()
     return (units > 1) & mask.bool().cpu()
 
 

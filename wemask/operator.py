@@ -58,9 +58,10 @@ class WeMaskConfig:
     `seed` (the first is at place 0). A document that is shorter, or has a massive token there, is
     left alone."""
     dims: str = "me_norm"
-    """me_norm | batch_activation | attn_norm | activation | massive. `massive` is all the detected
-    massive dims, whatever the rate. Controls: random | lowest (of me_norm) | uniform (all D dims by
-    one factor, so that a token keeps the norm that me_norm's dims at this strength would leave)."""
+    """me_norm | batch_activation | attn_norm | activation | massive. `massive` is all dims that
+    lead in the layer (its gate's), whatever the rate. Controls: random | lowest (of me_norm) |
+    uniform (all D dims by one factor, so that a token keeps the norm that me_norm's dims at this
+    strength would leave)."""
     site: str = "attention_input"
     """attention_input (after the norm) | residual_copy (before it; the residual stays whole) |
     residual_stream: a control, the residual that enters the layer is itself changed, for attention,

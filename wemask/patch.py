@@ -27,6 +27,7 @@ from wemask.dims import choose_dims, choose_fill, observe, probe_ids
 from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.flow import evaluating
 from wemask.handle import SoftenHandle
+from wemask.me_layer import layers_by_reason
 from wemask.operator import WeMaskConfig
 from wemask.softened import Softening
 
@@ -66,8 +67,10 @@ def soften(
         The handle: `with soften(...) as handle:` or `handle.remove()`.
 
     Raises:
-        PatchError: the model is softened already, or the softening would touch no token.
-        DetectionError: the choices need an ME Layer and none was found, or tokens do not separate.
+        PatchError: the model is softened already, or the softening would touch no token, or no
+            layer's gate tells massive tokens.
+        DetectionError: the choices need an ME Layer and none was found, or the report is of another
+            model.
         ModelError: a part of the architecture was not found, or a layer does not exist.
     """
     if isinstance(report, WeMaskConfig):
@@ -76,7 +79,8 @@ def soften(
     base = unwrap(model)
     _check_patchable(base)
     decoder = find_decoder(base)
-    report = _check_report(report, config, decoder)
+    vocabulary = base.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    report = _check_report(report, config, decoder, vocabulary)
     _check_places(base, report, config)
     chosen = resolve_layers(config, report, len(decoder.blocks))
     layers, left_alone = _tellable(config, report, chosen)
@@ -164,7 +168,7 @@ _NO_REPORT = "Call report = wemask.detect(model, tokenizer) first."
 
 
 def _check_report(
-    report: "MELayerReport | None", config: WeMaskConfig, decoder: Decoder
+    report: "MELayerReport | None", config: WeMaskConfig, decoder: Decoder, vocabulary: int
 ) -> "MELayerReport | None":
     if report is None or not report.found:
         if config.needs_report:
@@ -181,6 +185,11 @@ def _check_report(
             f"{report.hidden_size}, this one has {len(decoder.blocks)} of {decoder.hidden_size}. "
             "Run wemask.detect on this model."
         )
+    if report.probe_ids and max(report.probe_ids) >= vocabulary:
+        raise DetectionError(
+            f"Its probe prompt has the token {max(report.probe_ids)}, the model has tokens 0 to "
+            f"{vocabulary - 1}: the report is of another model. Run wemask.detect on this one."
+        )
     return report
 
 
@@ -189,26 +198,29 @@ def _tellable(
 ) -> tuple[tuple[int, ...], dict[int, str]]:
     """The layers whose gate tells massive tokens, and why the others are left alone.
 
-    tokens=wrong, a control, leaves the same ones alone, for it has to have the same budget.
+    tokens=wrong, a control, leaves the same ones alone, for it has to have the same budget; but
+    where there are no gates (before the ME Layer), it has no massive token to avoid.
 
     Raises:
-        DetectionError: no layer is left.
+        PatchError: no layer is left.
     """
-    if report is None or not (config.by_content or (config.tokens == "wrong" and report.gates)):
+    wrong = config.tokens == "wrong"
+    if report is None or not (config.by_content or wrong):
         return layers, {}
-    gates = {layer: report.gates.get(layer) for layer in layers}
-    why = {
-        layer: "the report has no gate for it" if gate is None else gate.why_not(config.tokens)
-        for layer, gate in gates.items()
-    }
-    alone = {layer: reason for layer, reason in why.items() if reason}
+    alone = {}
+    for layer in layers:
+        gate = report.gates.get(layer)
+        if gate is not None and (reason := gate.why_not(config.tokens)):
+            alone[layer] = reason
+        elif gate is None and not wrong:
+            alone[layer] = "the report has no gate for it"
     left = tuple(layer for layer in layers if layer not in alone)
-    if left:
-        return left, alone
-    reasons = "; ".join(f"layer {layer}: {reason}" for layer, reason in [*alone.items()][:3])
-    raise DetectionError(
-        f"Massive tokens cannot be told by content in any of the layers {list(layers)}: {reasons}. "
-        "Type tokens=first, or give texts like those of the run: detection.texts=FILE."
+    if left or wrong:
+        return (left, alone) if left else (layers, {})
+    raise PatchError(
+        f"Massive tokens cannot be told by content in any of the layers {list(layers)}: "
+        f"{layers_by_reason(alone)}. Type tokens=first, or let detection read texts like those of "
+        "the run: detection.texts=FILE (of the wemask command: --calibration FILE)."
     )
 
 

@@ -1,5 +1,6 @@
-"""The texts on which a model is analysed: a file of the user's, or embedded word problems."""
+"""The texts that a model is analysed or detected on: a file of the user's, or embedded ones."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,42 @@ from torch import Tensor
 
 from wemask.calibration import padded
 from wemask.embedded.problems import generate
-from wemask.errors import DataError
+from wemask.errors import ConfigError, DataError
 from wemask.records import Fields, has_data_extension, read_records
 
 MAX_LISTED = 8
+MOST = 256  # texts of detection.texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """What is read while massive tokens are looked for."""
+
+    texts: str | None = None
+    """A .txt or data file; None: the built-in texts."""
+    chats: bool = True
+    """Read each text through the chat template, too, where there is one."""
+    examples: int = 8
+    """Training examples that are read with them, as they are trained; none where nothing is."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.texts is not None and (not isinstance(self.texts, str) or not self.texts.strip()):
+            problems.append(f"detection.texts must be a file or null, got {self.texts!r}.")
+        if type(self.chats) is not bool:
+            problems.append(f"detection.chats must be true or false, got {self.chats!r}.")
+        if type(self.examples) is not int or self.examples < 0:
+            problems.append(f"detection.examples must be a number >= 0, got {self.examples!r}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def read_texts(self) -> list[str] | None:
+        """The texts of the file; None: there is none.
+
+        Raises:
+            DataError: it cannot be read, or holds no text.
+        """
+        return None if self.texts is None else load_texts(Path(self.texts), MOST)
 
 
 def load_texts(source: Path | None, count: int, column: str | None = None) -> list[str]:

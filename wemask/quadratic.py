@@ -119,12 +119,12 @@ def quadratic_form(
     Args:
         model: the transformers causal language model of the report, in any dtype, also under
             `device_map`.
-        report: with an ME Layer and thresholds.
+        report: with an ME Layer and a gate.
         input_ids: [B, T], with a massive token.
         attention_mask: [B, T], 1 for real tokens; default all.
 
     Raises:
-        DetectionError: no ME Layer, no thresholds, no massive token in the texts, or a report of
+        DetectionError: no ME Layer, no gate, no massive token in the texts, or a report of
             another model.
         ModelError: an FFN without a gate, a mixture without shared experts, or weights that are
             not there, packed, or under an adapter.

@@ -19,7 +19,7 @@ from wemask.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.compare import document, samples_of
 from wemask.config import RunConfig, digest
 from wemask.entries import Entry, check_comparable, group, read_runs
-from wemask.errors import ConfigError, DetectionError, PatchError, RunFolderError, nearest
+from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
 from wemask.evaluation import TaskConfig, check_tasks, evaluate_arm
 from wemask.handle import SoftenHandle
 from wemask.layer_sums import LayerMetrics
@@ -296,7 +296,7 @@ def _look_at_base(study: Study, console: Console) -> Base:
         try:
             with soften(model, report, run.operator) as handle:
                 budgets[run.name] = _budget(handle)
-        except (PatchError, DetectionError) as error:
+        except PatchError as error:
             if not run.arm.control_of:
                 raise
             impossible[run.name] = str(error)

@@ -46,7 +46,12 @@ class Check:
 
 @torch.no_grad()
 def validate(
-    model: nn.Module, tokenizer: Any, report: MELayerReport | None, config: WeMaskConfig
+    model: nn.Module,
+    tokenizer: Any,
+    report: MELayerReport | None,
+    config: WeMaskConfig,
+    *,
+    chats: bool = True,
 ) -> Iterator[Check]:
     """Yield the checks of contract lines 7, 1, 2, 3 and 6, as they are done.
 
@@ -54,11 +59,15 @@ def validate(
     position, are expected to fail lines 2 and 3: that is what the warnings about them say.
     """
     with evaluating(unwrap(model)):
-        yield from _checks(model, tokenizer, report, config)
+        yield from _checks(model, tokenizer, report, config, chats)
 
 
 def _checks(
-    model: nn.Module, tokenizer: Any, report: MELayerReport | None, config: WeMaskConfig
+    model: nn.Module,
+    tokenizer: Any,
+    report: MELayerReport | None,
+    config: WeMaskConfig,
+    chats: bool,
 ) -> Iterator[Check]:
     base = unwrap(model)
     ids = _sequence(base, report)
@@ -80,7 +89,7 @@ def _checks(
         yield _exact(1, "state_dict keys do not change", list(base.state_dict()) == keys)
         if config.by_content and tokenizer is not None:
             with handle.at_strength(0.0):
-                yield gates_hold(base, tokenizer, handle)
+                yield gates_hold(base, tokenizer, handle, chats=chats)
         for number, name, run in _invariances(ids):
             yield _compared(number, name, run, base, handle, effect)
         yield _saved(model, tokenizer, ids, softened)
@@ -90,7 +99,9 @@ def _checks(
     yield _exact(1, "removed is the unpatched model, bit for bit", _equal(base, ids, reference))
 
 
-def gates_hold(model: nn.Module, tokenizer: Any, handle: SoftenHandle) -> Check:
+def gates_hold(
+    model: nn.Module, tokenizer: Any, handle: SoftenHandle, *, chats: bool = True
+) -> Check:
     """On texts that calibration never saw, every layer's gate tells massive tokens from the rest.
 
     The smallest value that it picks is at least `MIN_SEPARATION` times the largest that it leaves,
@@ -100,12 +111,13 @@ def gates_hold(model: nn.Module, tokenizer: Any, handle: SoftenHandle) -> Check:
         model: softened, with strength 0.
         tokenizer: its own.
         handle: of its softening, by content.
+        chats: read the texts through the chat template, too.
     """
     report, tokens = handle.report, handle.config.tokens
     assert report is not None and report.layer is not None
     level = report.criterion.level(report.layers[report.layer + 1].median)
     texts = [*HELD_OUT_TEXTS, *load_texts(None, HELD_OUT_PROBLEMS)]
-    ids, mask = calibration_inputs(tokenizer, texts=texts)
+    ids, mask = calibration_inputs(tokenizer, texts=texts, chats=chats)
     ask = {layer: partial(report.gates[layer].units, tokens=tokens) for layer in handle.layers}
     units = entering(model, ask, ids, mask)
     at_birth = entering(model, {report.layer + 1: lambda h: h.float().abs().amax(-1)}, ids, mask)
