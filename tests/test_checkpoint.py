@@ -240,7 +240,7 @@ def test_a_learned_strength_comes_back_with_an_adapter(tmp_path):
 def test_what_the_file_says(tmp_path):
     case, _ = softened(tmp_path)
     values = read_config(tmp_path / "model")
-    assert values["schema_version"] == 1
+    assert values["schema_version"] == 2
     assert values["operator"] == settings().to_dict()
     assert values["layers"] == [2, 3, 4]
     assert values["report"]["layer"] == case.report.layer

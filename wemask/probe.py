@@ -103,7 +103,7 @@ def fixed_probe(
 
 def probe_texts(tokenizer: Any, report: MELayerReport) -> tuple[Tensor, Tensor]:
     """Token ids and mask [texts, T], T at most `LENGTH`: the probe prompt first, none twice."""
-    ids, mask = calibration_inputs(tokenizer, texts=TEXTS)
+    ids, mask = calibration_inputs(tokenizer, texts=TEXTS, chats=False)
     rows = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
     prompt = list(report.probe_ids)
     chosen = [prompt] * bool(prompt) + [row for row in rows if row != prompt]
