@@ -176,7 +176,7 @@ class Emergence:
         more = " ..." if len(self.tokens) > 4 else ""
         life = "to the end" if self.erased_at is None else f"until layer {self.erased_at}"
         cosine = "" if self.alignment is None else f", cosine {self.alignment:.2f}"
-        dims, size = ", ".join(map(str, self.dims)), size_words(self.magnitude)
+        dims, size = ", ".join(map(str, self.dims)), plain_size(self.magnitude)
         return (
             f"layer {self.layer}: {self.count} tokens ({shown}{more}), up to {size} in dims {dims}, "
             f"{life}{cosine}"
@@ -226,7 +226,7 @@ class MELayerReport:
         by_magnitude = sorted(self.tokens, key=lambda t: -t.magnitude)
         tokens = list(dict.fromkeys(f"{t.string!r}" for t in by_magnitude))  # each once, in order
         shown = ", ".join(tokens[:4]) + (" ..." if len(tokens) > 4 else "")
-        sizes = map(size_words, self.magnitudes)
+        sizes = map(plain_size, self.magnitudes)
         dims = ", ".join(f"{d} ({m})" for d, m in zip(self.dims, sizes, strict=True))
         others = [str(e.layer) for e in self.emergences if e.layer != self.layer]
         more = f" Others emerge at layers {', '.join(others)}." if others else ""
@@ -365,7 +365,7 @@ def _number(value: float | None) -> float:
     return math.inf if value is None else value
 
 
-def size_words(magnitude: float) -> str:
+def plain_size(magnitude: float) -> str:
     """Four digits, and no power of ten: 24700, 194.9, 0.6415."""
     return f"{magnitude:.4g}" if magnitude < 1000 else f"{magnitude:.0f}"
 

@@ -12,7 +12,7 @@ from wemask import chat
 from wemask.config import RunConfig
 from wemask.errors import ConfigError, WemaskError
 from wemask.launching import is_rank
-from wemask.me_layer import MELayerReport, layers_by_reason, size_words
+from wemask.me_layer import MELayerReport, layers_by_reason, plain_size
 from wemask.memory import (
     Memory,
     available,
@@ -207,7 +207,7 @@ def layer_table(report: MELayerReport) -> Table:
         born = "yellow" if row.layer in births else ""
         table.add_row(
             str(row.layer),
-            size_words(row.max),
+            plain_size(row.max),
             f"{row.median:.3g}",
             f"{row.ratio:.0f}",
             "" if row.jump is None else f"{row.jump:.1f}x",
