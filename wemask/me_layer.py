@@ -178,8 +178,8 @@ class Emergence:
         cosine = "" if self.alignment is None else f", cosine {self.alignment:.2f}"
         dims, size = ", ".join(map(str, self.dims)), plain_size(self.magnitude)
         return (
-            f"layer {self.layer}: {self.count} tokens ({shown}{more}), up to {size} in dims {dims}, "
-            f"{life}{cosine}"
+            f"layer {self.layer}: {self.count} tokens ({shown}{more}), up to {size} in dims "
+            f"{dims}, {life}{cosine}"
         )
 
 
