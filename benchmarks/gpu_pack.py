@@ -149,7 +149,7 @@ def unpack() -> None:
             "--no-index",
             "--no-compile",
             "--upgrade",
-            f"--target={PACK / 'site'}",
+            f"--target={SITE}",
             *found,
         )
         convert(PACK / "smollm2.gguf")

@@ -9,7 +9,7 @@ from torch import nn
 import wemask
 from wemask.planted import plant
 
-BOS, ME_LAYER, DIMS, MAGNITUDE = 1, 1, (3, 17), 2000.0
+BOS, ME_LAYER, DIMS, MAGNITUDE = 1, 1, (3, 17), 20_000.0
 
 _LLAMA: dict[str, Any] = {"model_type": "llama", "max_position_embeddings": 8192}
 _QWEN: dict[str, Any] = {"model_type": "qwen3", "max_position_embeddings": 8192, "head_dim": 128}

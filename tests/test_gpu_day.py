@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,44 @@ def test_a_part_that_did_not_arrive_is_named(
     missing = sorted({"1of3", "2of3", "3of3"} - set(arrived))
     with pytest.raises(SystemExit, match=f"lacks {', '.join(missing)}: carry"):
         scripts["gpu_pack"].unpack()
+
+
+def test_what_is_unpacked_can_be_imported(
+    scripts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_pack, pack, made = scripts["gpu_pack"], tmp_path / "gpu-day", tmp_path / "made"
+    monkeypatch.setattr(gpu_pack, "PACK", pack)
+    monkeypatch.setattr(gpu_pack, "SITE", pack / "site-packages")
+    monkeypatch.setattr(gpu_pack, "convert", lambda gguf: gguf.with_suffix("").mkdir())
+    (made / "wheels").mkdir(parents=True)
+    about = "Metadata-Version: 2.1\nName: carried\nVersion: 1\n"
+    with zipfile.ZipFile(made / "wheels" / "carried-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried.py", "VALUE = 3")
+        wheel.writestr("carried-1.dist-info/METADATA", about)
+        wheel.writestr("carried-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("carried-1.dist-info/RECORD", "")
+    (pack / "1of1").mkdir(parents=True)
+    with tarfile.open(pack / "1of1" / "part", "w:xz") as tar:
+        tar.add(made, arcname=".")
+    gpu_pack.unpack()
+    gpu_pack.unpack()  # what is unpacked already stays
+    code = "import carried; from wemask import errors; print(carried.VALUE)"
+    environment = {**os.environ, "PYTHONPATH": str(pack / "site-packages")}
+    command = [sys.executable, "-P", "-c", code]
+    assert subprocess.check_output(command, env=environment, text=True) == "3\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["llama-toy", "llama-30m", "llama3-1b", "llama3-8b"])
+def test_the_planted_layer_is_found_at_every_width(
+    scripts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    import torch
+
+    shapes = importlib.import_module("shapes")
+    narrow = shapes.SHAPES[shape] | {"vocab_size": 512}  # the width is what matters
+    monkeypatch.setitem(shapes.SHAPES, shape, narrow)
+    shapes.detect(shapes.build(shape, "cpu", torch.bfloat16, layers=3))  # it asserts
 
 
 def test_a_partial_result_has_its_tables(scripts: dict[str, Any]) -> None:
