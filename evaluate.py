@@ -4,9 +4,9 @@ import shlex
 import sys
 from typing import Any
 
-from wemask.composition import TYPED, command, exit_on_error, train_overrides
-from wemask.config import run_config
-from wemask.launching import launched, submit_planned
+from wemask.launch.ranks import launched, submit_planned
+from wemask.settings.composition import TYPED, command, exit_on_error, train_overrides
+from wemask.settings.config import run_config
 
 STUDIES: list[Any] = []  # those of this process: a sweep has several
 
@@ -19,7 +19,7 @@ def run(cfg: Any) -> None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from wemask.evaluation import tasks_from_config
+    from wemask.evaluate.evaluation import tasks_from_config
     from wemask.study import Study, evaluate
 
     hydra = HydraConfig.get()

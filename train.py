@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from wemask.composition import command, exit_on_error
-from wemask.config import run_config
-from wemask.launching import launched, submit_planned
+from wemask.launch.ranks import launched, submit_planned
+from wemask.settings.composition import command, exit_on_error
+from wemask.settings.config import run_config
 
 
 def run(cfg: Any) -> None:
@@ -12,7 +12,7 @@ def run(cfg: Any) -> None:
     if launched(cfg, "train.py"):
         return
     config = run_config(cfg)
-    from wemask.training import train
+    from wemask.train.training import train
 
     train(config)
 

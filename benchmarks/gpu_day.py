@@ -29,7 +29,7 @@ from typing import Any
 
 from gpu_jobs import Job, run
 
-from wemask.results import load_results, write_whole
+from wemask.compare.results import load_results, write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACK = REPOSITORY / "gpu-day"
@@ -61,7 +61,7 @@ TOY_ASKING = (
     "batch_size=2",
 )
 PROBE = (
-    "import json, torch; from wemask.runs import environment; "
+    "import json, torch; from wemask.settings.run_folder import environment; "
     "print(json.dumps({'cuda': torch.cuda.is_available(), **environment()}))"
 )
 
@@ -155,7 +155,7 @@ def sft_jobs(day: Day) -> list[Job]:
 
 def sft_figures(day: Day) -> dict[str, Any]:
     """Job -> how far the training is, with the loss and the speed of its last log line."""
-    from wemask.progress import Progress
+    from wemask.train.progress import Progress
 
     folders = {
         f"{method}-s{seed}": next(day.runs.glob(f"*__{method}__s{seed}__*"), None)

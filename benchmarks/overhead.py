@@ -30,8 +30,8 @@ from scipy.stats import quantile_test
 from torch import Tensor, nn
 
 import wemask
-from wemask.results import write_whole
-from wemask.softened import restore_classes, swap_classes
+from wemask.compare.results import write_whole
+from wemask.operator.layers import restore_classes, swap_classes
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = ("A", "A/A", "S")
@@ -215,7 +215,7 @@ def time_trl_steps(
 
 def _tokenizer() -> Any:
     """TRL wants one; the rows are token ids already."""
-    from wemask.loading import load_tokenizer
+    from wemask.checkpoint.pretrained import load_tokenizer
 
     return load_tokenizer("tiny")
 

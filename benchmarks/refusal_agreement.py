@@ -30,7 +30,7 @@ from rich.table import Table
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
-from wemask.refusals import is_refusal
+from wemask.evaluate.scoring.refusals import is_refusal
 
 COLUMNS = ("prompt", "completion", "final_label")
 LABELS = {"1_full_compliance": False, "2_full_refusal": True, "3_partial_refusal": True}

@@ -38,12 +38,12 @@ import shapes
 import torch
 from rich.progress import track
 
-from wemask import memory
-from wemask.composition import compose
-from wemask.config import run_config
+from wemask.checkpoint.pretrained import load_tokenizer
 from wemask.errors import nearest
-from wemask.loading import load_tokenizer
-from wemask.summary import lora_size
+from wemask.settings.composition import compose
+from wemask.settings.config import run_config
+from wemask.train import memory
+from wemask.train.summary import lora_size
 
 PRESETS = ("none", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
 METHODS = ("sft", "wemask")
@@ -153,7 +153,7 @@ def engines(bench: Bench) -> list[dict[str, Any]]:
 
 
 def estimated(bench: Bench, words: Sequence[str], ranks: int) -> float:
-    """Bytes of one rank by `wemask.memory`; on a CPU what is offloaded is in the same memory."""
+    """Bytes of one rank by `wemask.train.memory`; on a CPU what is offloaded is in the same memory."""
     config = run_config(compose("train", [*words, f"launcher.processes={ranks}"]))
     model = memory.on_meta(str(bench.model), dtype_of(bench.options.device))
     trained = None if config.peft is None else lora_size(config, model)

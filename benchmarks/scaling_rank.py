@@ -25,12 +25,12 @@ from transformers import TrainerCallback, trainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from wemask.chat import LossChoice
-from wemask.composition import compose
-from wemask.config import RunConfig, run_config
-from wemask.summary import peft_config
-from wemask.trainer import arguments_of
-from wemask.training import train
+from wemask.data.chat import LossChoice
+from wemask.settings.composition import compose
+from wemask.settings.config import RunConfig, run_config
+from wemask.train.summary import peft_config
+from wemask.train.trainer import arguments_of
+from wemask.train.training import train
 
 WARM_UP = 2  # steps that are not counted: they allocate, and DeepSpeed learns the order of modules
 

@@ -2,7 +2,7 @@
 
     python benchmarks/sizing.py        # the table of docs/scale.md
 
-Memory is `wemask.memory`'s. Time counts floating-point operations: per token and parameter 2
+Memory is `wemask.train.memory`'s. Time counts floating-point operations: per token and parameter 2
 forward, 2 when activations are computed again, 2 for the gradients of activations, and 2 for those
 of trained weights; attention by its own count. `UTILISED` of the GPU's peak is an assumption.
 """
@@ -12,10 +12,10 @@ from typing import Any
 import shapes
 import torch
 
-from wemask import memory
-from wemask.composition import compose
-from wemask.config import run_config
-from wemask.summary import lora_size
+from wemask.settings.composition import compose
+from wemask.settings.config import run_config
+from wemask.train import memory
+from wemask.train.summary import lora_size
 
 MODELS = {"1.2B": "llama3-1b", "8B": "llama3-8b", "70B": "llama3-70b"}
 GPUS = (1, 8, 16, 32, 64)

@@ -25,11 +25,11 @@ import shapes
 import torch
 
 import wemask
-from wemask.composition import compose
-from wemask.config import run_config
-from wemask.loading import load_tokenizer
-from wemask.probe import fixed_probe
-from wemask.watching import WatchCallback
+from wemask.checkpoint.pretrained import load_tokenizer
+from wemask.measure.probe import fixed_probe
+from wemask.settings.composition import compose
+from wemask.settings.config import run_config
+from wemask.train.watching import WatchCallback
 
 ARMS = ("A", "A/A", "W")
 

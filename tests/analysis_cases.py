@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 from report_cases import made_up_report
 
-from wemask.analysis_page import AnalysisFacts
-from wemask.analysis_verdict import findings
-from wemask.conditions import table
+from wemask.analyse.conditions import table
+from wemask.analyse.page import AnalysisFacts
+from wemask.analyse.verdict import findings
 
 # The model as it is: what every made-up condition changes by a factor.
 INTACT = {

@@ -22,7 +22,7 @@ from architecture_contract import (
 from families import FAMILIES, NO_PACKING, planted
 from torch import nn
 
-from wemask.architectures import Block, find_decoder
+from wemask.decoder.parts import Block, find_decoder
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "architectures.md"
 COLUMNS = (
@@ -62,7 +62,7 @@ TABLE
 `model.wemask_parts = {"attention": ["self_attn", "linear_attn"]}`. `tokens=first` is
 refused in `mpt`, whose masks mark what is hidden; `tokens=massive`, the default, works.
 
-Any other family is found by the same rule (`wemask/architectures.py`), or refused with the part
+Any other family is found by the same rule (`wemask/decoder/parts.py`), or refused with the part
 that was not found and the override to type. Refused: residuals of several streams (DeepSeek-V4),
 recurrent models without attention (Mamba), BERT-like decoders.
 """

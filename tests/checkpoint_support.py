@@ -10,8 +10,8 @@ from families import Case, logits, planted, sequence, settings
 from peft import LoraConfig, get_peft_model
 
 import wemask
-from wemask.checkpoint import CONFIG_NAME
-from wemask.loading import load_model
+from wemask.checkpoint.pretrained import load_model
+from wemask.checkpoint.save_load import CONFIG_NAME
 
 WEIGHTS = "model.wemask.safetensors"
 

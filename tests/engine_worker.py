@@ -30,9 +30,9 @@ if os.environ.get("WEMASK_TEST_FSDP_ON_CPU"):
     training_args.is_torch_bf16_gpu_available = lambda: True  # pyright: ignore
 
 import wemask  # noqa: E402
-from wemask.composition import compose, exit_on_error  # noqa: E402
-from wemask.config import run_config  # noqa: E402
-from wemask.training import train  # noqa: E402
+from wemask.settings.composition import compose, exit_on_error  # noqa: E402
+from wemask.settings.config import run_config  # noqa: E402
+from wemask.train.training import train  # noqa: E402
 
 assert Path(wemask.__file__).is_relative_to(REPOSITORY), wemask.__file__
 
@@ -41,7 +41,7 @@ def hang_at(step):
     """Rank 1 sleeps there, and the others wait for it."""
     from transformers import TrainerCallback
 
-    from wemask.callbacks import SofteningCallback
+    from wemask.train.callbacks import SofteningCallback
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == step and os.environ["RANK"] == "1":

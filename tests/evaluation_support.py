@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from wemask.embedded import problems
-from wemask.evaluation import TaskConfig, evaluate_arm
+from wemask.evaluate.evaluation import TaskConfig, evaluate_arm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

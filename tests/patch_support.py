@@ -8,7 +8,7 @@ from families import logits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from wemask.architectures import find_decoder
+from wemask.decoder.parts import find_decoder
 
 PAD = 0
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from wemask.me_layer import (
+from wemask.detection.me_layer import (
     Criterion,
     Emergence,
     Gate,

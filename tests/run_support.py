@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from wemask import trainer
-from wemask.callbacks import SofteningCallback
-from wemask.composition import compose
-from wemask.config import RunConfig, run_config
-from wemask.runs import last_checkpoint
-from wemask.training import train
+from wemask.settings.composition import compose
+from wemask.settings.config import RunConfig, run_config
+from wemask.settings.run_folder import last_checkpoint
+from wemask.train import trainer
+from wemask.train.callbacks import SofteningCallback
+from wemask.train.training import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FAST = ("debug=fast", "logger=none")

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from wemask import analysis
-from wemask.analysis import CHOICES, AnalysisConfig, analyse
-from wemask.conditions import COLUMNS, Subject
-from wemask.detection import detect
+from wemask.analyse import analysis
+from wemask.analyse.analysis import CHOICES, AnalysisConfig, analyse
+from wemask.analyse.conditions import COLUMNS, Subject
+from wemask.analyse.experiments import EXPERIMENTS
+from wemask.detection.detect import detect
+from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, RunFolderError
-from wemask.experiments import EXPERIMENTS
-from wemask.me_layer import MELayerReport
-from wemask.planted_folder import LAYERS, MAGNITUDE, ME_LAYER, build
+from wemask.planted.folder import LAYERS, MAGNITUDE, ME_LAYER, build
 
 SMALL: dict[str, Any] = {"count": 6, "length": 24, "batch_size": 4}
 

@@ -12,8 +12,8 @@ import pytest
 from browser_support import CONTRASTS, PHONE, SCREEN, SIDEWAYS, WCAG_AA, Opened, unfold
 from report_cases import ATTACK, made_up_report
 
-from wemask.analysis_figures import build_analysis_figures
-from wemask.analysis_page import AnalysisFacts, condition_summary, render_analysis
+from wemask.analyse.figures import build_analysis_figures
+from wemask.analyse.page import AnalysisFacts, condition_summary, render_analysis
 
 browser, visit = browser_support.browser, browser_support.visit  # fixtures
 

@@ -10,9 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report_cases import made_up_report
 
-from wemask import analysis_plots, experiment_plots, operator_plots
-from wemask.analysis_figures import build_analysis_figures
-from wemask.figure_style import WIDTH
+from wemask.analyse import cause_plots as experiment_plots
+from wemask.analyse import model_plots as analysis_plots
+from wemask.analyse import operator_plots
+from wemask.analyse.figures import build_analysis_figures
+from wemask.report.style import WIDTH
 
 PER_LAYER = ("diversity", "rigidity", "sinks", "writes")
 

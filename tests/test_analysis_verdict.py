@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from report_cases import made_up_report
 
-from wemask.analysis_verdict import findings
-from wemask.me_layer import MELayerReport
+from wemask.analyse.verdict import findings
+from wemask.detection.me_layer import MELayerReport
 
 
 def said(name: str, table: Any, **more: pd.DataFrame) -> list[str]:

@@ -8,10 +8,10 @@ from answer_cases import GSM8K_STYLE, HUGE, MATH_ANSWERS, RIGHT, WRONG
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wemask import equivalence
-from wemask.answers import Extraction, extract_answer, is_correct, judge
-from wemask.equivalence import equivalent, plain_number
 from wemask.errors import DataError
+from wemask.evaluate.scoring import equivalence
+from wemask.evaluate.scoring.answers import Extraction, extract_answer, is_correct, judge
+from wemask.evaluate.scoring.equivalence import equivalent, plain_number
 
 
 def cases(table: dict[str, list[tuple[str, str]]]) -> list[object]:

@@ -37,8 +37,8 @@ from transformers import __version__
 
 import wemask
 from wemask import WeMaskConfig
-from wemask.dims import observe
 from wemask.errors import ModelError, PatchError
+from wemask.operator.dims import observe
 
 
 def every_seed(quick: tuple[int, ...]) -> list[Any]:

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from wemask.architectures import (
+from wemask.decoder.parts import (
     Decoder,
     checking_flow,
     effective_scale,

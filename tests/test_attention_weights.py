@@ -7,9 +7,9 @@ import torch
 from families import FAMILIES, LAYERS, build, logits, shared, texts
 from torch import Tensor
 
-from wemask.architectures import find_decoder
-from wemask.attention_weights import AttentionBlock, Values, reading_attention
+from wemask.decoder.parts import find_decoder
 from wemask.errors import ModelError
+from wemask.measure.attention_weights import AttentionBlock, Values, reading_attention
 
 TOLERANCE = 2e-5  # float32, five layers deep
 LINEAR = {"qwen3_next": (0, 2, 4)}  # layers without attention weights
@@ -81,7 +81,7 @@ def test_a_sliding_window_and_its_mask():
 
 def test_without_a_mask_padding_and_window_are_ours():
     """Flash attention gives its kernel no mask: causality, window and pads are added here."""
-    from wemask.attention_weights import _Reader
+    from wemask.measure.attention_weights import _Reader
 
     ids, mask = padded()
     model: Any = build("mistral", sliding_window=4)

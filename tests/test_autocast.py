@@ -11,7 +11,7 @@ from test_training_contract import SITES, batch, expected, soften
 from torch import Tensor, nn
 
 import wemask
-from wemask.dims import observe
+from wemask.operator.dims import observe
 
 FAMILIES = ["llama", "phi", "gemma2", "olmo2"]
 

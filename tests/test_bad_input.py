@@ -15,11 +15,11 @@ import pytest
 import torch
 from run_support import FAST, call, quiet, settings, trained
 
-from wemask.composition import exit_on_error
 from wemask.embedded import TINY_PATH
 from wemask.errors import WemaskError
-from wemask.patch import WeMaskWarning
-from wemask.training import train
+from wemask.operator.patch import WeMaskWarning
+from wemask.settings.composition import exit_on_error
+from wemask.train.training import train
 
 Captured = pytest.CaptureFixture[str]
 

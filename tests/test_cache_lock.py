@@ -8,8 +8,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from wemask import cache_lock, data
-from wemask.data import DataConfig, load_examples
+from wemask.data import cache_lock
+from wemask.data import examples as data
+from wemask.data.examples import DataConfig, load_examples
 
 HOLD = """
 import sys

@@ -7,7 +7,7 @@ import torch
 from families import shared
 
 import wemask
-from wemask.calibration import (
+from wemask.detection.calibration import (
     CALIBRATION_TEXTS,
     HELD_OUT_TEXTS,
     LONGER_TEXTS,

@@ -9,11 +9,11 @@ import pytest
 from run_support import quick, settings
 from transformers import TrainerControl, TrainerState
 
-from wemask import trainer as trainer_module
-from wemask.callbacks import InterruptCallback, SofteningCallback
-from wemask.handle import SoftenHandle
-from wemask.patch import soften
-from wemask.training import prepare
+from wemask.operator.handle import SoftenHandle
+from wemask.operator.patch import soften
+from wemask.train import trainer as trainer_module
+from wemask.train.callbacks import InterruptCallback, SofteningCallback
+from wemask.train.training import prepare
 
 
 class Arguments:
@@ -118,8 +118,8 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
 
 
 def test_the_callbacks_are_those_of_a_training(tmp_path: Path, monkeypatch: Any) -> None:
-    from wemask.chat import choose_loss
-    from wemask.data import load_examples
+    from wemask.data.chat import choose_loss
+    from wemask.data.examples import load_examples
 
     config = quick(tmp_path)
     prepared = prepare(config)

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-from wemask import chat
-from wemask.data import CHAT_FEATURES, PAIR_FEATURES
+from wemask.data import chat
+from wemask.data.examples import CHAT_FEATURES, PAIR_FEATURES
 from wemask.embedded import TINY_PATH
 from wemask.errors import DataError, ModelError
 

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 import wemask
 from wemask import WeMaskConfig, WeMaskWarning
-from wemask.checkpoint import CONFIG_NAME, read_config
+from wemask.checkpoint.pretrained import load_model
+from wemask.checkpoint.save_load import CONFIG_NAME, read_config
 from wemask.errors import ModelError, PatchError
-from wemask.loading import load_model
 
 CHILD = """
 import sys, wemask, torch

@@ -8,9 +8,9 @@ import pytest
 
 from wemask import cli, cli_model
 from wemask.cli import main
+from wemask.detection.me_layer import MELayerReport
 from wemask.embedded import TINY_PATH
-from wemask.me_layer import MELayerReport
-from wemask.patch import WeMaskWarning
+from wemask.operator.patch import WeMaskWarning
 
 STORIES = Path(os.environ.get("WEMASK_STORIES", "/work/shared/models/stories260K"))
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wemask import statistics
-from wemask.compare import compare, compare_all, document, pairs, same_pairs
-from wemask.entries import Entry, check_comparable, group
+from wemask.compare import paired as statistics
+from wemask.compare.compare import compare, compare_all, document, pairs, same_pairs
+from wemask.compare.evaluated_runs import Entry, check_comparable, group
+from wemask.compare.results import validate_results
 from wemask.errors import DataError
-from wemask.evaluation import TaskResult
-from wemask.results import validate_results
+from wemask.evaluate.evaluation import TaskResult
 
 MODEL = {"name": "tiny", "path": "tiny", "parameters": 10, "dtype": "float32"}
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_support import REPOSITORY, quick, settings
 
-from wemask.composition import compose, conf_dir, normalise, train_overrides
-from wemask.config import METHODS, ModelConfig, digest
 from wemask.errors import ConfigError
-from wemask.evaluation import tasks_from_config
-from wemask.operator import StrengthSchedule, WeMaskConfig
+from wemask.evaluate.evaluation import tasks_from_config
+from wemask.operator.settings import StrengthSchedule, WeMaskConfig
+from wemask.settings.composition import compose, conf_dir, normalise, train_overrides
+from wemask.settings.config import METHODS, ModelConfig, digest
 
 CONF = REPOSITORY / "conf"
 
@@ -110,7 +110,7 @@ def test_every_study_is_a_sweep_over_known_arms(name: str) -> None:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    from wemask.arms import ARMS
+    from wemask.evaluate.arms import ARMS
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra_compose("evaluate", [f"experiment={name}"], return_hydra_config=True)
@@ -321,7 +321,7 @@ def test_remote_code_is_off_unless_the_config_turns_it_on() -> None:
 def test_load_options_are_the_arguments_of_load_model() -> None:
     import inspect
 
-    from wemask.loading import load_model
+    from wemask.checkpoint.pretrained import load_model
 
     model = ModelConfig(name="n", path="p")
     assert set(model.load_options()) <= set(inspect.signature(load_model).parameters)
@@ -333,7 +333,7 @@ def test_load_options_are_the_arguments_of_load_model() -> None:
 def test_two_processes_agree_on_the_run_folder(tmp_path: Path) -> None:
     words = (f"paths.output_dir={tmp_path}", "peft=lora", "operator.layers=[2,3]", "seed=4")
     code = (
-        "from wemask.composition import compose; from wemask.config import run_config; import sys;"
+        "from wemask.settings.composition import compose; from wemask.settings.config import run_config; import sys;"
         "print(run_config(compose('train', sys.argv[1:])).folder())"
     )
     other = subprocess.run(

@@ -31,13 +31,13 @@ from torch import Tensor, nn
 
 import wemask
 from wemask import WeMaskConfig
-from wemask.architectures import find_decoder
-from wemask.composition import compose, section
-from wemask.controls import damp_uniformly, fill_dims
-from wemask.dims import observe
+from wemask.decoder.parts import find_decoder
+from wemask.detection.tracing import trace_layers
 from wemask.errors import ConfigError, ModelError, PatchError
-from wemask.operator import soften_dims, tokens_at
-from wemask.tracing import trace_layers
+from wemask.operator.controls import damp_uniformly, fill_dims
+from wemask.operator.dims import observe
+from wemask.operator.settings import soften_dims, tokens_at
+from wemask.settings.composition import compose, section
 
 # --- equations ----------------------------------------------------------------------------------
 

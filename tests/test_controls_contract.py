@@ -14,10 +14,10 @@ from torch import Tensor
 
 import wemask
 from wemask import WeMaskConfig
-from wemask import validate as validate_module
-from wemask.dims import observe
+from wemask.checkpoint import contract as validate_module
+from wemask.checkpoint.contract import Check, validate
 from wemask.errors import PatchError
-from wemask.validate import Check, validate
+from wemask.operator.dims import observe
 
 PLACE = 5  # of the wrong token; the probe prompts have a massive one at places 0 to 4
 VISIBLE = 1e-3

@@ -21,9 +21,9 @@ from families import logits, planted, sequence, settings
 from safetensors.torch import load_file, save_file
 
 import wemask
-from wemask.checkpoint import CONFIG_NAME
+from wemask.checkpoint.pretrained import load_model
+from wemask.checkpoint.save_load import CONFIG_NAME
 from wemask.errors import ModelError, WemaskError
-from wemask.loading import load_model
 
 DIMS = {"2": [1], "3": [1], "4": [1]}
 GATE = {"dims": [3], "thresholds": {"3": 9.0}, "primary": {"3": 9.0}}
@@ -153,7 +153,7 @@ def test_an_adapter_on_a_later_revision_is_refused(tmp_path, monkeypatch):
         base.config._commit_hash = revision
         return base
 
-    monkeypatch.setattr("wemask.checkpoint.load_model", from_hub)
+    monkeypatch.setattr("wemask.checkpoint.save_load.load_model", from_hub)
     assert torch.equal(logits(wemask.load(tmp_path / "model")[0], sequence()), on)
     with pytest.raises(ModelError, match=r"on revision a{40} of it, found revision b{40}\."):
         wemask.load(tmp_path / "model", revision="b" * 40)

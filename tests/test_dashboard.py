@@ -4,7 +4,7 @@ import pytest
 from report_cases import made_up
 
 from wemask.cli import main
-from wemask.dashboard import SOFTENING, sections, workspace
+from wemask.report.dashboard import SOFTENING, sections, workspace
 
 
 def keys_of(tasks: list[str]) -> set[str]:
@@ -14,8 +14,8 @@ def keys_of(tasks: list[str]) -> set[str]:
 
 def test_every_panel_reads_a_key_that_is_logged() -> None:
     """The keys of a study are those of tracking; those of training are transformers' and ours."""
-    from wemask.results import validate_results
-    from wemask.tracking import _summary
+    from wemask.compare.results import validate_results
+    from wemask.report.tracking import _summary
 
     results = validate_results(made_up())
     logged = {name for arm in results["arms"] for name, _ in _summary(results, arm)}

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from wemask import data, records
-from wemask.data import DataConfig, load_examples
+from wemask.data import examples as data
+from wemask.data import records
+from wemask.data.examples import DataConfig, load_examples
 from wemask.embedded import problems
 from wemask.errors import ConfigError, DataError
 

@@ -30,11 +30,11 @@ from hypothesis import strategies as st
 
 import wemask
 from wemask import Criterion
-from wemask.architectures import find_decoder
-from wemask.calibration import CALIBRATION_TEXTS, LONGER_TEXTS, calibration_inputs
+from wemask.decoder.parts import find_decoder
+from wemask.detection.calibration import CALIBRATION_TEXTS, LONGER_TEXTS, calibration_inputs
+from wemask.detection.me_layer import Gate
 from wemask.errors import DetectionError, ModelError, PatchError
-from wemask.me_layer import Gate
-from wemask.planted import plant
+from wemask.planted.planted import plant
 
 
 def check_exact(report: Any, *, layer: int, dims: tuple[int, ...], tokens: set[int]) -> None:
@@ -182,7 +182,7 @@ def test_two_massive_tokens_and_a_later_delimiter():
     both = sequence(10, 4)
     both[0, 7] = 30
     with wemask.soften(model, report, settings()) as handle:
-        observed = wemask.dims.observe(handle, model, both)  # pyright: ignore
+        observed = wemask.operator.dims.observe(handle, model, both)  # pyright: ignore
     assert {o.tokens for o in observed.values()} == {2}
 
 

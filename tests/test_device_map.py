@@ -66,9 +66,9 @@ def test_it_is_saved_whole(spread, tmp_path):
 def test_metrics_and_experiments_are_the_same(case, spread):
     from families import MASSIVE, texts
 
-    from wemask.conditions import Subject
-    from wemask.experiments import Necessity, run_experiment
-    from wemask.measurement import Batch, measure
+    from wemask.analyse.conditions import Subject
+    from wemask.analyse.experiments import Necessity, run_experiment
+    from wemask.measure.measurement import Batch, measure
 
     ids = texts(rows=3)
     batches = [Batch(input_ids=ids, attention_mask=torch.ones_like(ids), massive=ids == MASSIVE)]

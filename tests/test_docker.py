@@ -119,7 +119,7 @@ def starts(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def test_a_change_in_the_code_repeats_the_wheel_and_its_installation_only(tmp_path):
-    assert starts(changed_with(tmp_path, "wemask/operator.py", "# another\n")) == CODE
+    assert starts(changed_with(tmp_path, "wemask/operator/settings.py", "# another\n")) == CODE
     assert starts(changed_with(tmp_path, "wemask/new_module.py", "")) == CODE
     wheel, install = (STAGE[s].steps for s in ("package", "runtime"))
     for step in (*wheel, *install):
@@ -130,9 +130,9 @@ def test_a_change_in_the_code_repeats_the_wheel_and_its_installation_only(tmp_pa
 
 def test_a_new_time_stamp_changes_nothing(tmp_path):
     copy = tmp_path / "operator.py"
-    shutil.copy(FILES["wemask/operator.py"], copy)
+    shutil.copy(FILES["wemask/operator/settings.py"], copy)
     os.utime(copy, (0, 0))
-    assert dockerfile.changed(STAGES, FILES, FILES | {"wemask/operator.py": copy}) == []
+    assert dockerfile.changed(STAGES, FILES, FILES | {"wemask/operator/settings.py": copy}) == []
 
 
 def test_the_environment_is_copied_before_the_code_and_depends_on_pins_alone(tmp_path):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from evaluation_support import run, synthetic_oracle
 
-from wemask.evaluation import TaskConfig, TaskResult
-from wemask.harness import WemaskLM
+from wemask.evaluate.evaluation import TaskConfig, TaskResult
+from wemask.evaluate.harness import WemaskLM
 
 TASK = TaskConfig(name="synthetic", limit=6, max_new_tokens=24, n_samples=3, temperature=1.0)
 

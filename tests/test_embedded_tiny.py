@@ -379,7 +379,7 @@ def test_no_pretraining_document_holds_a_test_question(tokenizer):
 
 def test_the_model_carries_the_criterion_that_its_config_file_names(model, tokenizer):
     import wemask
-    from wemask.composition import compose, section
+    from wemask.settings.composition import compose, section
 
     assert model.config.wemask_criterion == CRITERION
     assert section(compose("train", ["model=tiny"]), "model")["criterion"] == CRITERION

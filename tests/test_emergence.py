@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wemask import Criterion
-from wemask.emergence import erased_at, find_births, growth
+from wemask.detection.emergence import erased_at, find_births, growth
 
 PUBLISHED = json.loads((Path(__file__).parent / "max_activations.json").read_text())["checkpoints"]
 # DESIGN section 3: what the rule must say of the 27 checkpoints of arXiv 2605.15572.

@@ -11,13 +11,14 @@ from run_support import quick, settings
 from safetensors.torch import save_file
 from torch import nn
 
-from wemask import composition, engines, running
 from wemask.errors import ConfigError, RunFolderError
-from wemask.running import Engine, check_engine, check_resumable, read_engine
-from wemask.running import running as runs
-from wemask.runs import is_whole, last_checkpoint
-from wemask.trainer import arguments_of
-from wemask.whole import what_is_wrong
+from wemask.settings import composition, engines
+from wemask.settings.run_folder import is_whole, last_checkpoint
+from wemask.train import engine_check as running
+from wemask.train.engine_check import Engine, check_engine, check_resumable, read_engine
+from wemask.train.engine_check import running as runs
+from wemask.train.saved_state import what_is_wrong
+from wemask.train.trainer import arguments_of
 
 PRESETS = ("zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from run_support import FAST, REPOSITORY, call
 
-from wemask.results import load_results
+from wemask.compare.results import load_results
 
 
 @pytest.mark.slow

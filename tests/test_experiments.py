@@ -8,10 +8,8 @@ import torch
 from families import DIMS, LAYERS, MAGNITUDE, MASSIVE, ME_LAYER, build, detect, shared, texts
 
 import wemask
-from wemask.arms import CONTROLS
-from wemask.conditions import COLUMNS, METRICS, Condition, Subject, table
-from wemask.errors import ConfigError, DetectionError
-from wemask.experiments import (
+from wemask.analyse.conditions import COLUMNS, METRICS, Condition, Subject, table
+from wemask.analyse.experiments import (
     EXPERIMENTS,
     Dose,
     Location,
@@ -24,9 +22,11 @@ from wemask.experiments import (
     softened_dims,
     spread,
 )
-from wemask.measurement import Batch, measure
-from wemask.planted import plant
-from wemask.planted_sinks import plant_sinks
+from wemask.errors import ConfigError, DetectionError
+from wemask.evaluate.arms import CONTROLS
+from wemask.measure.measurement import Batch, measure
+from wemask.planted.planted import plant
+from wemask.planted.sinks import plant_sinks
 
 
 def batches(rows: int = 6) -> list[Batch]:
@@ -236,7 +236,7 @@ def test_unknown_controls_are_refused():
 
 
 def test_impossible_conditions_are_left_out(subject, monkeypatch):
-    from wemask import experiments
+    from wemask.analyse import experiments
     from wemask.errors import PatchError
 
     real = Subject.measure

@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import wemask
-from wemask.checkpoint import CONFIG_NAME
+from wemask.checkpoint.export import native_names, sources
+from wemask.checkpoint.pretrained import load_model
+from wemask.checkpoint.save_load import CONFIG_NAME
 from wemask.cli import main
 from wemask.errors import ModelError
-from wemask.exporting import native_names, sources
-from wemask.loading import load_model
 
 # Loads each folder in an interpreter that cannot import wemask. What it finds goes to a file.
 CHILD = """
@@ -254,7 +254,7 @@ def test_an_export_does_not_load_without_trust(tmp_path):
 
 
 def test_random_weights_are_no_softened_model(tmp_path):
-    from wemask.remote import SoftenedModel
+    from wemask.checkpoint.remote import SoftenedModel
 
     with pytest.raises(TypeError, match="load it with from_pretrained"):
         SoftenedModel(None)
@@ -366,7 +366,7 @@ def test_a_training_checkpoint_is_exported_without_its_optimizer(tmp_path):
     handle = wemask.soften(case.model, case.report, settings())
     folder = tmp_path / "checkpoint-7"
     case.model.save_pretrained(folder)  # as the trainer does: no variant
-    wemask.checkpoint.mark(folder, handle)  # pyright: ignore[reportAttributeAccessIssue]
+    wemask.checkpoint.save_load.mark(folder, handle)  # pyright: ignore[reportAttributeAccessIssue]
     (folder / "optimizer.pt").write_text("")
     (folder / "trainer_state.json").write_text("{}")
     wemask.export(folder, tmp_path / "out")

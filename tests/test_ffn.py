@@ -8,9 +8,9 @@ from families import FAMILIES, WIDTH, build, sequence
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from wemask.architectures import Block, ffn_writer, find_decoder, unwrap
+from wemask.decoder.ffn import FFNWeights, ffn_modules, ffn_reader, ffn_weights, shared_experts
+from wemask.decoder.parts import Block, ffn_writer, find_decoder, unwrap
 from wemask.errors import ModelError
-from wemask.ffn import FFNWeights, ffn_modules, ffn_reader, ffn_weights, shared_experts
 
 # families whose FFN in layer 1 is one module with a gate, and the attribute that ends its layer
 GATED = "llama mistral qwen2 qwen3 phi3 gemma2 gemma3_text olmo olmo2 olmo3 granite cohere2".split()

@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wemask import gated_form
-from wemask.gated_form import DENSE, GatedForm
+from wemask.analyse import gated_form
+from wemask.analyse.gated_form import DENSE, GatedForm
 
 WIDTHS = st.integers(1, 80)  # both sides of DENSE
 NEURONS = st.integers(1, 90)

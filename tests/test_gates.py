@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from wemask import Criterion
-from wemask.emergence import Births, find_births
-from wemask.gates import (
+from wemask.detection.emergence import Births, find_births
+from wemask.detection.gates import (
     States,
     doubts,
     gap_around,

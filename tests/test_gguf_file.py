@@ -17,13 +17,13 @@ from run_support import fit, quick
 from transformers import AutoModelForCausalLM
 
 import wemask
-from wemask.arms import ArmRun
+from wemask.checkpoint.gguf_file import read_header
+from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.cli import main
+from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ModelError
-from wemask.gguf_file import read_header
-from wemask.loading import load_model, load_tokenizer
-from wemask.me_layer import MELayerReport
-from wemask.memory import on_meta, shape_of
+from wemask.evaluate.arms import ArmRun
+from wemask.train.memory import on_meta, shape_of
 
 RELATIVE = ("--criterion", "relative", "--min-ratio", "60", "--min-jump", "5")
 AS_TINY = {"name": "relative", "min_ratio": 60, "min_jump": 5}
@@ -243,7 +243,7 @@ def test_a_file_that_holds_something_else(metadata, message, tmp_path, tiny):
 
 @pytest.mark.parametrize("architecture", ["qwen2moe", "gpt-oss", "gemma3", "llama"])
 def test_names_that_llama_cpp_writes_are_known(architecture, tmp_path, tiny):
-    from wemask.gguf_file import check
+    from wemask.checkpoint.gguf_file import check
 
     path = write_gguf(
         tmp_path / "model.gguf", tiny.model, tiny.tokenizer, architecture=architecture

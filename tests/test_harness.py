@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from wemask import harness
 from wemask.embedded import problems
 from wemask.errors import ModelError
-from wemask.evaluation import TaskConfig
-from wemask.harness import Prompt, WemaskLM
+from wemask.evaluate import harness
+from wemask.evaluate.evaluation import TaskConfig
+from wemask.evaluate.harness import Prompt, WemaskLM
 
 PROMPTS = (
     "Tom has 3 apples.",

@@ -8,10 +8,7 @@ from families import DIMS, FAMILIES, LAYERS, MASSIVE, ME_LAYER, settings, shared
 from torch import Tensor
 
 import wemask
-from wemask.architectures import find_decoder
-from wemask.errors import ConfigError, ModelError
-from wemask.flow import first_output
-from wemask.interventions import (
+from wemask.analyse.interventions import (
     massive,
     ordinary,
     scale_ffn,
@@ -19,7 +16,10 @@ from wemask.interventions import (
     together,
     write_state,
 )
-from wemask.measurement import Around, Batch
+from wemask.decoder.parts import find_decoder
+from wemask.decoder.passage import first_output
+from wemask.errors import ConfigError, ModelError
+from wemask.measure.measurement import Around, Batch
 
 
 def batch(rows: int = 4) -> Batch:

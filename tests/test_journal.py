@@ -13,9 +13,9 @@ import pytest
 from evaluation_support import run, synthetic_oracle, write_jsonl
 
 from wemask.errors import RunFolderError
-from wemask.evaluation import TaskConfig
-from wemask.harness import WemaskLM
-from wemask.journal import Journal
+from wemask.evaluate.evaluation import TaskConfig
+from wemask.evaluate.harness import WemaskLM
+from wemask.evaluate.journal import Journal
 
 TASK = TaskConfig(name="synthetic", limit=20)
 
@@ -135,8 +135,8 @@ def test_multiple_choice_goes_on_too(tiny: Any, tmp_path: Path, monkeypatch: Any
 CHILD = """
 import sys
 from pathlib import Path
-from wemask.evaluation import TaskConfig, evaluate_arm
-from wemask.loading import load_model, load_tokenizer
+from wemask.evaluate.evaluation import TaskConfig, evaluate_arm
+from wemask.checkpoint.pretrained import load_model, load_tokenizer
 tasks = [TaskConfig(name="synthetic", limit=40, max_new_tokens=60)]
 settings = {"arm": "base", "fingerprint": "f", "batch_size": 2, "progress": False}
 folder = Path(sys.argv[1])

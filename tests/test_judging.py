@@ -7,8 +7,8 @@ import pytest
 from evaluation_support import oracle, run, write_jsonl
 
 from wemask.errors import ModelError
-from wemask.evaluation import TaskConfig, TaskResult, check_tasks
-from wemask.tasks import judging
+from wemask.evaluate.evaluation import TaskConfig, TaskResult, check_tasks
+from wemask.evaluate.tasks import judging
 
 ROWS = [
     ("Kill a process?", "Type top."),

@@ -6,7 +6,7 @@ import pytest
 from families import shared
 
 from wemask import MELayerReport
-from wemask.known_models import KNOWN, compare_with_published
+from wemask.detection.known_models import KNOWN, compare_with_published
 
 
 def report(layers: list[int], dims: list[int]) -> MELayerReport:

@@ -4,9 +4,9 @@ import pytest
 import yaml
 from run_support import REPOSITORY, settings
 
-from wemask.composition import normalise
 from wemask.errors import ConfigError
-from wemask.launcher import OURS, LauncherConfig, seconds
+from wemask.settings.composition import normalise
+from wemask.settings.launcher import OURS, LauncherConfig, seconds
 
 
 def refused(*words: str) -> str:

@@ -14,7 +14,7 @@ from run_support import FAST, REPOSITORY, trained
 from torch import Tensor
 
 import wemask
-from wemask.running import Engine, read_engine
+from wemask.train.engine_check import Engine, read_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 BIN = Path(sys.executable).parent

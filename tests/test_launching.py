@@ -13,12 +13,13 @@ import pytest
 import torch
 from run_support import FAST, REPOSITORY, quick, settings, start, weights
 
-from wemask import distributed, launching
-from wemask.composition import compose
-from wemask.config import run_config
+from wemask import distributed
 from wemask.errors import ConfigError
-from wemask.runs import last_checkpoint
-from wemask.training import train
+from wemask.launch import ranks as launching
+from wemask.settings.composition import compose
+from wemask.settings.config import run_config
+from wemask.settings.run_folder import last_checkpoint
+from wemask.train.training import train
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
@@ -155,7 +156,7 @@ def ranks(tmp_path: Path, body: str) -> subprocess.Popen[str]:
     script = tmp_path / "rank.py"
     script.write_text(f"import os, signal, sys, time\nfrom pathlib import Path\n{body}")
     code = (
-        "import sys; from pathlib import Path; from wemask.launching import start_ranks;"
+        "import sys; from pathlib import Path; from wemask.launch.ranks import start_ranks;"
         "sys.exit(start_ranks(2, Path(sys.argv[1]), sys.argv[2:]))"
     )
     path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])
@@ -169,7 +170,7 @@ def ranks(tmp_path: Path, body: str) -> subprocess.Popen[str]:
 
 
 SAY_PID = """
-from wemask.launching import adopt_environment
+from wemask.launch.ranks import adopt_environment
 adopt_environment()
 rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
 (folder / f"pid{rank}.part").write_text(str(os.getpid()))

@@ -13,8 +13,8 @@ from evaluation_support import oracle, run, write_jsonl
 from lm_eval.tasks import TaskManager
 
 from wemask.errors import ConfigError, DataError
-from wemask.evaluation import TaskConfig, check_tasks
-from wemask.tasks import loading
+from wemask.evaluate.evaluation import TaskConfig, check_tasks
+from wemask.evaluate.tasks import loading
 
 MMLU = [
     {"question": "Bones?", "subject": "anatomy", "choices": list("pqrs"), "answer": 1},

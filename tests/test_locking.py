@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from run_support import fit, quick
 
-from wemask import locking
 from wemask.errors import RunFolderError
-from wemask.locking import NAME, holder, locked
+from wemask.settings import lock as locking
+from wemask.settings.lock import NAME, holder, locked
 
 PULSE = 0.1
 
@@ -226,7 +226,7 @@ def test_a_requeued_job_takes_over_from_itself(
 FROZEN = """
 import sys, time
 from pathlib import Path
-from wemask.locking import NAME, locked
+from wemask.settings.lock import NAME, locked
 folder = Path(sys.argv[1])
 with locked(folder, pulse=0.1):
     (folder / NAME).write_text('{"token": "theirs", "pid": 4711, "host": "node7"}')

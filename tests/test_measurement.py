@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 import wemask
-from wemask import metrics
 from wemask.errors import DetectionError
-from wemask.layer_sums import Median
-from wemask.measurement import Batch, Measurement, massive_tokens, measure, probe_batches
+from wemask.measure import metrics
+from wemask.measure.layer_sums import Median
+from wemask.measure.measurement import Batch, Measurement, massive_tokens, measure, probe_batches
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -256,8 +256,8 @@ def test_later_leaves_out_layers_without_the_metric():
 
 def test_what_is_kept_does_not_grow_with_the_texts():
     """Numbers, vectors of D and of heads, and the median's bins: nothing per text or token."""
-    from wemask.architectures import find_decoder
-    from wemask.measurement import _Gathered
+    from wemask.decoder.parts import find_decoder
+    from wemask.measure.measurement import _Gathered
 
     model: Any = shared().model
     one = [batch(slice(i, i + 1)) for i in range(4)]

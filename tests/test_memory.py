@@ -2,10 +2,19 @@ import pytest
 import torch
 from run_support import quiet, said, settings
 
-from wemask import memory, summary
-from wemask.loading import load_model
-from wemask.memory import GIB, Shape, estimate, estimate_run, on_meta, ranks_of, shape_of, too_large
-from wemask.training import prepare
+from wemask.checkpoint.pretrained import load_model
+from wemask.train import memory, summary
+from wemask.train.memory import (
+    GIB,
+    Shape,
+    estimate,
+    estimate_run,
+    on_meta,
+    ranks_of,
+    shape_of,
+    too_large,
+)
+from wemask.train.training import prepare
 
 # Llama-3.1-8B
 LLAMA = Shape(

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from wemask import metrics
 from wemask.errors import DetectionError
-from wemask.metrics import Received
+from wemask.measure import metrics
+from wemask.measure.metrics import Received
 
 ATTENTION = torch.tensor(
     [

@@ -6,8 +6,8 @@ import pytest
 import torch
 from families import LAYERS, WIDTH, build, shared
 
-from wemask.architectures import find_decoder
-from wemask.norm_weights import norm_rows
+from wemask.decoder.parts import find_decoder
+from wemask.measure.norm_weights import norm_rows
 
 
 def test_by_hand():

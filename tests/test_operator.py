@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wemask import StrengthSchedule, WeMaskConfig
 from wemask.errors import ConfigError
-from wemask.operator import (
+from wemask.operator.settings import (
     LearnableStrength,
     batch_activation_dims,
     massive_tokens,

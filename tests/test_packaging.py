@@ -174,7 +174,7 @@ def test_the_wheel_holds_code_configs_and_the_embedded_model(wheel):
     ):
         assert needed in names
     assert any(re.fullmatch(r"wemask/tasks/\w+\.yaml", name) for name in names)
-    assert any(re.fullmatch(r"wemask/templates/\w+\.html", name) for name in names)
+    assert any(re.fullmatch(r"wemask/report/templates/\w+\.html", name) for name in names)
     information = f"wemask-{wemask.__version__}.dist-info"
     assert f"{information}/licenses/LICENSE" in names
     others = {name for name in names if not name.startswith(("wemask/", f"{information}/"))}

@@ -5,9 +5,9 @@ import torch
 from families import DIMS, FAMILIES, LAYERS, MAGNITUDE, MASSIVE, ME_LAYER, build, shared, texts
 from torch import Tensor
 
-from wemask.architectures import find_decoder
+from wemask.decoder.parts import find_decoder
 from wemask.errors import ModelError
-from wemask.planted import Planted, plant
+from wemask.planted.planted import Planted, plant
 
 
 @torch.no_grad()

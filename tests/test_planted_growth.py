@@ -9,9 +9,9 @@ from families import FAMILIES, build
 from torch import Tensor
 from unclean_trials import LAYERS, NEWLINE, TURN, Unclean, planted_unclean, unclean
 
-from wemask.architectures import find_decoder
+from wemask.decoder.parts import find_decoder
 from wemask.errors import ModelError
-from wemask.planted_growth import Course, plant_courses
+from wemask.planted.growth import Course, plant_courses
 
 
 def every_family_and_seed() -> list[Any]:

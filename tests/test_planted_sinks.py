@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 import wemask
 from wemask import WeMaskConfig
-from wemask.architectures import ffn_writer, find_decoder
+from wemask.decoder.parts import ffn_writer, find_decoder
 from wemask.errors import ModelError
-from wemask.measurement import Batch, measure
-from wemask.planted import Planted, plant
-from wemask.planted_sinks import SUPPORTED, SUPPORTED_NORMED, PlantedSinks, plant_sinks
+from wemask.measure.measurement import Batch, measure
+from wemask.planted.planted import Planted, plant
+from wemask.planted.sinks import SUPPORTED, SUPPORTED_NORMED, PlantedSinks, plant_sinks
 
 LENGTHS = (12, 64)
 

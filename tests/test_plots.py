@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 
-from wemask import plots
-from wemask.figure_style import DPI, WIDTH, log_axis, plain, size_words, svg_text
-from wemask.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
-from wemask.relief import MAX_BINS, pool_dims
-from wemask.results import Results, SofteningMetrics
+from wemask.compare.results import Results, SofteningMetrics
+from wemask.detection.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
+from wemask.report import plots
+from wemask.report.relief import MAX_BINS, pool_dims
+from wemask.report.style import DPI, WIDTH, log_axis, plain, size_words, svg_text
 
 NASTY = "$x_1$ \n\x1b[0m \u202e \u4e2d {} %s <s>"
 

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from wemask.power import mcnemar_power, t_power
+from wemask.compare.power import mcnemar_power, t_power
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 20, 100])

@@ -8,10 +8,10 @@ import torch
 from families import DIMS, LAYERS, MASSIVE, ME_LAYER, VOCABULARY, build, detect, planted
 from run_support import settings
 
-from wemask.dims import observe
-from wemask.measurement import measure
-from wemask.probe import LENGTH, Probe, fixed_probe, probe_texts
-from wemask.training import Prepared, prepare
+from wemask.measure.measurement import measure
+from wemask.measure.probe import LENGTH, Probe, fixed_probe, probe_texts
+from wemask.operator.dims import observe
+from wemask.train.training import Prepared, prepare
 
 OPERATOR = {
     *("me_layer", "massive_max", "massive_ratio", "massive_magnitude", "sink_mass", "sink_rate"),

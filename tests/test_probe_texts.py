@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from wemask.checkpoint.pretrained import load_tokenizer
 from wemask.embedded import TINY_PATH
 from wemask.errors import DataError
-from wemask.loading import load_tokenizer
-from wemask.probe_texts import load_texts, tokenise
+from wemask.settings.texts import load_texts, tokenise
 
 
 def test_embedded_texts_are_the_same_each_time():

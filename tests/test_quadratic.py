@@ -25,11 +25,11 @@ from families import (
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForCausalLM
 
-from wemask.architectures import find_decoder
+from wemask.analyse.quadratic import QuadraticForm, quadratic_form
+from wemask.decoder.ffn import ffn_weights, shared_experts
+from wemask.decoder.parts import find_decoder
+from wemask.detection.me_layer import Gate, MELayerReport
 from wemask.errors import DetectionError, ModelError
-from wemask.ffn import ffn_weights, shared_experts
-from wemask.me_layer import Gate, MELayerReport
-from wemask.quadratic import QuadraticForm, quadratic_form
 
 DENSE_FFN = "llama mistral qwen2 qwen3 phi3 gemma2 gemma3_text olmo olmo2 olmo3 granite".split()
 DENSE_FFN += "cohere2 smollm3 glm4 stablelm exaone4 gemma3 qwen2_5_vl qwen3_vl".split()

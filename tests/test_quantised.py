@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 import wemask
 from wemask import WeMaskWarning
+from wemask.checkpoint.pretrained import load_model
 from wemask.errors import ModelError, PatchError
-from wemask.loading import load_model
 
 
 def quantised(serializable: bool) -> Any:
@@ -41,7 +41,7 @@ def test_softening_warns_once_and_works():
     assert torch.equal(logits(model, sequence()), logits(plain.model, sequence()))
 
 
-@pytest.mark.filterwarnings("ignore::wemask.patch.WeMaskWarning")
+@pytest.mark.filterwarnings("ignore::wemask.operator.patch.WeMaskWarning")
 def test_weights_without_a_file_format_are_not_saved(tmp_path):
     model = quantised(serializable=False)
     wemask.soften(model, detect(model), settings())
@@ -50,7 +50,7 @@ def test_weights_without_a_file_format_are_not_saved(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.filterwarnings("ignore::wemask.patch.WeMaskWarning")
+@pytest.mark.filterwarnings("ignore::wemask.operator.patch.WeMaskWarning")
 def test_an_adapter_of_them_is_saved_and_not_merged(tmp_path, monkeypatch):
     planted("llama").model.save_pretrained(tmp_path / "base")
 
@@ -63,7 +63,7 @@ def test_an_adapter_of_them_is_saved_and_not_merged(tmp_path, monkeypatch):
     model: Any = get_peft_model(base, LoraConfig(target_modules=["q_proj"]))
     wemask.soften(model, planted("llama").report, settings())
     wemask.save(model, None, tmp_path / "adapter")
-    monkeypatch.setattr("wemask.checkpoint.load_model", load_quantised)
+    monkeypatch.setattr("wemask.checkpoint.save_load.load_model", load_quantised)
     with pytest.raises(ModelError, match=r"base model is quantised: merging would round"):
         wemask.merge(tmp_path / "adapter", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import wemask
-from wemask.me_layer import MIN_SEPARATION, MELayerReport
-from wemask.training import load_base
-from wemask.validate import CHILD, gates_hold
+from wemask.checkpoint.contract import CHILD, gates_hold
+from wemask.detection.me_layer import MIN_SEPARATION, MELayerReport
+from wemask.train.training import load_base
 
 pytestmark = pytest.mark.real
 

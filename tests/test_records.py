@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wemask.data import DataConfig, load_examples
+from wemask.data.examples import DataConfig, load_examples
 from wemask.errors import DataError
 
 GSM = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(5)]

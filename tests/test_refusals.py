@@ -13,8 +13,8 @@ from refusal_cases import (
 )
 from refusal_question_cases import QUESTION_ANSWERS, QUESTION_REFUSALS
 
-from wemask.answers import is_refusal
 from wemask.errors import DataError
+from wemask.evaluate.scoring.answers import is_refusal
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from markdown_it import MarkdownIt
 from report_cases import ATTACK, made_up, made_up_report, made_up_samples
 from rich.console import Console
 
+from wemask.compare.results import Results, validate_results, write_whole
 from wemask.errors import DataError
-from wemask.report import (
+from wemask.report.report import (
     ReportFigure,
     build_figures,
     render_html,
@@ -24,7 +25,6 @@ from wemask.report import (
     terminal_table,
     write_report,
 )
-from wemask.results import Results, validate_results, write_whole
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from browser_support import CONTRASTS, PHONE, SCREEN, SIDEWAYS, WCAG_AA, unfold
 from playwright.sync_api import Page
 from report_cases import ARMS, ITEMS, RIGHT, made_up, made_up_report, made_up_samples
 
-from wemask.report import build_figures, render_html
-from wemask.results import validate_results
-from wemask.verdict import arm_words
+from wemask.compare.results import validate_results
+from wemask.compare.verdict import arm_words
+from wemask.report.report import build_figures, render_html
 
 browser, visit = browser_support.browser, browser_support.visit  # fixtures
 

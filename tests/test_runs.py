@@ -13,9 +13,15 @@ import yaml
 from run_support import quick, trained
 from safetensors.torch import save_file
 
-from wemask import runs
 from wemask.errors import ConfigError, RunFolderError
-from wemask.runs import is_whole, last_checkpoint, open_folder, open_run_folder, saving
+from wemask.settings import run_folder as runs
+from wemask.settings.run_folder import (
+    is_whole,
+    last_checkpoint,
+    open_folder,
+    open_run_folder,
+    saving,
+)
 
 
 def checkpoint(folder: Path, step: int) -> Path:

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from run_support import REPOSITORY, call, settings
 
-from wemask import __version__, slurm
+from wemask import __version__
 from wemask.cli import main
-from wemask.composition import normalise
 from wemask.errors import ConfigError, RunFolderError
-from wemask.slurm import Planned, evaluation_after, sbatch
-from wemask.slurm_queue import ask_queue, duration, parse, status
+from wemask.launch import slurm
+from wemask.launch.slurm import Planned, evaluation_after, sbatch
+from wemask.launch.slurm_queue import ask_queue, duration, parse, status
+from wemask.settings.composition import normalise
 
 EXPECTED = Path(__file__).parent / "slurm" / "expected_train.sbatch"
 SHELLCHECK = Path(sys.executable).parent / "shellcheck"
@@ -97,7 +98,7 @@ def test_an_evaluation_is_clean_shell_and_one_process() -> None:
     assert "#SBATCH --nodes=1\n" in text
     assert "#SBATCH --gpus-per-node=1\n" in text
     assert "set -- debug=fast logger=none limit=4\n" in text
-    assert "wemask.launching" not in text
+    assert "wemask.launch.ranks" not in text
 
 
 def test_words_that_only_the_submission_has_do_not_reach_the_job() -> None:
@@ -325,7 +326,7 @@ def test_a_finished_run_is_not_submitted(here: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_method_that_trains_nothing_has_no_job(here: Path) -> None:
-    from wemask.composition import compose
+    from wemask.settings.composition import compose
 
     with pytest.raises(ConfigError, match="method=base trains nothing"):
         slurm.plan(compose("train", [*QUICK, "method=base"]), "train.py")

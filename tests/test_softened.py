@@ -8,8 +8,8 @@ from families import MASSIVE, logits, planted, sequence, settings
 from torch import Tensor
 
 import wemask
-from wemask import operator
-from wemask.architectures import find_decoder
+from wemask.decoder.parts import find_decoder
+from wemask.operator import settings as operator
 
 
 @pytest.fixture

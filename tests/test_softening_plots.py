@@ -9,10 +9,10 @@ import pytest
 from matplotlib.colors import to_hex
 from report_cases import made_up, made_up_report
 
-from wemask import plots
-from wemask.report import build_figures
-from wemask.results import Softening, validate_results
-from wemask.softening_plots import SINK, has_sink_maps, sink_count, sink_words
+from wemask.compare.results import Softening, validate_results
+from wemask.report import plots
+from wemask.report.report import build_figures
+from wemask.report.softening_plots import SINK, has_sink_maps, sink_count, sink_words
 
 
 def softening(off: Any, on: Any, softened: list[int] | None = None) -> Softening:

@@ -20,9 +20,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from wemask import intervals
+from wemask.compare import intervals
+from wemask.compare.paired import compare_paired, holm, mean_interval
 from wemask.errors import ConfigError, DataError
-from wemask.statistics import compare_paired, holm, mean_interval
 
 # Published worked examples
 

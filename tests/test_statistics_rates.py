@@ -7,9 +7,9 @@ import pytest
 from paired_tables import table
 from scipy import stats
 
-from wemask import intervals
-from wemask.power import mcnemar_power
-from wemask.statistics import compare_paired
+from wemask.compare import intervals
+from wemask.compare.paired import compare_paired
+from wemask.compare.power import mcnemar_power
 
 # The minimum detectable difference
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from wemask.compare.paired import compare_clustered, compare_paired, compare_seeds
 from wemask.errors import DataError
-from wemask.statistics import compare_clustered, compare_paired, compare_seeds
 
 # Over seeds
 

@@ -9,8 +9,8 @@ import pytest
 from evaluation_support import run, synthetic_oracle
 
 from wemask.errors import ConfigError, DataError
-from wemask.evaluation import TaskConfig, TaskResult, read_result
-from wemask.journal import Journal
+from wemask.evaluate.evaluation import TaskConfig, TaskResult, read_result
+from wemask.evaluate.journal import Journal
 
 TASK = TaskConfig(name="synthetic", limit=4)
 ABOUT = {"method": "sft", "layers": [3, 4], "operator": {"rate": 0.03}}

@@ -9,14 +9,14 @@ import pytest
 from run_support import FAST, quick, quiet, said, settings
 
 from wemask import study
-from wemask.composition import compose, normalise, train_overrides
-from wemask.config import run_config
+from wemask.compare.results import load_results
+from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DataError, DetectionError, PatchError, RunFolderError
-from wemask.evaluation import TaskConfig, tasks_from_config
-from wemask.me_layer import MELayerReport
-from wemask.results import load_results
+from wemask.evaluate.evaluation import TaskConfig, tasks_from_config
+from wemask.settings.composition import compose, normalise, train_overrides
+from wemask.settings.config import run_config
 from wemask.study import Study, compare_runs, evaluate, finish_sweep
-from wemask.training import train
+from wemask.train.training import train
 
 ARMS = ("base", "training_free", "sft", "wemask_sft")
 TASK = TaskConfig(name="synthetic", limit=8, max_new_tokens=12)
@@ -128,7 +128,7 @@ def test_the_second_time_everything_is_reused(
         raise AssertionError("nothing is to be trained or asked again")
 
     monkeypatch.setattr(study, "train", never)
-    monkeypatch.setattr("wemask.harness.run_task", never)
+    monkeypatch.setattr("wemask.evaluate.harness.run_task", never)
     assert evaluate(asked, quiet()) == folder
     assert {path: path.read_bytes() for path in metas(compared)} == before
 
@@ -320,7 +320,7 @@ def test_a_sweep_ends_in_one_report_with_the_runs_of_each_seed(
         raise AssertionError("nothing is to be trained or asked again")
 
     monkeypatch.setattr(study, "train", never)
-    monkeypatch.setattr("wemask.harness.run_task", never)
+    monkeypatch.setattr("wemask.evaluate.harness.run_task", never)
     evaluate(jobs[0], quiet())
 
 

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 from report_cases import difference, made_up, score
 
-from wemask import study_plots
-from wemask.report import render_html, render_markdown
-from wemask.report_figures import build_figures
-from wemask.results import Results, validate_results
-from wemask.verdict import headline, specificity
+from wemask.compare.results import Results, validate_results
+from wemask.compare.verdict import headline, specificity
+from wemask.report import study_plots
+from wemask.report.figures import build_figures
+from wemask.report.report import render_html, render_markdown
 
 BUDGET = {"layers": 1, "dims": 1, "tokens": 1, "removed_energy": 0.25}
 

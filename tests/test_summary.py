@@ -6,12 +6,12 @@ import torch
 from run_support import quiet, said, settings
 from torch import nn
 
-from wemask.config import RunConfig
-from wemask.data import load_examples
+from wemask.data.examples import load_examples
+from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError
-from wemask.me_layer import MELayerReport
-from wemask.summary import layer_table, lora_size, operator_words, peft_config, show_summary
-from wemask.training import Prepared, prepare
+from wemask.settings.config import RunConfig
+from wemask.train.summary import layer_table, lora_size, operator_words, peft_config, show_summary
+from wemask.train.training import Prepared, prepare
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_without_the_operator_the_screen_says_off(prepared: Prepared) -> None:
 
 
 def test_a_sample_is_shown_with_what_is_trained_in_brackets(prepared: Prepared) -> None:
-    from wemask.chat import choose_loss
+    from wemask.data.chat import choose_loss
 
     config = settings("data.limit=2")
     example: Any = load_examples(config.data)[0]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wemask import symbolic
-from wemask.answers import is_correct, judge
 from wemask.errors import ConfigError
+from wemask.evaluate.scoring import symbolic
+from wemask.evaluate.scoring.answers import is_correct, judge
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from lm_eval.tasks import TaskManager
 from omegaconf import OmegaConf
 
 from wemask.errors import ConfigError, DataError
-from wemask.evaluation import OWN_TASKS, TaskConfig, check_tasks, tasks_from_config
-from wemask.tasks import loading
-from wemask.tasks.settings import JUDGED_TASKS, TASK_FOLDER
+from wemask.evaluate.evaluation import OWN_TASKS, TaskConfig, check_tasks, tasks_from_config
+from wemask.evaluate.tasks import loading
+from wemask.evaluate.tasks.settings import JUDGED_TASKS, TASK_FOLDER
 
 CHOICE = {
     "task": "colours",

@@ -17,9 +17,9 @@ from families import (
     texts,
 )
 
-from wemask.architectures import find_decoder
+from wemask.decoder.parts import find_decoder
+from wemask.detection.tracing import _median, trace_layers
 from wemask.errors import ModelError
-from wemask.tracing import _median, trace_layers
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

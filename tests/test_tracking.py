@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from report_cases import made_up
 
-from wemask.results import validate_results
-from wemask.tracking import log_study
+from wemask.compare.results import validate_results
+from wemask.report.tracking import log_study
 
 BLOCK = 32768  # LevelDB's log framing, which .wandb files have behind a header of 7 bytes
 LOGGER = {"name": "wandb", "project": "wemask-test", "mode": "offline"}
@@ -81,7 +81,7 @@ def no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """W&B's server on a port where nobody listens; other tests get W&B's service as it was."""
     import wandb
 
-    from wemask import wandb_service
+    from wemask.train import wandb_service
 
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
@@ -142,7 +142,7 @@ def test_tables_figures_page_and_verdict_are_logged(logged: Any) -> None:
 def test_the_same_study_has_the_same_runs_and_no_logger_writes_nothing(
     logged: Any, tmp_path: Path
 ) -> None:
-    from wemask.tracking import run_id
+    from wemask.report.tracking import run_id
 
     folder = logged["base"]["folder"]
     assert logged["base"]["id"] == run_id(folder, "base") != run_id(folder, "sft")
@@ -157,7 +157,7 @@ def test_an_analysis_is_one_run_with_tables_figures_page_and_means(tmp_path: Pat
     import pandas as pd
     from PIL import Image
 
-    from wemask.tracking import log_analysis
+    from wemask.report.tracking import log_analysis
 
     (tmp_path / "figures").mkdir()
     Image.new("RGB", (1, 1)).save(tmp_path / "figures" / "necessity.png")

@@ -29,15 +29,15 @@ from run_support import (
 )
 
 import wemask
-from wemask import trainer, training
-from wemask.chat import choose_loss, loss_mask
-from wemask.checkpoint import CONFIG_NAME, read_config
-from wemask.data import load_examples
+from wemask.checkpoint.save_load import CONFIG_NAME, read_config
+from wemask.data.chat import choose_loss, loss_mask
+from wemask.data.examples import load_examples
+from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DataError, RunFolderError
-from wemask.me_layer import MELayerReport
-from wemask.runs import last_checkpoint
-from wemask.trainer import arguments_of
-from wemask.training import prepare, train
+from wemask.settings.run_folder import last_checkpoint
+from wemask.train import trainer, training
+from wemask.train.trainer import arguments_of
+from wemask.train.training import prepare, train
 
 # --- what a run leaves ----------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import wemask
 from wemask import StrengthSchedule, WeMaskConfig
-from wemask.callbacks import SofteningCallback
+from wemask.train.callbacks import SofteningCallback
 
 SITES = ("attention_input", "residual_copy")
 DIMS = [3, 17, 5, 8, 30]  # the massive ones and some that are not

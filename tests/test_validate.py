@@ -10,10 +10,11 @@ import torch
 from families import FAMILIES, HIDDEN_MASKS, logits, planted, sequence, settings, shared
 from torch import Tensor
 
-from wemask import WeMaskConfig, WeMaskWarning, detect, operator, soften
-from wemask import validate as validate_module
-from wemask.calibration import CALIBRATION_TEXTS, HELD_OUT_TEXTS, LONGER_TEXTS
-from wemask.validate import Check, gates_hold, validate
+from wemask import WeMaskConfig, WeMaskWarning, detect, soften
+from wemask.checkpoint import contract as validate_module
+from wemask.checkpoint.contract import Check, gates_hold, validate
+from wemask.detection.calibration import CALIBRATION_TEXTS, HELD_OUT_TEXTS, LONGER_TEXTS
+from wemask.operator import settings as operator
 
 NAMES = [
     (7, "it fires"),

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_cases import ARMS, ITEMS, made_up, made_up_report, made_up_samples
 
-from wemask.examples import disagreements, shorten, visible
-from wemask.results import Results, validate_results
-from wemask.verdict import birth_sentence, find_comparison, headline, judge, p_words, points
+from wemask.compare.results import Results, validate_results
+from wemask.compare.verdict import birth_sentence, find_comparison, headline, judge, p_words, points
+from wemask.report.disagreements import disagreements, shorten, visible
 
 
 @pytest.fixture(scope="module")

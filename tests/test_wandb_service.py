@@ -9,7 +9,7 @@ import pytest
 from run_support import REPOSITORY
 from transformers.integrations import WandbCallback
 
-from wemask.wandb_service import close_run, outlive_wandb
+from wemask.train.wandb_service import close_run, outlive_wandb
 
 
 class Gone(WandbCallback):
@@ -57,7 +57,7 @@ def test_other_errors_are_not_swallowed() -> None:
 OPEN = """
 import http.server, os, sys, threading
 from pathlib import Path
-from wemask import wandb_service
+from wemask.train import wandb_service
 from wemask.errors import ConfigError
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -134,9 +134,10 @@ def test_what_is_not_taken_at_the_end_is_left_and_said(tmp_path: Path) -> None:
 TRAIN = """
 import os, signal, subprocess, sys, time
 from transformers import TrainerCallback
-from wemask import trainer, training
-from wemask.composition import compose
-from wemask.config import run_config
+from wemask.train import trainer
+from wemask.train import training
+from wemask.settings.composition import compose
+from wemask.settings.config import run_config
 
 class KillService(trainer.SofteningCallback):
     def on_step_end(self, args, state, control, **kwargs):

@@ -12,11 +12,11 @@ from run_support import crash, fit, log_of, quick, settings, trained, weights
 from torch import nn
 from transformers import TrainerControl, TrainerState
 
-from wemask import watching
 from wemask.errors import ConfigError, DetectionError, ModelError
-from wemask.probe import Probe, fixed_probe
-from wemask.training import Prepared, prepare
-from wemask.watching import WatchCallback, keep_lines
+from wemask.measure.probe import Probe, fixed_probe
+from wemask.train import watching
+from wemask.train.training import Prepared, prepare
+from wemask.train.watching import WatchCallback, keep_lines
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ WORDS = (
 PROGRAM = f"""
 import runpy, sys
 sys.path[0] = {str(REPOSITORY)!r}
-from wemask import training
+from wemask.train import training
 training._save_final = lambda *_: None
 runpy.run_path(sys.path[0] + "/train.py", run_name="__main__")
 """

@@ -9,7 +9,7 @@ from families import VOCABULARY, WIDTH, build
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wemask.planted_growth import Course, plant_courses
+from wemask.planted.growth import Course, plant_courses
 
 LAYERS = 8
 LOUDNESS = 30.0  # ordinary tokens reach some tens to hundreds in the massive dims

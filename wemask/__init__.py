@@ -14,41 +14,45 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Criterion": "me_layer",
-    "MELayerReport": "me_layer",
-    "LearnableStrength": "strength",
-    "StrengthSchedule": "strength",
-    "WeMaskConfig": "operator",
-    "SoftenHandle": "handle",
-    "WeMaskWarning": "patch",
-    "soften": "patch",
-    "detect": "detection",
-    "save": "checkpoint",
-    "load": "checkpoint",
-    "merge": "checkpoint",
-    "export": "exporting",
+    "Criterion": "detection.me_layer",
+    "MELayerReport": "detection.me_layer",
+    "LearnableStrength": "operator.strength",
+    "StrengthSchedule": "operator.strength",
+    "WeMaskConfig": "operator.settings",
+    "SoftenHandle": "operator.handle",
+    "WeMaskWarning": "operator.patch",
+    "soften": "operator.patch",
+    "detect": "detection.detect",
+    "save": "checkpoint.save_load",
+    "load": "checkpoint.save_load",
+    "merge": "checkpoint.save_load",
+    "export": "checkpoint.export",
     "WemaskError": "errors",
 }
-_MODULES = ("answers", "planted", "statistics")
+_MODULES = {
+    "answers": "evaluate.scoring.answers",
+    "statistics": "compare.paired",
+}
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from wemask import answers, planted, statistics
-    from wemask.checkpoint import load, merge, save
-    from wemask.detection import detect
+    from wemask.checkpoint.export import export
+    from wemask.checkpoint.save_load import load, merge, save
+    from wemask.compare import paired as statistics
+    from wemask.detection.detect import detect
+    from wemask.detection.me_layer import Criterion, MELayerReport
     from wemask.errors import WemaskError
-    from wemask.exporting import export
-    from wemask.handle import SoftenHandle
-    from wemask.me_layer import Criterion, MELayerReport
-    from wemask.operator import WeMaskConfig
-    from wemask.patch import WeMaskWarning, soften
-    from wemask.strength import LearnableStrength, StrengthSchedule
+    from wemask.evaluate.scoring import answers
+    from wemask.operator.handle import SoftenHandle
+    from wemask.operator.patch import WeMaskWarning, soften
+    from wemask.operator.settings import WeMaskConfig
+    from wemask.operator.strength import LearnableStrength, StrengthSchedule
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"wemask.{name}")
+        return importlib.import_module(f"wemask.{_MODULES[name]}")
     if name in _HOME:
         return getattr(importlib.import_module(f"wemask.{_HOME[name]}"), name)
     raise AttributeError(f"module 'wemask' has no attribute {name!r}")

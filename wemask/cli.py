@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from wemask.cli_model import detection_arguments, load, model_options, model_overrides
-from wemask.composition import compose, exit_on_error, section
 from wemask.errors import ConfigError, DataError
+from wemask.settings.composition import compose, exit_on_error, section
 from wemask.terminal import say
 
 WANDB = "log to W&B (offline unless WANDB_MODE=online)"
@@ -165,7 +165,7 @@ def _slurm_commands(commands: Any) -> None:
 
 
 def _submit(options: argparse.Namespace, console: Console) -> int:
-    from wemask.launching import script_path
+    from wemask.launch.ranks import script_path
 
     words = [word for word in options.words if word != "--dry-run"]
     options.dry_run |= len(words) < len(options.words)
@@ -179,7 +179,7 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
-    from wemask.slurm_queue import status
+    from wemask.launch.slurm_queue import status
 
     for name, value in status(options.folder):
         say(console, f"{name:<13}{value}")
@@ -187,12 +187,12 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 
 def _detect(options: argparse.Namespace, console: Console) -> int:
-    from wemask import plots
-    from wemask.detection import detect
-    from wemask.known_models import compare_with_published
-    from wemask.relief import relief
-    from wemask.runs import saving
-    from wemask.summary import layer_table
+    from wemask.detection.detect import detect
+    from wemask.detection.known_models import compare_with_published
+    from wemask.report import plots
+    from wemask.report.relief import relief
+    from wemask.settings.run_folder import saving
+    from wemask.train.summary import layer_table
 
     config, model, tokenizer = load(options)
     say(console, f"Model: {config.source}")
@@ -223,7 +223,7 @@ def _detect(options: argparse.Namespace, console: Console) -> int:
 
 def _operator(options: argparse.Namespace) -> Any:
     """The operator's settings, with those of the command line."""
-    from wemask.operator import WeMaskConfig
+    from wemask.operator.settings import WeMaskConfig
 
     settings = [setting.removeprefix("operator.") for setting in options.operator]
     overrides = model_overrides(options.model) + [f"operator.{setting}" for setting in settings]
@@ -231,8 +231,8 @@ def _operator(options: argparse.Namespace) -> Any:
 
 
 def _analyse(options: argparse.Namespace, console: Console) -> int:
-    from wemask.analysis import AnalysisConfig, analyse
-    from wemask.detection import detect
+    from wemask.analyse.analysis import AnalysisConfig, analyse
+    from wemask.detection.detect import detect
 
     # `--experiments dose rate=0.1` takes the operator's words as well: they are those with a "=".
     words = [word for text in options.experiments for word in text.split(",") if word]
@@ -265,8 +265,8 @@ def _analyse(options: argparse.Namespace, console: Console) -> int:
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:
-    from wemask.detection import detect
-    from wemask.validate import validate
+    from wemask.checkpoint.contract import validate
+    from wemask.detection.detect import detect
 
     operator = _operator(options)
     config, model, tokenizer = load(options)
@@ -282,7 +282,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
-    from wemask.config import digest
+    from wemask.settings.config import digest
     from wemask.study import compare_runs
 
     places = [str(path.resolve()) for path in options.runs]
@@ -305,9 +305,9 @@ def _logger(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    from wemask.report import read_detection, write_report
-    from wemask.results import load_results
-    from wemask.runs import saving
+    from wemask.compare.results import load_results
+    from wemask.report.report import read_detection, write_report
+    from wemask.settings.run_folder import saving
 
     results = load_results(options.results)
     folder = options.results.parent
@@ -324,9 +324,9 @@ def _report(options: argparse.Namespace, console: Console) -> int:
 
 
 def _export(options: argparse.Namespace, console: Console) -> int:
-    from wemask.checkpoint import is_adapter
-    from wemask.exporting import export, final_folder
-    from wemask.runs import saving
+    from wemask.checkpoint.export import export, final_folder
+    from wemask.checkpoint.save_load import is_adapter
+    from wemask.settings.run_folder import saving
 
     with saving(options.out):
         export(options.folder, options.out, plain=options.plain)
@@ -345,9 +345,9 @@ def _export(options: argparse.Namespace, console: Console) -> int:
 
 
 def _merge(options: argparse.Namespace, console: Console) -> int:
-    from wemask.checkpoint import merge
-    from wemask.exporting import final_folder
-    from wemask.runs import saving
+    from wemask.checkpoint.export import final_folder
+    from wemask.checkpoint.save_load import merge
+    from wemask.settings.run_folder import saving
 
     with saving(options.out):
         merge(final_folder(options.folder), options.out)
@@ -356,7 +356,7 @@ def _merge(options: argparse.Namespace, console: Console) -> int:
 
 
 def _dashboard(options: argparse.Namespace, console: Console) -> int:
-    from wemask.dashboard import sections, workspace
+    from wemask.report.dashboard import sections, workspace
 
     built = workspace(options.project, options.entity, options.tasks)
     for name, panels in sections(options.tasks).items():

@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 from typing import Any
 
-from wemask.composition import compose, conf_dir, section
-from wemask.config import ModelConfig
-from wemask.probe_texts import DetectionConfig
+from wemask.settings.composition import compose, conf_dir, section
+from wemask.settings.config import ModelConfig
+from wemask.settings.texts import DetectionConfig
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +88,7 @@ def load(options: argparse.Namespace) -> tuple[ModelConfig, Any, Any]:
     Raises:
         ConfigError, ModelError: a setting that makes no sense, or no such model.
     """
-    from wemask.loading import load_model, load_tokenizer
+    from wemask.checkpoint.pretrained import load_model, load_tokenizer
 
     config = model_config(options)
     model = load_model(config.path, **config.load_options())

@@ -14,26 +14,26 @@ from rich.console import Console
 from torch import nn
 
 import wemask
-from wemask.arms import ARMS, ArmRun
-from wemask.calibration import CALIBRATION_TEXTS, calibration_inputs
-from wemask.compare import document, samples_of
-from wemask.config import RunConfig, digest
-from wemask.entries import Entry, check_comparable, group, read_runs
+from wemask.compare.compare import document, samples_of
+from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
+from wemask.compare.results import LayerMetrics as SchemaKeys
+from wemask.compare.results import Results
+from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
+from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
-from wemask.evaluation import TaskConfig, check_tasks, evaluate_arm
-from wemask.handle import SoftenHandle
-from wemask.layer_sums import LayerMetrics
-from wemask.me_layer import MELayerReport
-from wemask.measurement import measure, probe_batches
-from wemask.operator import WeMaskConfig
-from wemask.patch import soften
-from wemask.report import read_detection, terminal_table, write_report
-from wemask.results import LayerMetrics as SchemaKeys
-from wemask.results import Results
-from wemask.runs import open_folder, open_run_folder, saving
+from wemask.evaluate.arms import ARMS, ArmRun
+from wemask.evaluate.evaluation import TaskConfig, check_tasks, evaluate_arm
+from wemask.measure.layer_sums import LayerMetrics
+from wemask.measure.measurement import measure, probe_batches
+from wemask.operator.handle import SoftenHandle
+from wemask.operator.patch import soften
+from wemask.operator.settings import WeMaskConfig
+from wemask.report.report import read_detection, terminal_table, write_report
+from wemask.report.tracking import log_study
+from wemask.settings.config import RunConfig, digest
+from wemask.settings.run_folder import open_folder, open_run_folder, saving
 from wemask.terminal import say
-from wemask.tracking import log_study
-from wemask.training import detect_run, load_base, train
+from wemask.train.training import detect_run, load_base, train
 
 MEASURED = 16  # calibration texts on which the report's softening figures are measured
 

@@ -1,0 +1,399 @@
+"""`wemask analyse`: all metrics and causal experiments of a model -> one folder with one page.
+
+The folder holds me_layer.json, tables/*.parquet and *.csv, figures/*.png and *.svg, analysis.json
+and analysis.html. Every measurement is written down as soon as it is made: the same command goes on
+where a killed one stopped, and with other experiments it adds to the folder.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+import wemask
+from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
+from wemask.analyse.experiments import EXPERIMENTS
+from wemask.analyse.figures import build_analysis_figures
+from wemask.analyse.page import AnalysisFacts, Cost, Impossible, Texts, render_analysis
+from wemask.analyse.quadratic import quadratic_form
+from wemask.analyse.verdict import findings
+from wemask.checkpoint.fingerprint import sample_weights
+from wemask.compare.results import write_whole
+from wemask.decoder.parts import unwrap
+from wemask.detection.me_layer import MELayerReport
+from wemask.errors import ConfigError, DetectionError, nearest
+from wemask.evaluate.journal import Journal
+from wemask.measure.measurement import Batch, Measurement, measure, probe_batches
+from wemask.measure.norm_weights import norm_rows
+from wemask.operator.patch import soften
+from wemask.operator.settings import WeMaskConfig
+from wemask.report.style import save_figure
+from wemask.report.tracking import log_analysis
+from wemask.settings.config import digest
+from wemask.settings.run_folder import environment, machine, open_folder, saving
+from wemask.settings.texts import load_texts, tokenise
+from wemask.terminal import say
+
+QUADRATIC = "quadratic"
+CHOICES = (*EXPERIMENTS, QUADRATIC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisConfig:
+    """What to analyse, and on which texts.
+
+    Raises:
+        ConfigError: every problem of the given values, together.
+    """
+
+    experiments: tuple[str, ...] = ("all",)
+    """Names of `CHOICES`; all | none. The metrics are always there."""
+    texts: Path | None = None
+    """None: embedded word problems."""
+    column: str | None = None
+    count: int = 64
+    length: int = 64
+    """Tokens of each text, as arXiv 2410.10781 measures sinks."""
+    batch_size: int = 8
+    operator: WeMaskConfig = field(default_factory=WeMaskConfig)
+
+    def __post_init__(self) -> None:
+        words = ("all", "none")
+        problems = [
+            f"--experiments {name} does not exist; there are {', '.join((*words, *CHOICES))}."
+            + nearest(name, (*words, *CHOICES))
+            for name in self.experiments
+            if name not in (*words, *CHOICES)
+        ]
+        if len(self.experiments) > 1 and set(words) & set(self.experiments):
+            problems.append("all and none stand alone: --experiments all, or a list of names.")
+        least = {"count": 1, "length": 2, "batch_size": 1}
+        problems += [
+            f"--{name.replace('_', '-')} must be {low} or more, got {getattr(self, name)}."
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The experiments by name, each once, in the order of the page."""
+        if self.experiments == ("all",):
+            return CHOICES
+        return tuple(name for name in CHOICES if name in self.experiments)
+
+
+Rows = dict[str, list[dict[str, Any]]]  # of tables by name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """One measurement: what it is called in the journal, and how its rows are made."""
+
+    unit: str
+    part: str
+    """What it belongs to: an experiment, or the metrics."""
+    run: Callable[[Callable[[], None]], Rows]
+    passes: int
+
+
+def analyse(
+    model: nn.Module,
+    tokenizer: Any,
+    report: MELayerReport,
+    config: AnalysisConfig,
+    *,
+    name: str,
+    folder: Path | None = None,
+    command: str = "wemask analyse",
+    logger: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Measure, write tables and figures, and the page, analysis.html, whose path is returned.
+
+    Args:
+        model: a transformers causal language model, unsoftened.
+        tokenizer: its own.
+        report: its detection.
+        config: which experiments on which texts.
+        name: of the model, for the folder and the page.
+        folder: where; None: outputs/analyse/NAME__HASH, from the settings.
+        command: to print on the page.
+        logger: name, project and mode of W&B (`tracking.log_analysis`); None: nothing is logged.
+        console: for progress and messages.
+
+    Raises:
+        ConfigError, DataError, DetectionError, RunFolderError: what is wrong, before the long work.
+    """
+    console = console or Console()
+    texts = load_texts(config.texts, config.count, config.column)
+    ids, mask = tokenise(tokenizer, texts, config.length)
+    identity = _identity(model, report, config, texts)
+    place = folder or Path("outputs") / "analyse" / f"{name}__{digest(identity)}"
+    with saving(place):
+        open_folder(place, identity, explicit=folder is not None)
+        report.save(place / "me_layer.json")
+        journal = Journal(place / "journal.jsonl", identity)
+    batches = probe_batches(model, report, ids, mask, config.batch_size)
+    subject = Subject(model=model, report=report, batches=batches, operator=config.operator)
+    run = _Run(subject=subject, config=config, journal=journal, console=console)
+    tables = run.tables()
+    facts = _facts(run, tables, identity, name, command)
+    with saving(place):
+        page = write_analysis(place, facts, tables, report)
+        if logger is not None:
+            log_analysis(facts, tables, place, logger, partial(say, console))
+    return page
+
+
+def _facts(
+    run: "_Run", tables: dict[str, pd.DataFrame], identity: dict[str, Any], name: str, command: str
+) -> AnalysisFacts:
+    """What the page says beside tables and figures, once all is measured."""
+    model, report = run.subject.model, run.subject.report
+    return AnalysisFacts(
+        model={
+            "name": name,
+            "path": report.model["name"],
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "dtype": report.model["dtype"],
+        },
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=machine(),
+        wemask_version=wemask.__version__,
+        versions=environment()["versions"],
+        settings=identity,
+        texts=_texts_facts(run.config, run.subject.batches),
+        costs=run.costs,
+        impossible=run.impossible,
+        notes=run.notes,
+        findings=findings(tables, report),
+        me_layer=report.to_dict(),
+        files=[f"tables/{table}.{kind}" for table in tables for kind in ("parquet", "csv")],
+    )
+
+
+def write_analysis(
+    folder: Path, facts: AnalysisFacts, tables: dict[str, pd.DataFrame], report: MELayerReport
+) -> Path:
+    """Write tables, figures, analysis.json and analysis.html; return the page's path."""
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    for name, frame in tables.items():
+        frame.to_parquet(folder / "tables" / f"{name}.parquet")
+        frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
+    text = json.dumps(facts, indent=2, allow_nan=False, default=str)
+    write_whole(folder / "analysis.json", text + "\n")
+    figures = build_analysis_figures(tables, report)
+    for item in figures:
+        save_figure(item.figure, folder / "figures" / item.name)
+    page = folder / "analysis.html"
+    write_whole(page, render_analysis(facts, tables, figures))
+    return page
+
+
+class _Run:
+    """The measurements of an analysis, with progress and a journal."""
+
+    def __init__(
+        self, *, subject: Subject, config: AnalysisConfig, journal: Journal, console: Console
+    ) -> None:
+        self.subject, self.config, self.journal, self.console = subject, config, journal, console
+        self.impossible: list[Impossible] = []
+        self.notes: list[str] = []
+        self.costs: list[Cost] = []
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by name, of what was measured now or before."""
+        steps = [*self._metric_steps(), *self._experiment_steps()]
+        new = [step for step in steps if self.journal.get(step.unit) is None]
+        if len(new) < len(steps):
+            made = len(steps) - len(new)
+            say(self.console, f"{made} of {len(steps)} measurements were made before.")
+        self._measure(new)
+        rows: Rows = {}
+        for step in steps:
+            found = self.journal.get(step.unit)
+            if "impossible" in found:
+                self.impossible.append(found["impossible"])
+            for name, of in found.get("rows", {}).items():
+                rows.setdefault(name, []).extend(of)
+            self._count(step, found)
+        return {
+            name: table(of) if name in EXPERIMENTS else pd.DataFrame(of)
+            for name, of in rows.items()
+        }
+
+    def _measure(self, steps: Sequence[_Step]) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("forwards, left:"),
+            TimeRemainingColumn(),
+        )
+        if not steps:
+            return
+        with Progress(*columns, console=self.console) as progress:
+            bar = progress.add_task("measuring", total=sum(step.passes for step in steps))
+            started = time.perf_counter()
+            for i, step in enumerate(steps):
+                progress.update(bar, description=step.part)
+                self.journal.add(step.unit, self._made(step, lambda: progress.advance(bar)))
+                if i == 0:
+                    self._estimate(steps, time.perf_counter() - started)
+
+    def _made(self, step: _Step, done: Callable[[], None]) -> dict[str, Any]:
+        """What the journal keeps of a step: its rows, or why there are none, and what it took."""
+        began = time.perf_counter()
+        try:
+            made: dict[str, Any] = {"rows": step.run(done)}
+        except IMPOSSIBLE as error:
+            condition = step.unit.split("|", 1)[-1]
+            reason = {"experiment": step.part, "condition": condition, "reason": str(error)}
+            made = {"impossible": reason}
+        return {**made, "seconds": time.perf_counter() - began, "peak_memory": _peak_memory()}
+
+    def _count(self, step: _Step, found: Mapping[str, Any]) -> None:
+        """Add a step to what its part took, in this run or an earlier one of the same command."""
+        if not self.costs or self.costs[-1]["part"] != step.part:
+            device = _device_words(self.subject.model)
+            empty = Cost(part=step.part, seconds=0.0, forwards=0, peak_memory=0, device=device)
+            self.costs.append(empty)
+        cost = self.costs[-1]
+        cost["seconds"] += found["seconds"]
+        cost["forwards"] = (cost["forwards"] or 0) + step.passes
+        cost["peak_memory"] = max(cost["peak_memory"] or 0, found["peak_memory"])
+
+    def _estimate(self, steps: Sequence[_Step], seconds: float) -> None:
+        left = sum(step.passes for step in steps[1:])
+        each = seconds / max(1, steps[0].passes)
+        say(
+            self.console,
+            f"{len(steps)} measurements; the first took {seconds:.1f} s, so about "
+            f"{_duration(left * each)} more.",
+        )
+
+    def _metric_steps(self) -> Iterator[_Step]:
+        subject, passes = self.subject, len(self.subject.batches)
+
+        def off(done: Callable[[], None]) -> Rows:
+            return _layer_rows("off", measure(subject.model, subject.batches, done=done))
+
+        def on(done: Callable[[], None]) -> Rows:
+            with soften(subject.model, subject.report, subject.operator):
+                return _layer_rows("on", measure(subject.model, subject.batches, done=done))
+
+        def norms(done: Callable[[], None]) -> Rows:
+            return {"norms": norm_rows(subject.decoder, subject.report.dims)}
+
+        yield _Step(unit="layers|off", part="metrics", run=off, passes=passes)
+        yield _Step(unit="norms", part="metrics", run=norms, passes=0)
+        if self.subject.report.found:
+            yield _Step(unit="layers|on", part="metrics", run=on, passes=passes)
+
+    def _experiment_steps(self) -> Iterator[_Step]:
+        chosen = self.config.chosen
+        if not chosen:
+            return
+        try:
+            me_layer = self.subject.me_layer
+        except DetectionError as error:
+            if self.config.experiments != ("all",):
+                raise
+            self.notes.append(str(error))
+            return
+        for name in chosen:
+            if name == QUADRATIC:
+                yield _Step(unit=QUADRATIC, part=QUADRATIC, run=self._quadratic, passes=1)
+                continue
+            for condition in EXPERIMENTS[name]().conditions(self.subject):
+
+                def run(done: Callable[[], None], condition: Condition = condition) -> Rows:
+                    found = self.subject.measure(condition, done)
+                    return {condition.experiment: condition_rows(condition, found, me_layer)}
+
+                passes = len(self.subject.batches)
+                yield _Step(unit=condition.key, part=name, run=run, passes=passes)
+
+    def _quadratic(self, done: Callable[[], None]) -> Rows:
+        batch = next(batch for batch in self.subject.batches if batch.massive.any())
+        subject = self.subject
+        form = quadratic_form(subject.model, subject.report, batch.input_ids, batch.attention_mask)
+        done()
+        return {QUADRATIC: form.rows(), "quadratic_dims": form.dim_rows()}
+
+
+def _layer_rows(state: str, found: Measurement) -> Rows:
+    extra = {"perplexity": found.perplexity}
+    return {"layers": [{"state": state, **row.to_dict(), **extra} for row in found.layers]}
+
+
+def _identity(
+    model: nn.Module, report: MELayerReport, config: AnalysisConfig, texts: Sequence[str]
+) -> dict[str, Any]:
+    """All that could change a number; the experiments that were asked for do not."""
+    return {
+        "wemask": wemask.__version__,
+        "model": report.model,
+        "weights": digest(sample_weights(model)),
+        "me_layer": digest(report.to_dict()),
+        "texts": digest(list(texts)),
+        "count": config.count,
+        "length": config.length,
+        "batch_size": config.batch_size,
+        "operator": config.operator.to_dict(),
+    }
+
+
+def _peak_memory() -> int:
+    """Bytes that the process has held at most so far: of the GPUs, where there are any."""
+    if torch.cuda.is_available():
+        return sum(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count()))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _device_words(model: nn.Module) -> str:
+    """Where the model is; under device_map, where its parts are."""
+    places = getattr(unwrap(model), "hf_device_map", None)
+    if places:
+        return "spread over " + ", ".join(sorted({str(place) for place in places.values()}))
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _texts_facts(config: AnalysisConfig, batches: Sequence[Batch]) -> Texts:
+    source = "word problems embedded in wemask" if config.texts is None else str(config.texts)
+    masks = [batch.attention_mask.bool() for batch in batches]
+    return {
+        "description": f"{source}, the first {config.count} texts, at most {config.length} tokens "
+        "of each",
+        "count": sum(len(mask) for mask in masks),
+        "tokens": sum(int(mask.sum()) for mask in masks),
+        "massive_tokens": sum(int(batch.massive.sum()) for batch in batches),
+    }
+
+
+def _duration(seconds: float) -> str:
+    """1.5 -> "2 s", 90 -> "1 min 30 s", 7000 -> "1 h 57 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

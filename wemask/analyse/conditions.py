@@ -1,0 +1,131 @@
+"""One condition of an experiment: what is done to the model, and the rows of its table.
+
+B batch, T tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from wemask.decoder.parts import Decoder, find_decoder, unwrap
+from wemask.detection.me_layer import MELayerReport
+from wemask.errors import DetectionError, ModelError, PatchError
+from wemask.measure.measurement import Around, Batch, Measurement, Where, measure
+from wemask.operator.patch import soften
+from wemask.operator.settings import WeMaskConfig
+
+METRICS = (
+    *("massive_magnitude", "massive_ratio", "sink_mass", "sink_rate", "value_norm_ratio"),
+    *("attention_input_rigidity", "matrix_entropy", "effective_rank", "anisotropy", "mean_cosine"),
+)
+COLUMNS = (
+    *("experiment", "group", "at", "amount", "rate", "seed"),
+    *("metric", "layer", "value"),
+)
+
+
+IMPOSSIBLE = (PatchError, ModelError)
+"""What `Subject.measure` raises where a model does not allow a condition (no norm weight, say)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One thing that is done to the model, and measured."""
+
+    experiment: str
+    group: str
+    at: int | None = None
+    """The layer in which it is done, where that is one."""
+    amount: float | None = None
+    """The factor, fraction or strength."""
+    rate: float | None = None
+    seed: int | None = None
+    around: Around | None = field(default=None, compare=False, repr=False)
+    operator: WeMaskConfig | None = field(default=None, compare=False, repr=False)
+    measured_on: Where | None = field(default=None, compare=False, repr=False)
+    """Other tokens than the massive ones, which take their place in every metric."""
+
+    def names(self) -> dict[str, Any]:
+        """What was done, as the first columns of the table."""
+        return {key: getattr(self, key) for key in COLUMNS[:6]}
+
+    @property
+    def key(self) -> str:
+        """By which it is known again when an interrupted analysis goes on."""
+        return "|".join(str(value) for value in self.names().values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model with its detection, and the texts on which it is measured."""
+
+    model: nn.Module
+    report: MELayerReport
+    batches: Sequence[Batch]
+    operator: WeMaskConfig = field(default_factory=WeMaskConfig)
+    """What `specificity` and `dose` vary, and whose dims `location` uses."""
+
+    @property
+    def decoder(self) -> Decoder:
+        return find_decoder(unwrap(self.model))
+
+    @property
+    def me_layer(self) -> int:
+        """The ME Layer.
+
+        Raises:
+            DetectionError: there is none, so there is nothing to intervene in.
+        """
+        if self.report.layer is None or not any(batch.massive.any() for batch in self.batches):
+            raise DetectionError(
+                "The experiments need an ME Layer and a massive token in the texts. "
+                + (
+                    f"{self.report.verdict}"
+                    if self.report.layer is None
+                    else "None of these texts has one: give other --texts."
+                )
+            )
+        return self.report.layer
+
+    def measure(self, condition: Condition, done: Callable[[], None] | None = None) -> Measurement:
+        """Measure the model under one condition.
+
+        Raises:
+            PatchError, ModelError: the operator cannot be put into this model, or would touch
+                nothing.
+        """
+        tokens = condition.measured_on
+        if condition.operator is None:
+            return measure(self.model, self.batches, condition.around, done, tokens)
+        with soften(self.model, self.report, condition.operator):
+            return measure(self.model, self.batches, condition.around, done, tokens)
+
+
+# --- from measurements to a table ---------------------------------------------------------------
+
+
+def condition_rows(condition: Condition, found: Measurement, me_layer: int) -> list[dict[str, Any]]:
+    """Rows of one condition, as plain values."""
+    names = condition.names()
+    rows = [{**names, "metric": "perplexity", "layer": None, "value": found.perplexity}]
+    for metric in METRICS:
+        mean = found.later(metric, me_layer)
+        rows.append({**names, "metric": metric, "layer": None, "value": mean})
+        rows += [
+            {**names, "metric": metric, "layer": row.layer, "value": getattr(row, metric)}
+            for row in found.layers
+        ]
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows -> the tidy table, whole numbers as whole numbers also where some are missing."""
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    for column in ("at", "seed", "layer"):
+        frame[column] = frame[column].astype("Int64")
+    for column in ("amount", "rate", "value"):
+        frame[column] = frame[column].astype("float64")
+    return frame

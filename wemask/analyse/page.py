@@ -1,0 +1,244 @@
+"""Facts and tables of an analysis -> analysis.html, one page that can be sent to a colleague."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import pandas as pd
+
+from wemask.analyse.rows import METRIC_WORDS, group_words, has_rows, metric_words, overall
+from wemask.detection.me_layer import MELayerReport
+from wemask.report.figures import ReportFigure
+from wemask.report.page import environment, pictures, style
+
+# ------------------------------------------------------------------------------- what it is given
+
+
+class AnalysedModel(TypedDict):
+    """The model that was analysed."""
+
+    name: str  # as it was asked for: "tiny", "meta-llama/Llama-3.2-1B"
+    path: str  # where it was loaded from
+    parameters: int
+    dtype: str  # "float32", "bfloat16"
+
+
+class Texts(TypedDict):
+    """What was measured on."""
+
+    description: str  # "16 calibration texts of wemask", "the first 64 lines of FILE"
+    count: int
+    tokens: int  # real tokens of all texts
+    massive_tokens: int  # of these, made massive by the ME Layer
+
+
+class Cost(TypedDict):
+    """What one part of the analysis took."""
+
+    part: str  # "detection", "necessity", ...
+    seconds: float
+    forwards: int | None  # forward passes, of batches
+    peak_memory: int | None  # bytes; None where it was not measured
+    device: str  # "cpu, 1 thread", "cuda:0 NVIDIA H100"
+
+
+class Impossible(TypedDict):
+    """A condition that could not be measured in this model."""
+
+    experiment: str  # a name of `experiments.EXPERIMENTS`, or "quadratic"
+    condition: str  # "uniform", "at=3"
+    reason: str  # the error's own words
+
+
+class AnalysisFacts(TypedDict):
+    """All that the page says beside tables and figures."""
+
+    model: AnalysedModel
+    command: str  # that makes this analysis again
+    created: str  # ISO 8601, with the time zone
+    machine: str  # system, cores, GPUs
+    wemask_version: str
+    versions: dict[str, str]  # package -> version
+    settings: dict[str, Any]  # of texts, operator and experiments, plain values for YAML
+    texts: Texts
+    costs: list[Cost]
+    impossible: list[Impossible]
+    notes: list[str]  # what a reader must know first; [] for none
+    findings: dict[str, list[str]]  # of `analysis_verdict.findings`: section -> sentences
+    me_layer: dict[str, Any]  # `MELayerReport.to_dict()`
+    files: list[str]  # written beside the page: "tables/necessity.parquet", ...
+
+
+# ------------------------------------------------------------------------------------- the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A section of the page that asks one question."""
+
+    question: str
+    did: str
+    """What was done, in one sentence."""
+    amount: str = "strength"
+    """What the column `amount` of its table holds."""
+
+
+QUESTIONS = {
+    "necessity": Question(
+        question="Do the sinks need what the ME Layer writes?",
+        did="For massive tokens alone, what the ME Layer's FFN reads or writes was multiplied by "
+        "c, all else as it was; as a control, what the FFN of another layer writes was taken away.",
+        amount="c",
+    ),
+    "sufficiency": Question(
+        question="Is the massive vector enough to bring them back?",
+        did="The ME Layer's FFN was kept from writing into the massive tokens, and the mean "
+        "massive vector was then set in their residual stream, at parts of its size; as controls, "
+        "the same values on as many other dims, and on the first ordinary token of each text.",
+        amount="part",
+    ),
+    "location": Question(
+        question="Does it matter where the softening is?",
+        did="The massive tokens' attention input was softened on the same dims in one layer at a "
+        "time, and in groups of layers.",
+    ),
+    "specificity": Question(
+        question="Is the softening specific?",
+        did="The operator stood beside controls of the same budget that change one choice each: "
+        "other dims, another token, other layers, or the residual stream itself.",
+    ),
+    "dose": Question(
+        question="How much softening does how much?",
+        did="The operator was run at every pair of rate (share of dims) and strength.",
+    ),
+    "quadratic": Question(
+        question="Do the FFN's weights foretell it?",
+        did="From gate, up and down of the ME Layer's FFN follows a quadratic form of its input "
+        "for each massive dim (arXiv 2603.05498); its prediction was held against what the FFN "
+        "wrote.",
+    ),
+}
+COLUMNS = {"at": "layer", "amount": "", "rate": "rate", "seed": "draw"}
+FORM_COLUMNS = {
+    "dim": "dim",
+    "eigenvalue": "eigenvalue",
+    "share": "share of norm",
+    "massive_alignment": "massive tokens: cosine",
+    "ordinary_alignment": "ordinary: mean",
+    "ordinary_alignment_max": "ordinary: largest",
+    "leading_over_observed": "pair / observed",
+    "whole_over_observed": "form / observed",
+}
+
+
+def render_analysis(
+    facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame], figures: Sequence[ReportFigure]
+) -> str:
+    """Render the analysis as one page that loads nothing: style and figures are inside."""
+    report = MELayerReport.from_dict(facts["me_layer"])
+    sections = [
+        section
+        for name in QUESTIONS
+        if (section := _section(name, facts, tables))["sentences"] or section["impossible"]
+    ]
+    return (
+        environment(autoescape=True)
+        .get_template("analysis.html")
+        .render(
+            facts=facts,
+            me=report,
+            told=report.told,
+            others=report.others,
+            criterion=report.criterion.describe(),
+            sections=sections,
+            metrics=layer_summary(tables["layers"]) if has_rows(tables, "layers") else None,
+            pictures=pictures(figures),
+            style=style(),
+            total=sum(cost["seconds"] for cost in facts["costs"]),
+        )
+    )
+
+
+def _section(name: str, facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """What the template reads of one question; the reading is the last sentence."""
+    sentences = facts["findings"].get(name, [])
+    summary = None
+    if name == "quadratic" and has_rows(tables, "quadratic_dims"):
+        summary = form_summary(tables["quadratic_dims"])
+    elif name != "quadratic" and has_rows(tables, name):
+        summary = condition_summary(tables[name], QUESTIONS[name].amount)
+    return {
+        "name": name,
+        "about": QUESTIONS[name],
+        "reading": sentences[-1] if sentences else "",
+        "sentences": sentences,
+        "evidence": sentences[:-1],
+        "summary": summary,
+        "impossible": [row for row in facts["impossible"] if row["experiment"] == name],
+    }
+
+
+# ------------------------------------------------------------------------------------ its tables
+
+
+def condition_summary(table: pd.DataFrame, amount: str) -> dict[str, Any]:
+    """Conditions by metrics, of the rows without a layer: `head` and `rows` of words.
+
+    Columns that say the same of all conditions (nothing) are left out.
+    """
+    rows = overall(table)
+    names = {**COLUMNS, "amount": amount}
+    used = [key for key in names if rows[key].notna().any()]
+    metrics = [m for m in METRIC_WORDS if m in set(rows["metric"])]
+    metrics += [m for m in dict.fromkeys(rows["metric"]) if m not in metrics]
+    found: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows.to_dict("records"):
+        key = (row["group"], *(None if pd.isna(row[k]) else row[k] for k in used))
+        found.setdefault(key, {})[row["metric"]] = row["value"]
+    return {
+        "head": ["condition", *(names[key] for key in used), *map(metric_words, metrics)],
+        "rows": [
+            [
+                group_words(key[0]),
+                *("" if part is None else f"{part:g}" for part in key[1:]),
+                *(number(values.get(metric)) for metric in metrics),
+            ]
+            for key, values in found.items()
+        ],
+    }
+
+
+def layer_summary(layers: pd.DataFrame) -> dict[str, Any]:
+    """Every metric of every layer, softening off and on; lists are left out."""
+    columns = [c for c in layers if c not in ("state", "layer", "sink_mass_by_head")]
+    ordered = layers.sort_values(["layer", "state"])
+    return {
+        "head": ["layer", "softening", *(str(c).replace("_", " ") for c in columns)],
+        "rows": [
+            [str(row["layer"]), row["state"], *(number(row[c]) for c in columns)]
+            for row in ordered.to_dict("records")
+        ],
+    }
+
+
+def form_summary(dims: pd.DataFrame) -> dict[str, Any]:
+    """The quadratic form of every massive dim."""
+    used = [c for c in FORM_COLUMNS if c in dims]
+    return {
+        "head": [FORM_COLUMNS[c] for c in used],
+        "rows": [[number(row[c]) for c in used] for row in dims.to_dict("records")],
+    }
+
+
+def number(value: Any) -> str:
+    """Four digits, no exponent; "-" for what was not measured.
+
+    >>> number(0.27949), number(123456.0), number(None)
+    ('0.2795', '123,456', '-')
+    """
+    if value is None or pd.isna(value):
+        return "-"
+    if math.isinf(value):
+        return "infinite"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

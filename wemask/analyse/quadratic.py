@@ -1,0 +1,336 @@
+"""The quadratic form of the ME Layer's gated FFN: the direction that makes a token massive.
+
+Sun, Canziani, LeCun, Zhu: "The Spike, the Sparse and the Sink" (arXiv 2603.05498). A gated FFN
+writes on dim k
+
+    y_k = sum_f d_kf act(g_f . x) (u_f . x)
+
+with g_f and u_f rows of gate and up, d_k a row of down. Where the gate is far open, act(z) is about
+z (silu(8) = 7.997), so that
+
+    y_k ~ x' S_k x,     S_k = 1/2 sum_f d_kf (g_f u_f' + u_f g_f')
+
+One large eigenvalue lambda of S_k with direction s means: a token whose FFN input points along s
+becomes massive on dim k, by about lambda (s . x)^2.
+
+The algebra is in `wemask.analyse.gated_form`. D is the hidden size, N the number of real tokens, K that of
+massive dims.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wemask.analyse.gated_form import GatedForm, LeadingPair
+from wemask.decoder.ffn import FFNWeights, ffn_weights, shared_experts
+from wemask.decoder.parts import Block, find_decoder, post_ffn_norm, unwrap, without_weights
+from wemask.decoder.passage import evaluating
+from wemask.detection.calibration import calibration_inputs
+from wemask.detection.me_layer import MELayerReport
+from wemask.errors import DetectionError, ModelError
+from wemask.measure.measurement import massive_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenPrediction:
+    """What the FFN writes on one massive dim for one massive token, observed and predicted."""
+
+    dim: int
+    text: int
+    position: int
+    token_id: int
+    alignment: float
+    """Cosine of the token's FFN input with the leading direction, -1 to 1."""
+    observed: float
+    """The FFN's output there, before a norm after it; of the shared experts in a mixture."""
+    whole: float
+    """x' S x: all of the form, gate taken for open."""
+    leading: float
+    """lambda (s . x)^2: its leading eigenpair alone."""
+    exact: float | None
+    """With the real activation and biases; None where the activation is not kept by the module."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DimForm:
+    """The form of one massive dim, and how the tokens lie to its leading direction."""
+
+    dim: int
+    eigenvalue: float
+    """The largest in absolute value, signed."""
+    share: float
+    """eigenvalue^2 / ||S||_F^2, 0 to 1: 1 where one direction is all there is."""
+    massive_alignment: float
+    """Mean |cosine| of massive tokens' FFN input with the direction."""
+    ordinary_alignment: float | None
+    """The same of ordinary tokens; None without any."""
+    ordinary_alignment_max: float | None
+    leading_over_observed: float | None
+    """Sum over the massive tokens of `leading`, counted in the direction of `observed`, over that
+    of |observed|; `whole` likewise. None where the FFN writes nothing there."""
+    whole_over_observed: float | None
+    massive_tokens: int
+    ordinary_tokens: int
+    direction: Tensor = field(repr=False, compare=False)
+    """s, float32 [D] of length 1, turned so that massive tokens lie on its positive side."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a table, without the direction."""
+        return {k: v for k, v in vars(self).items() if k != "direction"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadraticForm:
+    """The quadratic form of a model's ME Layer, on given texts."""
+
+    layer: int
+    architecture: str
+    experts: int
+    """Shared experts that the form sums over, in a mixture; 0 where the FFN is dense."""
+    biases: bool
+    """True where gate or up have biases, which the form ignores; `exact` has them."""
+    post_norm: str | None
+    """The norm between FFN and residual, if any: what is observed and predicted goes into it."""
+    dims: list[DimForm]
+    tokens: list[TokenPrediction]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One plain dict per massive dim and massive token."""
+        return [asdict(token) for token in self.tokens]
+
+    def dim_rows(self) -> list[dict[str, Any]]:
+        """One plain dict per massive dim."""
+        return [form.to_dict() for form in self.dims]
+
+
+@torch.no_grad()
+def quadratic_form(
+    model: nn.Module,
+    report: MELayerReport,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+) -> QuadraticForm:
+    """The form of the ME Layer that `report` names, held against what its FFN does on given texts.
+
+    Args:
+        model: the transformers causal language model of the report, in any dtype, also under
+            `device_map`.
+        report: with an ME Layer and a gate.
+        input_ids: [B, T], with a massive token.
+        attention_mask: [B, T], 1 for real tokens; default all.
+
+    Raises:
+        DetectionError: no ME Layer, no gate, no massive token in the texts, or a report of
+            another model.
+        ModelError: an FFN without a gate, a mixture without shared experts, or weights that are
+            not there, packed, or under an adapter.
+    """
+    base = unwrap(model)
+    block, hidden_size = _me_layer(base, report)
+    parts, experts = _gated_parts(base, block, hidden_size)
+    ids, mask = calibration_inputs(None, input_ids, attention_mask)
+    seen = _observe(base, block, parts, report, ids, mask)
+    with _weights_present(parts):  # found anew: accelerate has put the real ones in their place
+        parts, _ = _gated_parts(base, block, hidden_size)
+        form = GatedForm.of(parts, report.dims)
+        exact = _exact(parts, report.dims, seen.x[seen.massive].to(form.gate.device))
+    places = mask.cpu().bool().nonzero()[seen.massive]  # [massive tokens, 2]: text and position
+    token_ids = ids.cpu()[places[:, 0], places[:, 1]]
+    dims, tokens = [], []
+    for k, dim in enumerate(report.dims):
+        pair = form.leading(k)
+        predicted = [values.cpu() for values in form.predict(k, pair, seen.x[seen.massive])]
+        observed = seen.written[seen.massive, k]
+        dims.append(_dim_form(dim, pair, seen, observed, *predicted))
+        alignment = seen.cosine(dims[-1].direction)[seen.massive]
+        own = None if exact is None else exact[:, k]
+        columns = (alignment, observed, *predicted, own)
+        tokens += _token_predictions(dim, places, token_ids, columns)
+    norm = post_ffn_norm(block)
+    return QuadraticForm(
+        layer=block.index,
+        architecture=type(base).__name__,
+        experts=experts,
+        biases=any(p.gate_bias is not None or p.up_bias is not None for p in parts),
+        post_norm=block.name_of(norm),
+        dims=dims,
+        tokens=tokens,
+    )
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+def _me_layer(model: nn.Module, report: MELayerReport) -> tuple[Block, int]:
+    if not report.found or report.layer is None:
+        raise DetectionError(
+            "The report names no ME Layer, so there is no quadratic form to look at. "
+            + report.verdict
+        )
+    if report.clearest_gate() is None:
+        raise DetectionError(
+            "No layer has a gate, so massive tokens cannot be told from the others: "
+            + report.why_not_told()
+        )
+    if without_weights(model):
+        raise ModelError("The model is on the meta device: it has no weights. Load them first.")
+    decoder = find_decoder(model)
+    here, there = (
+        (len(decoder.blocks), decoder.hidden_size),
+        (report.num_layers, report.hidden_size),
+    )
+    if here != there:
+        raise DetectionError(
+            f"The report is of a model of {there[0]} layers, {there[1]} wide; this one has "
+            f"{here[0]} layers and is {here[1]} wide. Detect again on this model."
+        )
+    return decoder.blocks[report.layer], decoder.hidden_size
+
+
+def _gated_parts(model: nn.Module, block: Block, hidden_size: int) -> tuple[list[FFNWeights], int]:
+    """The FFNs whose form is taken, and how many shared experts they are."""
+    name = f"Layer {block.index} of {type(model).__name__}"
+    shared = shared_experts(block, hidden_size)
+    parts = shared or ffn_weights(block, hidden_size)
+    if any(p.gate is None for p in parts):
+        raise ModelError(
+            f"{name} has a plain FFN: without a gate there is no product of two projections, and "
+            "so no quadratic form."
+        )
+    if not shared and (len(parts) > 1 or parts[0].expert is not None):
+        raise ModelError(
+            f"{name} is a mixture of {len(parts)} routed experts without a shared one. Which of "
+            "them a token meets differs, so the quadratic form is not defined."
+        )
+    return parts, len(shared)
+
+
+@contextmanager
+def _weights_present(parts: Sequence[FFNWeights]) -> Iterator[None]:
+    """Within it, weights that accelerate keeps elsewhere (device_map) are in their modules."""
+    hooked = [m for part in parts for m in part.module.modules() if hasattr(m, "_hf_hook")]
+    with ExitStack() as stack:
+        if hooked:
+            from accelerate.utils import align_module_device
+
+            for module in hooked:
+                stack.enter_context(align_module_device(module))
+        yield
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one forward pass showed of the real tokens, on the CPU."""
+
+    x: Tensor  # FFN input, float32 [N, D]
+    written: Tensor  # FFN output on the massive dims, float32 [N, K]
+    massive: Tensor  # bool [N]
+
+    def cosine(self, direction: Tensor) -> Tensor:
+        """Of every token's FFN input with `direction`, [N]."""
+        return nn.functional.cosine_similarity(self.x, direction.cpu()[None], dim=-1)
+
+
+def _observe(
+    model: nn.Module,
+    block: Block,
+    parts: Sequence[FFNWeights],
+    report: MELayerReport,
+    ids: Tensor,
+    mask: Tensor,
+) -> _Seen:
+    """Run the texts once, and keep what the FFN reads and writes at the real tokens."""
+    device = model.get_input_embeddings().weight.device  # pyright: ignore
+    ids, mask = ids.to(device), mask.to(device)
+    places = mask.cpu().bool().flatten().nonzero().flatten()
+    kept: dict[str, list[Tensor]] = {"x": [], "written": []}
+
+    def keep(name: str, values: Any, dims: Sequence[int] | None = None) -> None:
+        values = values[0] if isinstance(values, tuple) else values
+        flat = values.reshape(-1, values.shape[-1])
+        # Indexing copies: Llama-4 adds the routed experts to the shared one's output in place.
+        kept[name].append((flat if dims is None else flat[:, list(dims)]).float().cpu()[places])
+
+    def read(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        keep("x", args[0] if args else next(iter(kwargs.values())))
+
+    hooks = []
+    for part in parts:
+        hooks += [
+            part.module.register_forward_pre_hook(read, with_kwargs=True),
+            part.module.register_forward_hook(lambda m, a, o: keep("written", o, report.dims)),
+        ]
+    try:
+        with evaluating(model):
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    massive = massive_tokens(model, report, ids, mask).flatten()[places]
+    if not massive.any():
+        raise DetectionError(
+            f"No token of the given texts is massive after layer {block.index}. Give "
+            "texts like those of detection, e.g. `report.probe_ids`."
+        )
+    return _Seen(kept["x"][0], torch.stack(kept["written"]).sum(0), massive)
+
+
+def _exact(parts: Sequence[FFNWeights], dims: Sequence[int], x: Tensor) -> Tensor | None:
+    """What the FFN writes on `dims` for x [n, D], by its own formula in float32: [n, K], CPU."""
+    total = torch.zeros(len(x), len(dims), device=x.device)
+    for part in parts:
+        if part.activation is None or part.gate is None:
+            return None
+        gate, up = x @ part.gate.float().T, x @ part.up.float().T
+        gate = gate if part.gate_bias is None else gate + part.gate_bias.float()
+        up = up if part.up_bias is None else up + part.up_bias.float()
+        total += (part.activation(gate) * up) @ part.down[list(dims)].float().T
+        if part.down_bias is not None:
+            total += part.down_bias[list(dims)].float()
+    return total.cpu()
+
+
+def _token_predictions(
+    dim: int, places: Tensor, token_ids: Tensor, columns: Sequence[Tensor | None]
+) -> list[TokenPrediction]:
+    """From columns [massive tokens] in the order of the fields."""
+    names = ("alignment", "observed", "whole", "leading", "exact")
+    rows = []
+    for n, (text, position) in enumerate(places.tolist()):
+        values: dict[str, Any] = {
+            name: None if column is None else float(column[n])
+            for name, column in zip(names, columns, strict=True)
+        }
+        where = {"text": text, "position": position, "token_id": int(token_ids[n])}
+        rows.append(TokenPrediction(dim=dim, **where, **values))
+    return rows
+
+
+def _over(predicted: Tensor, observed: Tensor) -> float | None:
+    total = float(observed.abs().sum())
+    return float((predicted * observed.sign()).sum()) / total if total else None
+
+
+def _dim_form(
+    dim: int, pair: LeadingPair, seen: _Seen, observed: Tensor, whole: Tensor, leading: Tensor
+) -> DimForm:
+    massive, cosine = seen.massive, seen.cosine(pair.direction)
+    turned = -1.0 if float(cosine[massive].sum()) < 0 else 1.0
+    ordinary = cosine[~massive].abs()
+    return DimForm(
+        dim=dim,
+        eigenvalue=pair.eigenvalue,
+        share=pair.share,
+        massive_alignment=float(cosine[massive].abs().mean()),
+        ordinary_alignment=float(ordinary.mean()) if len(ordinary) else None,
+        ordinary_alignment_max=float(ordinary.max()) if len(ordinary) else None,
+        leading_over_observed=_over(leading, observed),
+        whole_over_observed=_over(whole, observed),
+        massive_tokens=int(massive.sum()),
+        ordinary_tokens=len(ordinary),
+        direction=turned * pair.direction.cpu(),
+    )

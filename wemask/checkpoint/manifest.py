@@ -1,0 +1,275 @@
+"""`wemask_config.json`: what it says, how it is written, checked, and put back into a model.
+
+It lies beside the weights of every softened model. An exported folder carries a copy of this file
+of code and of what it imports (see `exporting.py`), so it imports no more than the operator needs.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wemask.checkpoint.fingerprint import Sample, sample_weights
+from wemask.decoder.parts import unwrap
+from wemask.detection.me_layer import MELayerReport
+from wemask.errors import ModelError, PatchError, WemaskError
+from wemask.operator.handle import SoftenHandle
+from wemask.operator.patch import soften
+from wemask.operator.settings import WeMaskConfig
+from wemask.operator.strength import check_strength, is_number
+
+CONFIG_NAME = "wemask_config.json"
+SCHEMA_VERSION = 2
+VARIANT = "wemask"
+PREFIX = "wemask_"
+_REQUIRED = ("schema_version", "operator", "strength", "layers", "dims", "report")
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def mark(folder: Path, handle: SoftenHandle) -> None:
+    """Make a folder that save_pretrained wrote a softened one: its operator, and the stops."""
+    write_marks(folder, describe(handle))
+
+
+def write_marks(folder: Path, values: dict[str, Any]) -> None:
+    """The same for what `describe` said."""
+    (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    _rename(folder / "config.json", "model_type", PREFIX)
+    _rename(folder / "adapter_config.json", "peft_type", PREFIX.upper())
+
+
+def _rename(path: Path, key: str, prefix: str) -> None:
+    if not path.exists():
+        return
+    values = json.loads(path.read_text())
+    if not values[key].startswith(prefix):
+        values[key] = prefix + values[key]
+        path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def handle_of(model: nn.Module) -> SoftenHandle:
+    """The handle of a softened model.
+
+    Raises:
+        PatchError: it is not softened.
+    """
+    handle = getattr(unwrap(model), "wemask_handle", None)
+    if handle is None:
+        raise PatchError(
+            "The model is not softened, so there is no operator to save. Call wemask.soften first, "
+            "or model.save_pretrained for the plain model."
+        )
+    return handle
+
+
+def describe(handle: SoftenHandle) -> dict[str, Any]:
+    """What wemask_config.json says; where parameters are sharded, all ranks must ask."""
+    config = handle.model.config
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "wemask_version": _version("wemask"),
+        "transformers_version": _version("transformers"),
+        "base_model": getattr(config, "_name_or_path", ""),
+        "base_revision": getattr(config, "_commit_hash", None),
+        "operator": handle.config.to_dict(),
+        "strength": handle.strength,
+        "learned": {str(i): theta for i, theta in _learned_in_force(handle).items()},
+        "layers": handle.layers,
+        # The dims themselves: training moves norm weights, and re-choosing could find others.
+        "dims": {str(i): dims for i, dims in handle.dims.items()},
+        "fill": {str(i): values for i, values in handle.fill.items()},
+        "parts": getattr(handle.model, "wemask_parts", {}),
+        "weights_sample": sample_weights(handle.model),
+        "report": None if handle.report is None else handle.report.to_dict(),
+    }
+
+
+def _learned_in_force(handle: SoftenHandle) -> dict[int, float]:
+    """Theta per layer; none where `set_strength` put a number in its place."""
+    in_force = all(softening.strength is None for softening in handle.softenings())
+    return handle.learned if in_force else {}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What wemask_config.json says, checked."""
+
+    path: Path
+    config: WeMaskConfig
+    strength: float
+    learned: dict[int, float]
+    """Raw parameter of a learnable strength per layer; empty where it was a number."""
+    layers: list[int]
+    dims: dict[int, list[int]] | None
+    """None where each forward chooses its own."""
+    fill: dict[int, list[float]]
+    """What the dims go towards; empty where that is zero."""
+    report: MELayerReport | None
+    base_model: str
+    base_revision: str | None
+    parts: dict[str, Any]
+    """`model.wemask_parts`: names of architecture parts that are not recognised."""
+    weights_sample: Sample | None
+    """None where the weights could not be read when it was written (sharded, quantised)."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read wemask_config.json: its JSON, version and keys.
+
+    Raises:
+        ModelError: missing, not JSON, of a newer version, or with keys missing.
+    """
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        raise ModelError(
+            f"{path} was sought and not found: {folder} holds no softened model. A plain model "
+            "loads with transformers, or model.path=FOLDER on our command lines."
+        )
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelError(
+            f"{path} is damaged ({error}). Restore it, or save the model again."
+        ) from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} is damaged (no JSON object). Restore it, or save again.")
+    if missing := [key for key in _REQUIRED if key not in values]:
+        raise ModelError(f"{path} lacks {', '.join(missing)}. Save the model again.")
+    if values["schema_version"] not in (1, SCHEMA_VERSION):  # 1: the report had no gates
+        raise ModelError(
+            f"{path} is of schema version {values['schema_version']}, this wemask reads up to "
+            f"{SCHEMA_VERSION}. Upgrade: pip install -U wemask."
+        )
+    return values
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read wemask_config.json and check every value of it that needs no weights.
+
+    Raises:
+        ModelError: what `read_config` raises, or a value of the wrong type or range.
+    """
+    values, path = read_config(folder), folder / CONFIG_NAME
+    try:
+        report = None if values["report"] is None else MELayerReport.from_dict(values["report"])
+        if report is not None:
+            _check_report(report)
+        config = WeMaskConfig.from_dict(values["operator"])
+        return Manifest(
+            path=path,
+            config=config,
+            strength=check_strength(values["strength"]),
+            learned=_learned(values.get("learned", {})),
+            layers=_indices("layers", values["layers"]),
+            dims=_dims(values["dims"]),
+            fill=_fill(config, values.get("fill", {})),
+            report=report,
+            base_model=_text("base_model", values.get("base_model") or ""),
+            base_revision=_text("base_revision", values.get("base_revision") or "") or None,
+            parts=dict(values.get("parts", {})),
+            weights_sample=values.get("weights_sample"),
+        )
+    except (AttributeError, TypeError, ValueError) as error:  # our own errors are ValueErrors
+        raise ModelError(
+            f"{path} is damaged: {error} Restore it, or save the model again."
+        ) from error
+
+
+def _dims(values: Mapping[str, Any]) -> dict[int, list[int]] | None:
+    if values and all(dims is None for dims in values.values()):
+        return None
+    return {int(i): _indices(f"dims of layer {i}", dims) for i, dims in values.items()}
+
+
+def _fill(config: WeMaskConfig, values: Mapping[str, Any]) -> dict[int, list[float]]:
+    if bool(values) != (config.fill == "mean"):
+        raise ValueError(f"fill={config.fill}, but fill values of {len(values)} layers.")
+    for index, numbers in values.items():
+        if not (isinstance(numbers, list) and all(map(is_number, numbers))):
+            raise TypeError(f"fill of layer {index} must be a list of numbers, got {numbers!r}.")
+    return {int(index): [float(v) for v in numbers] for index, numbers in values.items()}
+
+
+def _learned(values: Mapping[str, Any]) -> dict[int, float]:
+    for index, value in values.items():
+        if type(value) not in (int, float):
+            raise TypeError(f"learned of layer {index} must be a number, got {value!r}.")
+    return {int(index): float(value) for index, value in values.items()}
+
+
+def _indices(name: str, values: Any, below: int | None = None) -> list[int]:
+    """`values` if it is a list of whole numbers >= 0, and < `below` where that is given."""
+    end = "" if below is None else f" and < {below}"
+    good = isinstance(values, list) and all(
+        type(i) is int and i >= 0 and (below is None or i < below) for i in values
+    )
+    if not good:
+        raise ValueError(f"{name} must be a list of whole numbers >= 0{end}, got {values!r}.")
+    return values
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, got {value!r}.")
+    return value
+
+
+def _check_report(report: MELayerReport) -> None:
+    """Check the numbers of a report that softening uses as indices."""
+    _indices("report.num_layers and report.hidden_size", [report.num_layers, report.hidden_size])
+    if report.found:
+        _indices("report.layer", [report.layer], report.num_layers)
+    _indices("report.dims", report.dims, report.hidden_size)
+    _indices("report.probe_ids", report.probe_ids)
+
+
+# --- back into a model ----------------------------------------------------------------------------
+
+
+def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
+    """Soften `model` as it was when `saved` was written.
+
+    Raises:
+        WemaskError: the operator does not fit this model; of the kind that `soften` raised.
+    """
+    base: Any = unwrap(model)
+    if saved.parts and not hasattr(base, "wemask_parts"):
+        base.wemask_parts = dict(saved.parts)
+    try:
+        handle = soften(
+            model,
+            saved.report,
+            saved.config,
+            dims=saved.dims,
+            fill=saved.fill or None,
+            learned=saved.learned or None,
+        )
+        if handle.layers != saved.layers:
+            found = handle.layers
+            handle.remove()
+            raise PatchError(
+                f"It names the layers {saved.layers}, but its operator means {found}. Save again."
+            )
+    except WemaskError as error:
+        raise type(error)(f"{saved.path} does not fit this model. {error}") from error
+    if not saved.learned:
+        handle.set_strength(saved.strength)
+    for softening in handle.softenings():
+        softening.requires_grad_(False)  # what was learned is no longer trained
+    return handle

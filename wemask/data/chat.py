@@ -1,0 +1,392 @@
+"""Chat templates and the loss mask: what the model reads of an example, and what it is trained on.
+
+TRL's SFTTrainer tokenizes the examples; this file tells beforehand what it will make of them, by
+the same steps (a test holds the two equal), so that a run can show it before it starts.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from rich.style import Style
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import (
+    get_training_chat_template,
+    has_generation_markers,
+    is_chat_template_stop_token_trained,
+)
+from trl.data_utils import common_prefix_length
+
+from wemask.errors import DataError, ModelError
+
+Example = Mapping[str, Any]
+
+# Set on tokenizers that have none. Nothing follows the assistant's eos token, and the generation
+# markers tell TRL exactly which tokens are the assistant's. BOS is placed by `_fallback`.
+FALLBACK_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ ('' if loop.first else '\\n\\n') + message['role'] | capitalize + ':\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:\\n' }}{% endif %}"
+)
+
+TRAINED = Style(color="green", bold=True)
+CONTEXT = Style(dim=True)
+LONGEST_SPAN = 800  # characters of one span on the screen; the middle of longer ones is left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossChoice:
+    """Which tokens are trained: the two switches of SFTConfig, and why they stand so."""
+
+    completion_only: bool
+    """SFTConfig.completion_only_loss: nothing of the prompt is trained."""
+    assistant_only: bool
+    """SFTConfig.assistant_only_loss: only what the template marks as the assistant's."""
+    template: str | None = None
+    """The variant of the chat template that TRL puts in place of the tokenizer's own, if any."""
+    reason: str
+    """One or two sentences for the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMask:
+    """One example as the trainer sees it."""
+
+    input_ids: list[int]
+    trained: list[bool]
+    """Same length: whether the token is a target of the loss (SFTTrainer's label is not -100)."""
+    lost: list[int]
+    """End of the prompt alone that the whole sequence does not have (templates that render the
+    two differently): context that exists at inference but was not trained on. Normally empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthAudit:
+    """Tokenized lengths of a dataset against SFTConfig.max_length."""
+
+    n: int
+    longest: int
+    """Tokens of the longest example, before truncation."""
+    truncated: int
+    """Examples longer than max_length."""
+    untrained: list[str]
+    """Sources of the examples with nothing left to train; SFTTrainer drops them."""
+
+    def __str__(self) -> str:
+        text = f"{self.n} examples, the longest of {self.longest} tokens"
+        text += f"; {self.truncated} are truncated" if self.truncated else "; none is truncated"
+        if self.untrained:
+            shown = ", ".join(self.untrained[:5]) + (", ..." if len(self.untrained) > 5 else "")
+            text += f"; {len(self.untrained)} are DROPPED, nothing to train is left: {shown}"
+        return text + "."
+
+
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Set `FALLBACK_TEMPLATE` on a tokenizer without one; return what was done, or None.
+
+    Raises:
+        ModelError: there is no template and no eos token, so no end of an answer to be learned.
+    """
+    if tokenizer.chat_template:
+        return None
+    if tokenizer.eos_token is None:
+        raise ModelError(
+            f"Tokenizer {_name(tokenizer)} has neither a chat template nor an eos token, so a "
+            "model cannot learn where an answer ends. Set tokenizer.eos_token, or choose another."
+        )
+    bos = _adds_bos(tokenizer)
+    tokenizer.chat_template = ("{{ bos_token }}" if bos else "") + FALLBACK_TEMPLATE
+    return (
+        f"Tokenizer {_name(tokenizer)} has no chat template; a plain one is used (User:/Assistant: "
+        f"lines, {tokenizer.eos_token} after each answer, {'with' if bos else 'no'} BOS)."
+    )
+
+
+def chat_template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the hash of the chat template; training and evaluation must have the same one.
+
+    Raises:
+        ModelError: the tokenizer has no template; call `ensure_chat_template` first.
+    """
+    return hashlib.sha256(_template(tokenizer).encode()).hexdigest()
+
+
+def choose_loss(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    completion_only: bool | None = None,
+    assistant_only: bool | None = None,
+) -> LossChoice:
+    """Choose SFTConfig's two loss switches for a dataset from one of its examples.
+
+    Args:
+        example: an item of `load_examples`; all others have the same layout.
+        tokenizer: must have a chat template.
+        completion_only: what the user asks for; None leaves it to us.
+        assistant_only: likewise.
+
+    Raises:
+        DataError: several turns are to be trained, and neither the tokenizer's template nor TRL
+            knows which tokens are the assistant's.
+        ModelError: the tokenizer has no chat template.
+    """
+    template = _template(tokenizer)
+    pair = "prompt" in example
+    marked = has_generation_markers(template) and is_chat_template_stop_token_trained(tokenizer)
+    if assistant_only is None:
+        assistant_only = marked if pair else True
+    completion_only = pair if completion_only is None else completion_only
+    variant = None
+    if assistant_only and not has_generation_markers(template):
+        variant = _training_template(tokenizer)
+    choice = LossChoice(
+        completion_only=completion_only, assistant_only=assistant_only, template=variant, reason=""
+    )
+    return LossChoice(
+        completion_only=completion_only,
+        assistant_only=assistant_only,
+        template=variant,
+        reason=_reason(example, tokenizer, choice),
+    )
+
+
+def loss_mask(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    loss: LossChoice | None = None,
+    *,
+    max_length: int | None = None,
+) -> LossMask:
+    """Tokenize one example and say which tokens are trained, as SFTTrainer will.
+
+    Args:
+        example: an item of `load_examples`, or a row of `SFTTrainer.train_dataset`.
+        tokenizer: must have a chat template.
+        loss: from `choose_loss`, which is asked when None.
+        max_length: SFTConfig's; what is beyond is cut off (truncation_mode="keep_start").
+
+    Raises:
+        DataError: the chat template refuses the example.
+        ModelError: the tokenizer has no chat template.
+    """
+    if "input_ids" in example:
+        ids, labels = list(example["input_ids"]), example["labels"]
+        return LossMask(input_ids=ids, trained=[label != -100 for label in labels], lost=[])
+    loss = loss or choose_loss(example, tokenizer)
+    ids, trained = _render_whole(example, tokenizer, loss)
+    lost: list[int] = []
+    if "prompt" in example:
+        prompt_ids, _ = _render(example, example["prompt"], tokenizer, loss, prompt_only=True)
+        start = common_prefix_length(prompt_ids, ids)
+        lost = prompt_ids[start:]
+        if loss.completion_only:
+            trained = [bit and i >= start for i, bit in enumerate(trained)]
+    return LossMask(input_ids=ids[:max_length], trained=trained[:max_length], lost=lost)
+
+
+def describe_example(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    loss: LossChoice | None = None,
+    *,
+    max_length: int | None = None,
+) -> str:
+    """Return one or two sentences: where it is from, how many tokens, how many are trained."""
+    mask = loss_mask(example, tokenizer, loss, max_length=max_length)
+    n, trained = len(mask.input_ids), sum(mask.trained)
+    share = f" ({trained / n:.0%})" if n else ""
+    text = f"{example.get('source', 'one example')}: {n} tokens, {trained} trained{share}."
+    if mask.lost:
+        text += (
+            " The prompt alone is not a prefix of the whole: training never sees its end "
+            f"{tokenizer.decode(mask.lost)!r}, which generation starts from."
+        )
+    return text
+
+
+def render_example(
+    example: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    loss: LossChoice | None = None,
+    *,
+    max_length: int | None = None,
+    brackets: bool = False,
+) -> Text:
+    """Decode one example with its loss mask coloured: trained green and bold, the rest dim.
+
+    Every newline is also written as a visible backslash-n, so that a trained trailing newline can
+    be seen. `brackets` puts trained spans in `[[ ]]` as well, for output without colour.
+    """
+    mask = loss_mask(example, tokenizer, loss, max_length=max_length)
+    text = Text()
+    for trained, span in _spans(mask, tokenizer):
+        shown = _shorten(span).replace("\n", "\\n\n")
+        shown = f"[[{shown}]]" if trained and brackets else shown
+        text.append(shown, style=TRAINED if trained else CONTEXT)
+    return text
+
+
+def audit_lengths(
+    examples: Iterable[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    loss: LossChoice,
+    *,
+    max_length: int | None,
+) -> LengthAudit:
+    """Tokenize every example: counts what truncation cuts and what SFTTrainer would drop.
+
+    Also the check that the chat template takes every example: a `DataError` names the one it
+    refuses. Takes 0.4 ms per GSM8K problem on one core when nothing is truncated; what is cut off
+    is tokenized once more, for its mask.
+    """
+    n = longest = truncated = 0
+    untrained: list[str] = []
+    for example in examples:
+        ids, _ = _render_whole(example, tokenizer, loss)
+        n += 1
+        longest = max(longest, len(ids))
+        if max_length is not None and len(ids) > max_length:
+            truncated += 1
+            if not any(loss_mask(example, tokenizer, loss, max_length=max_length).trained):
+                untrained.append(str(example.get("source", f"example {n}")))
+    return LengthAudit(n=n, longest=longest, truncated=truncated, untrained=untrained)
+
+
+def _render_whole(
+    example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice
+) -> tuple[list[int], list[bool]]:
+    """Token ids of prompt and completion, and what is trained as far as the template tells."""
+    pair = "prompt" in example
+    messages = [*example["prompt"], *example["completion"]] if pair else example["messages"]
+    ids, assistant = _render(example, messages, tokenizer, loss)
+    if not loss.assistant_only:
+        return ids, [True] * len(ids)
+    if not any(assistant):  # SFTTrainer stops there, too, but does not say where
+        raise DataError(
+            f"{example.get('source', 'An example')}: the chat template of {_name(tokenizer)} marks "
+            "no token of it as the assistant's. Type data.turns=last."
+        )
+    return ids, [bool(bit) for bit in assistant]
+
+
+def _render(
+    example: Example,
+    messages: list[dict[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    loss: LossChoice,
+    *,
+    prompt_only: bool = False,
+) -> tuple[list[int], list[int]]:
+    """Token ids and the assistant mask (empty unless it is asked for)."""
+    _template(tokenizer)
+    try:
+        result = tokenizer.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=prompt_only,
+            return_assistant_tokens_mask=loss.assistant_only and not prompt_only,
+            chat_template=loss.template,
+        )
+    except (TemplateError, TypeError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(
+            f"{example.get('source', 'An example')}: the chat template of {_name(tokenizer)} "
+            f"refuses it ({error}); its roles are: {roles}."
+        ) from error
+    assert isinstance(result, Mapping)  # return_dict=True
+    return list(result["input_ids"]), list(result.get("assistant_masks", []))
+
+
+def _reason(example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice) -> str:
+    """What the two switches mean on this very template, including what cannot be avoided."""
+    what = "the completion" if loss.completion_only else "every token, prompts included"
+    if loss.assistant_only:
+        what = "the last assistant turn" if loss.completion_only else "every assistant turn"
+    text = f"Trained: {what}"
+    text += ", by the template's generation markers." if loss.assistant_only else "."
+    if loss.template is not None:
+        text += " They are TRL's: it trains with its own variant of this model's template."
+    mask = loss_mask(example, tokenizer, loss)
+    targets = [i for i, bit in zip(mask.input_ids, mask.trained, strict=True) if bit]
+    tail = _after_stop(targets, tokenizer)
+    if tail is None:
+        return f"{text} No stop token is trained: the model may not learn to end its answer."
+    if tail:
+        return f"{text} The template's {tail!r} after the stop token is trained too."
+    return text
+
+
+def _after_stop(targets: list[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Whitespace trained after the stop token; None when the targets do not end with one."""
+    stops = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    last = max((i for i, token in enumerate(targets) if token in stops), default=None)
+    if last is None:
+        return None
+    tail = str(tokenizer.decode(targets[last + 1 :]))
+    return None if tail.strip() else tail
+
+
+def _training_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    try:
+        return get_training_chat_template(tokenizer)
+    except ValueError as error:
+        raise DataError(
+            f"The chat template of {_name(tokenizer)} does not mark which tokens are the "
+            "assistant's ({% generation %}), nor does TRL know a variant that does, so every "
+            "assistant turn cannot be trained. Type data.turns=last to train the final turn of "
+            "each conversation, which every template allows."
+        ) from error
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    template: object = tokenizer.chat_template
+    if isinstance(template, dict):  # named variants; TRL and apply_chat_template take this one
+        template = template.get("default")
+    if not isinstance(template, str) or not template:
+        raise ModelError(
+            f"Tokenizer {_name(tokenizer)} has no chat template: call "
+            "wemask.data.chat.ensure_chat_template(tokenizer) first."
+        )
+    return template
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    # Massive activations often sit on BOS: the template must not add or lose one.
+    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[0] == tokenizer.bos_token_id
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return str(tokenizer.name_or_path or type(tokenizer).__name__)
+
+
+def _spans(mask: LossMask, tokenizer: PreTrainedTokenizerBase) -> list[tuple[bool, str]]:
+    """Runs of equal mask and their text.
+
+    Decoded as differences of prefixes: a run decoded alone would lose the space before its first
+    word in SentencePiece tokenizers.
+    """
+    spans: list[tuple[bool, str]] = []
+    end, before = 0, ""
+    for trained, run in groupby(mask.trained):
+        end += len(list(run))
+        text = str(tokenizer.decode(mask.input_ids[:end], clean_up_tokenization_spaces=False))
+        spans.append((trained, text[len(before) :]))
+        before = text
+    return spans
+
+
+def _shorten(span: str) -> str:
+    if len(span) <= LONGEST_SPAN:
+        return span
+    half = LONGEST_SPAN // 2
+    return f"{span[:half]} ...[{len(span) - 2 * half} characters]... {span[-half:]}"

@@ -1,0 +1,345 @@
+"""Run one arm (a model, softened or not) over benchmarks and keep every item's result.
+
+    results = evaluate_arm(model, tokenizer, tasks, arm="sft", folder=run_folder, fingerprint=...)
+    results["gsm8k"].accuracy
+
+Writes `<folder>/eval/<task>/samples.jsonl` and `meta.json`. A finished task is read back instead of
+run again when nothing that could change its result has changed; of an unfinished one (killed) only
+what is missing is run. lm_eval is imported on first use.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wemask.errors import ConfigError, DataError, WemaskError
+from wemask.evaluate.journal import Journal
+from wemask.evaluate.tasks.samples import Sample, Sent, read_log
+from wemask.evaluate.tasks.settings import OWN_TASKS, TaskConfig, tasks_from_config
+from wemask.evaluate.tasks.stored import TaskResult, by_item, read_result, write_result
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from wemask.evaluate.harness import WemaskLM
+    from wemask.evaluate.tasks.loading import LoadedTask
+
+__all__ = [
+    "OWN_TASKS",
+    "Sample",
+    "TaskConfig",
+    "TaskResult",
+    "check_tasks",
+    "evaluate_arm",
+    "read_result",
+    "tasks_from_config",
+]
+
+VERSIONED = ("lm_eval", "transformers", "torch", "math-verify")
+# Files that decide what is asked and what counts as right; a change in one makes results stale.
+SCORING = (
+    "scoring/answers.py",
+    "scoring/equivalence.py",
+    "scoring/refusal_patterns.py",
+    "scoring/refusal_questions.py",
+    "scoring/refusals.py",
+    "scoring/symbolic.py",
+    "tasks/functions.py",
+    "tasks/judging.py",
+    "tasks/local.py",
+    "tasks/samples.py",
+    "tasks/xstest.py",
+)
+
+
+def check_tasks(tasks: Sequence[TaskConfig]) -> None:
+    """Load every task once, so that a wrong name or file is known before hours of training.
+
+    Raises:
+        ConfigError, DataError: the problems of all tasks, together.
+    """
+    from wemask.evaluate.tasks.loading import load_task
+
+    problems = list[WemaskError]()
+    for config in tasks:
+        try:
+            load_task(config, chat=config.chat is not False)
+            if config.judge is not None:
+                from wemask.evaluate.tasks.judging import check_judge
+
+                check_judge(config.judge)
+        except WemaskError as error:
+            problems.append(error)
+    if problems:
+        raise type(problems[0])("\n".join(str(problem) for problem in problems))
+
+
+def evaluate_arm(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: Sequence[TaskConfig],
+    *,
+    arm: str,
+    folder: Path,
+    fingerprint: str,
+    limit: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, TaskResult]:
+    """Run `tasks` on one arm, or read back what is finished.
+
+    Args:
+        model: causal language model, on its device, already softened where the arm is.
+        tokenizer: its tokenizer.
+        tasks: what to run, with different names.
+        arm: name of the arm, for the samples and the progress bar.
+        folder: run folder; results go to `<folder>/eval/<task>/`.
+        fingerprint: text that differs whenever the model's weights or the operator differ.
+        limit: use the first so many items of each task; a task's own smaller limit holds.
+        batch_size: prompts per forward.
+        seed: for few-shot examples that a task draws, and for tasks that sample.
+        progress: show progress bars.
+        about: what else to say of the arm; kept as it is in every meta.json, and without influence
+            on what is run. A finished result keeps what it has, unless it has nothing.
+
+    Returns:
+        Task name -> result, in the order of `tasks`.
+
+    Raises:
+        ConfigError, DataError: see TaskConfig and `load_task`.
+        RunFolderError: the results cannot be written.
+    """
+    from wemask.detection.tracing import evaluating  # torch: not for composing a config
+
+    _check_call(tasks, limit, batch_size, fingerprint, about)
+    results = dict[str, TaskResult]()
+    with evaluating(model):
+        for config in tasks:
+            run = _Run(
+                config=config,
+                arm=arm,
+                folder=folder / "eval" / config.name,
+                limit=min((n for n in (limit, config.limit) if n is not None), default=None),
+                seed=seed,
+                chat=_wants_chat(config, tokenizer),
+                progress=progress,
+                about=dict(about or {}),
+            )
+            lm = run.wrap(model, tokenizer, batch_size=batch_size)
+            results[config.name] = _evaluate(run, lm, fingerprint)
+    return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One arm on one task, decided but not run."""
+
+    config: TaskConfig
+    arm: str
+    folder: Path
+    limit: int | None
+    seed: int
+    chat: bool
+    progress: bool
+    about: dict[str, Any]
+
+    def wrap(self, model: Any, tokenizer: Any, *, batch_size: int) -> "WemaskLM":
+        from wemask.evaluate.harness import WemaskLM
+
+        return WemaskLM(
+            model, tokenizer, batch_size=batch_size, chat=self.chat, progress=self.progress
+        )
+
+    def label(self, draw: int) -> str:
+        n = self.config.n_samples
+        return f"{self.config.name} [{self.arm}]" + (f" {draw + 1}/{n}" if n > 1 else "")
+
+
+def _check_call(
+    tasks: Sequence[TaskConfig],
+    limit: int | None,
+    batch_size: int,
+    fingerprint: str,
+    about: Mapping[str, Any] | None,
+) -> None:
+    problems = list[str]()
+    if limit is not None and (type(limit) is not int or limit < 1):
+        problems.append(f"limit is a whole number >= 1 or null, got {limit!r}.")
+    if type(batch_size) is not int or batch_size < 1:
+        problems.append(f"batch_size is a whole number >= 1, got {batch_size!r}.")
+    if not fingerprint:
+        problems.append("fingerprint is empty: finished results of another model would be reused.")
+    names = [config.name for config in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        problems.append(f"Tasks named twice: {', '.join(twice)}.")
+    try:
+        json.dumps(about)
+    except (TypeError, ValueError) as error:  # known now, not after hours
+        problems.append(f"about holds something that JSON cannot: {error}.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _wants_chat(config: TaskConfig, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    has_template = bool(tokenizer.chat_template)
+    if config.chat and not has_template:
+        raise ConfigError(
+            f"tasks.{config.name}.chat is true, but the tokenizer has no chat template. "
+            f"Type tasks.{config.name}.chat=false, or give the tokenizer a template."
+        )
+    return has_template if config.chat is None else config.chat
+
+
+def _evaluate(run: _Run, lm: "WemaskLM", fingerprint: str) -> TaskResult:
+    from wemask.evaluate.tasks.loading import load_task
+
+    loaded = load_task(run.config, chat=run.chat)
+    key = _key(run, lm, loaded, fingerprint)
+    finished = _read_finished(run, key)
+    if finished is not None:
+        return finished
+    lm.journal = Journal(run.folder / "unfinished.jsonl", key)
+    start = time.perf_counter()
+    metric, samples, notes = _ask(run, lm, loaded)
+    samples, unread = _judged(run, lm, loaded, samples)
+    result = {
+        "metric": metric,
+        "seconds": round(lm.journal.seconds + time.perf_counter() - start, 3),
+        "source": loaded.source,
+        "template_sha256": key["template_sha256"],
+        "fewshot": loaded.fewshot,
+        "note": "; ".join(note for note in (loaded.note, *notes, unread) if note) or None,
+    }
+    path = write_result(run.folder, samples, key=key, result=result, about=run.about)
+    lm.journal.remove()
+    return TaskResult(
+        name=run.config.name,
+        samples=samples,
+        path=path,
+        reused=False,
+        conditions=key,
+        about=run.about,
+        **result,
+    )
+
+
+def _ask(
+    run: _Run, lm: "WemaskLM", loaded: "LoadedTask"
+) -> tuple[str, list[Sample], Sequence[str]]:
+    """Ask every item `n_samples` times; return the metric, the samples and notes on the outputs."""
+    from wemask.evaluate.harness import run_task
+
+    metric, passes, sent = "", list[list[Sample]](), list[Sent]()
+    for draw in range(run.config.n_samples):
+        lm.label = run.label(draw)
+        logged = run_task(lm, loaded, limit=run.limit, seed=run.seed, draw=draw)
+        metric, samples = read_log(
+            logged, run.config, arm=run.arm, read=loaded.read, sent=lm.sent, draw=draw
+        )
+        passes.append(samples)
+        sent += lm.sent.values()
+    return metric, by_item(passes), _notes(lm, loaded, sent)
+
+
+def _judged(
+    run: _Run, lm: "WemaskLM", loaded: "LoadedTask", samples: list[Sample]
+) -> tuple[list[Sample], str | None]:
+    if run.config.judge is None:
+        return samples, None
+    from wemask.evaluate.tasks.judging import judge_samples
+
+    return judge_samples(
+        samples,
+        loaded.questions(),
+        run.config.judge,
+        batch_size=lm.batch_size,
+        journal=lm.journal,
+        progress=run.progress,
+    )
+
+
+def _key(run: _Run, lm: "WemaskLM", loaded: "LoadedTask", fingerprint: str) -> dict[str, Any]:
+    """Everything that could change the result; the path of a file does not, its items do."""
+    from wemask.evaluate.harness import describe
+
+    about = describe(lm, loaded, limit=run.limit, seed=run.seed)
+    settings = {k: v for k, v in asdict(run.config).items() if k not in ("path", "limit")}
+    package = Path(__file__).parent
+    template = [about["chat_template"], about["prompts"]]
+    return {
+        "arm": run.arm,
+        "fingerprint": fingerprint,
+        "task": settings,
+        "limit": run.limit,
+        "seed": run.seed,
+        "n": len(about["items"]),
+        "items_sha256": _sha256("\n".join(about["items"])),
+        "template_sha256": _sha256(json.dumps(template)),
+        "chat_template_sha256": _sha256(about["chat_template"] or ""),
+        "generation": json.loads(json.dumps(loaded.decoding(), default=str)),
+        "batch_size": lm.batch_size,
+        "dtype": str(lm.model.dtype),
+        "device": lm.device.type,
+        "scoring_sha256": _sha256("".join((package / file).read_text("utf-8") for file in SCORING)),
+        **_judge_key(run.config),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+    }
+
+
+def _judge_key(config: TaskConfig) -> dict[str, Any]:
+    """Weights of a judge in a folder: training it again makes its verdicts stale."""
+    if config.judge is None or not Path(config.judge).is_dir():
+        return {}
+    files = sorted(Path(config.judge).glob("*.safetensors"))
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {"judge_sha256": _sha256(json.dumps(stats))}
+
+
+def _notes(lm: "WemaskLM", loaded: "LoadedTask", sent: Sequence[Sent]) -> list[str]:
+    """Say what limits the numbers: prompts that were cut, outputs that had too little room."""
+    notes = list[str]()
+    cut = sum(item.cut for item in lm.sent.values()) + lm.shortened
+    if cut:
+        notes.append(
+            f"{cut} prompts did not fit into the model's context of {lm.max_length} tokens and "
+            "lost their beginning"
+        )
+    asked = max(settings.get("max_gen_toks", lm.max_gen_toks) for settings in loaded.decoding())
+    tight = sorted({item.budget for item in sent if item.budget < asked})
+    if tight:
+        count = sum(item.budget < asked for item in sent)
+        notes.append(
+            f"{count} outputs could have {tight[0]} tokens instead of {asked}: "
+            f"the model's context is {lm.max_length}"
+        )
+    unfinished = sum(not item.finished for item in sent)
+    if unfinished:
+        notes.append(f"{unfinished} of {len(sent)} outputs ran into their limit")
+    return notes
+
+
+def _read_finished(run: _Run, key: dict[str, Any]) -> TaskResult | None:
+    """Return the stored result when it is whole and was made under the same `key`."""
+    try:
+        result = read_result(run.folder)
+    except DataError:  # missing, or half written by something else than us: as good as none
+        return None
+    if result.conditions != key:
+        return None
+    if result.about or not run.about:
+        return result
+    meta = json.loads((run.folder / "meta.json").read_bytes())
+    write_result(run.folder, result.samples, key=key, result=meta["result"], about=run.about)
+    return replace(result, about=run.about)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

@@ -1,0 +1,119 @@
+"""Local files in place of the datasets of lm-eval's tasks, and of ours.
+
+A row keeps the place that it was read from, for messages; no item ever holds it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from datasets import Dataset
+
+from wemask.data import records
+from wemask.errors import DataError, nearest
+
+WHERE = "wemask_where"
+SUBJECT = "subject"  # the column that says which subtask of a group a row belongs to
+
+Row = dict[str, Any]
+
+
+def read_rows(path: str) -> list[Row]:
+    """Read a local data file (or the test files of a folder); every row keeps its place.
+
+    Lists and objects in the cells of a CSV file are JSON.
+    """
+    rows = list[Row]()
+    for file in records.find_files(Path(path).expanduser(), "test"):
+        found = [{**fields, WHERE: where} for where, fields in records.read_records(file)]
+        if file.name.lower().endswith((".csv", ".csv.gz")):
+            found = [{name: _cell(value) for name, value in row.items()} for row in found]
+        rows += found
+    return rows
+
+
+def _cell(value: str) -> Any:
+    if not value.startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:  # a text that happens to begin with a bracket
+        return value
+
+
+def own_split(path: str, **_: Any) -> dict[str, list[Row]]:
+    """Return the rows of a local file as the test split of a task of ours.
+
+    lm-eval calls this with the task's metadata as further keywords, which are of no use here.
+    """
+    rows = read_rows(path)
+    return {"test": rows, "train": rows}
+
+
+def fit(spec: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Dataset]:
+    """Return `rows` under every split that a task of lm-eval's names.
+
+    Args:
+        spec: the task's YAML.
+        rows: its items.
+
+    Raises:
+        DataError: a column holds values of different types in different rows.
+    """
+    plain = [{k: v for k, v in row.items() if k != WHERE} for row in rows]
+    if "ifeval" in str(spec["task"]):  # copies of its data leave out the number of the item
+        plain = [{"key": number, **row} for number, row in enumerate(plain)]
+    target = spec.get("doc_to_target")
+    if spec.get("output_type") == "multiple_choice" and isinstance(target, str):
+        _whole_numbers(plain, target)
+    names = list(dict.fromkeys(name for row in plain for name in row))
+    columns = {name: [row.get(name) for row in plain] for name in names}
+    try:
+        table = Dataset.from_dict(columns)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise DataError(
+            f"a column holds values of different types in different rows: {error}"
+        ) from error
+    splits = ("test_split", "validation_split", "training_split", "fewshot_split")
+    return dict.fromkeys({str(spec[name]) for name in splits if spec.get(name)}, table)
+
+
+def _whole_numbers(rows: list[Row], column: str) -> None:
+    """Turn the number of the right option, which CSV holds as text, into a number."""
+    values = [row.get(column) for row in rows]
+    if all(isinstance(value, str) and value.isdecimal() for value in values):
+        for row in rows:
+            row[column] = int(row[column])
+
+
+def by_subject(rows: Iterable[Row], subjects: Iterable[str]) -> dict[str, list[Row]]:
+    """Split rows by their column `subject`.
+
+    Args:
+        rows: those of a group such as mmlu.
+        subjects: the names that there are.
+
+    Returns:
+        Subject -> rows, in the order of `subjects`; subjects without rows are left out.
+
+    Raises:
+        DataError: no such column, or subjects that the group does not have.
+    """
+    parts: dict[str, list[Row]] = {subject: [] for subject in subjects}
+    for row in rows:
+        if SUBJECT not in row:
+            found = [name for name in row if name != WHERE]
+            raise DataError(
+                f"{row[WHERE]}: no column {SUBJECT!r} among {found}, which says what subtask a row "
+                f"belongs to.{nearest(SUBJECT, found)}"
+            )
+        subject = str(row[SUBJECT])
+        if subject not in parts:
+            raise DataError(
+                f"{row[WHERE]}: subject {subject!r} is none of the {len(parts)} that this group "
+                f"has.{nearest(subject, parts)}"
+            )
+        parts[subject].append(row)
+    return {subject: part for subject, part in parts.items() if part}

@@ -1,0 +1,156 @@
+"""What Slurm's queue says of a job, and what a run folder says of its run: `wemask status`.
+
+Only `squeue` is asked: clusters without accounting have no `sacct`.
+"""
+
+import json
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wemask.errors import ConfigError, RunFolderError
+
+FORMAT = "%i|%T|%M|%L|%N|%S|%r"
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "STOPPED")
+ACTIVE += ("RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """One line of squeue."""
+
+    job: str
+    state: str
+    used: str
+    left: str
+    nodes: str
+    start: str
+    reason: str
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs or will."""
+        return self.state in ACTIVE
+
+    def words(self) -> str:
+        """State, and what matters in it."""
+        if self.state == "PENDING":
+            start = "" if self.start in ("N/A", "") else f", expected to start {self.start}"
+            return f"PENDING ({self.reason}){start}"
+        if self.state == "RUNNING":
+            return f"RUNNING on {self.nodes}, {self.used} used, {self.left} left"
+        reason = f" ({self.reason})" if self.reason not in ("None", "") else ""
+        return f"{self.state}{reason}"
+
+
+def parse(text: str) -> list[Queued]:
+    """Lines of `squeue --format=%i|%T|%M|%L|%N|%S|%r`."""
+    rows = [line.strip().split("|", 6) for line in text.splitlines() if line.count("|") >= 6]
+    return [
+        Queued(
+            job=row[0],
+            state=row[1],
+            used=row[2],
+            left=row[3],
+            nodes=row[4],
+            start=row[5],
+            reason=row[6],
+        )
+        for row in rows
+    ]
+
+
+def ask_queue(job: str) -> Queued | None:
+    """The job as the queue has it; None when it has left the queue, or there is no queue here.
+
+    Raises:
+        ConfigError: squeue does not answer.
+    """
+    command = [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        f"--jobs={job}",
+        f"--format={FORMAT}",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        return None
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"{shlex.join(command)} did not answer in a minute.") from error
+    if done.returncode:
+        if "Invalid job id" in done.stderr:
+            return None
+        raise ConfigError(f"{shlex.join(command)} failed: {' '.join(done.stderr.split())}")
+    rows = parse(done.stdout)
+    return rows[0] if rows else None
+
+
+def job_of(folder: Path) -> dict[str, Any] | None:
+    """What was submitted for a run folder: job, evaluate, script; None when nothing was."""
+    path = folder / "slurm" / "job.json"
+    try:
+        values = json.loads(path.read_text())
+        return values if isinstance(values, dict) and "job" in values else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is damaged: {error}. Remove it.") from error
+
+
+def status(folder: Path) -> list[tuple[str, str]]:
+    """What is known of a run: lines of (name, value).
+
+    Raises:
+        RunFolderError: it is no run folder.
+        ConfigError: squeue does not answer.
+    """
+    from wemask.settings.lock import describe, holder
+    from wemask.settings.run_folder import last_checkpoint
+    from wemask.train.progress import Progress
+
+    if not (folder / "config.resolved.yaml").exists():
+        raise RunFolderError(
+            f"{folder} is no run folder: config.resolved.yaml was sought. It is the folder that "
+            "train.py named, outputs/EXPERIMENT/RUN."
+        )
+    lines = [("run", str(folder)), *_jobs(folder)]
+    if (owner := holder(folder)) is not None:
+        lines.append(("in use by", describe(owner)))
+    if (progress := Progress.read(folder)) is not None:
+        lines.append(("step", f"{progress.step} of {progress.max_steps}"))
+        lines.append(("loss", "unknown" if progress.loss is None else f"{progress.loss:.4f}"))
+    if (folder / "final").exists():
+        return [*lines, ("finished", str(folder / "final"))]
+    checkpoint, broken = last_checkpoint(folder)
+    if progress is not None and progress.seconds_left is not None:
+        pace = f"{progress.seconds_per_step:.2f} s per step"
+        lines.append(("time left", f"{duration(progress.seconds_left)} at {pace}"))
+    lines.append(("checkpoint", checkpoint.name if checkpoint else "none yet"))
+    lines += [("half-written", name) for name in broken]
+    return lines
+
+
+def _jobs(folder: Path) -> list[tuple[str, str]]:
+    about = job_of(folder)
+    if about is None:
+        return [("job", "none was submitted")]
+    lines = []
+    for name, key in (("job", "job"), ("evaluation", "evaluate")):
+        if (number := about.get(key)) is not None:
+            queued = ask_queue(number)
+            words = queued.words() if queued else "not in the queue (any more)"
+            lines.append((name, f"{number}: {words}"))
+    log = folder / "slurm" / f"{str(about['job']).partition('_')[0]}.out"
+    return [*lines, ("log", str(log))] if log.exists() else lines
+
+
+def duration(seconds: float) -> str:
+    """3725 -> 1:02:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

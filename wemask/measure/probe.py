@@ -1,0 +1,110 @@
+"""What is watched of a model in training: the `wemask/*` keys, from one forward over fixed texts.
+
+    probe = fixed_probe(model, tokenizer, report, handle)   # before training
+    values = probe.measure(model)                           # at any time later
+
+The texts and their massive tokens are chosen once: where training takes the massive activation
+away, the attention to these same tokens is still what is measured.
+"""
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs, padded
+from wemask.detection.me_layer import MELayerReport
+from wemask.measure.measurement import Batch, Measurement, measure, probe_batches
+from wemask.operator.dims import observing
+from wemask.operator.handle import SoftenHandle
+
+TEXTS = CALIBRATION_TEXTS[:4]  # beside the report's probe prompt
+LENGTH = 64  # tokens of a text at most: T of the sink rate by convention (arXiv 2410.10781)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Fixed texts, and what is said of a model on them."""
+
+    batch: Batch
+    layer: int | None
+    """The ME Layer; None: the model has none."""
+    handle: SoftenHandle | None
+    """Of the model, where it is softened."""
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The `wemask/*` keys of a model as it stands, in one forward; docs/wandb.md has them.
+
+        Under ZeRO-3 all ranks must come here together.
+
+        Raises:
+            ModelError: the model's attention cannot be read.
+            DetectionError: states without a spectrum, e.g. not finite ones.
+        """
+        mask = self.batch.attention_mask
+        with observing(self.handle, mask) if self.handle else nullcontext({}) as observed:
+            measured = measure(model, [self.batch])
+        values = {**self._massive(measured), **self._attention(measured)}
+        if self.handle is not None:
+            values |= strengths(self.handle)
+            values["tokens_touched"] = float(sum(o.tokens for o in observed.values()))
+        return {f"wemask/{k}": v for k, v in values.items() if math.isfinite(v)}
+
+    def _massive(self, measured: Measurement) -> dict[str, float]:
+        """At the ME Layer's output; without one, where the largest activation is."""
+        rows = measured.layers
+        row = max(rows, key=lambda r: r.massive_max) if self.layer is None else rows[self.layer]
+        names = ("massive_max", "massive_ratio", "massive_magnitude")
+        values = {name: getattr(row, name) for name in names}
+        return values if self.layer is None else {"me_layer": float(self.layer), **values}
+
+    def _attention(self, measured: Measurement) -> dict[str, float]:
+        """Means over the layers after the ME Layer; without one, over all."""
+        names = ["effective_rank", "anisotropy"]
+        # Without massive tokens, the first token is where a sink would be.
+        names += [
+            name if measured.massive_tokens else f"{name}_first"
+            for name in ("sink_mass", "sink_rate")
+        ]
+        after = -1 if self.layer is None else self.layer
+        values = {name: measured.later(name, after) for name in names}
+        return {**values, "probe_perplexity": measured.perplexity}
+
+
+def strengths(handle: SoftenHandle) -> dict[str, float]:
+    """The strength in force, and where it is learned that of each layer.
+
+    Under ZeRO-3 and FSDP2 all ranks must come here together.
+    """
+    by_layer = handle.strengths
+    learned = any(softening.theta is not None for softening in handle.softenings())
+    values = {"strength": sum(by_layer.values()) / len(by_layer)}
+    return values | {f"strength/layer_{i}": s for i, s in by_layer.items() if learned}
+
+
+def fixed_probe(
+    model: nn.Module, tokenizer: Any, report: MELayerReport, handle: SoftenHandle | None
+) -> Probe:
+    """Choose the texts: the report's probe prompt and a few calibration texts.
+
+    Args:
+        model: before training, and before its parameters are sharded; softened by `handle`.
+        tokenizer: its own.
+        report: its detection.
+        handle: its softening, if any; massive tokens are found with it at strength 0.
+    """
+    ids, mask = probe_texts(tokenizer, report)
+    with handle.at_strength(0.0) if handle else nullcontext():
+        (batch,) = probe_batches(model, report, ids, mask, batch_size=len(ids))
+    return Probe(batch=batch, layer=report.layer, handle=handle)
+
+
+def probe_texts(tokenizer: Any, report: MELayerReport) -> tuple[Tensor, Tensor]:
+    """Token ids and mask [texts, T], T at most `LENGTH`: the probe prompt first, none twice."""
+    ids, mask = calibration_inputs(tokenizer, texts=TEXTS, chats=False)
+    rows = [row[real.bool()].tolist() for row, real in zip(ids, mask, strict=True)]
+    prompt = list(report.probe_ids)
+    chosen = [prompt] * bool(prompt) + [row for row in rows if row != prompt]
+    return padded([row[:LENGTH] for row in chosen])

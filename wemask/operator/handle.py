@@ -1,0 +1,157 @@
+"""The handle of a softened model: what was touched, the strength in force, and the way back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from wemask.decoder.parts import Block
+from wemask.decoder.sharded import whole
+from wemask.errors import PatchError
+from wemask.operator.layers import Softening, restore_classes, swap_classes
+from wemask.operator.settings import WeMaskConfig
+from wemask.operator.strength import check_strength
+
+if TYPE_CHECKING:
+    from wemask.detection.me_layer import MELayerReport
+
+
+class SoftenHandle:
+    """A softened model: what was touched, and the way back.
+
+    Use it as a context manager, or call `remove()`.
+
+    Attributes:
+        config: the settings.
+        report: the detected ME Layer, or None when everything was given by number.
+        layers: the softened layers.
+        left_alone: layers that were chosen but whose gate tells no massive tokens, with the reason.
+        dims: per layer the softened dims; None where they are chosen anew in each forward.
+        fill: per layer what these dims go towards; empty where that is zero.
+        tokens_touched: per layer, how many tokens of the probe prompt were softened.
+        removed_energy: share of these tokens' squared norm that the softening removed there.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: WeMaskConfig, report: "MELayerReport | None"
+    ) -> None:
+        self.config = config
+        self.report = report
+        self.layers: list[int] = []
+        self.left_alone: dict[int, str] = {}
+        self.dims: dict[int, list[int] | None] = {}
+        self.fill: dict[int, list[float]] = {}
+        self.tokens_touched: dict[int, int] = {}
+        self.removed_energy = 0.0
+        self.model = model
+        self.blocks: list[Block] = []
+
+    @property
+    def strength(self) -> float:
+        """The strength in force; the mean over the softened layers where it is learned."""
+        return sum(self.strengths.values()) / len(self.strengths)
+
+    @property
+    def strengths(self) -> dict[int, float]:
+        """The strength in force, per softened layer; where theta is sharded, all ranks must ask."""
+        return {softening.index: _strength(softening) for softening in self.softenings()}
+
+    @property
+    def learned(self) -> dict[int, float]:
+        """The trained theta per softened layer; empty unless the strength is learnable.
+
+        Where theta is sharded, all ranks must ask, and it cannot be set. Setting it raises
+        PatchError where a layer is missing.
+        """
+        return {s.index: float(whole(s.theta)) for s in self.softenings() if s.theta is not None}
+
+    @learned.setter
+    def learned(self, values: Mapping[int, float]) -> None:
+        thetas = {s.index: s.theta for s in self.softenings() if s.theta is not None}
+        if thetas.keys() != values.keys():
+            raise PatchError(
+                f"Learned strengths were given for the layers {sorted(values)}; this softening "
+                f"learns one for each of {sorted(thetas)}."
+            )
+        with torch.no_grad():
+            for index, theta in thetas.items():
+                theta.fill_(values[index])
+
+    def set_strength(self, strength: float) -> None:
+        """Change s in all softened layers, between forwards; a learned one is set aside.
+
+        Raises:
+            ConfigError: it is no number from 0 to 1.
+            PatchError: the softening was removed.
+        """
+        strength = check_strength(strength)
+        for softening in self.softenings():
+            softening.strength = strength
+
+    @contextmanager
+    def at_strength(self, strength: float) -> Iterator[None]:
+        """Run a block with another strength; the one in force, also a learned one, comes back."""
+        before = [(softening, softening.strength) for softening in self.softenings()]
+        self.set_strength(strength)
+        try:
+            yield
+        finally:
+            for softening, value in before:
+                softening.strength = value
+
+    def softenings(self) -> list[Softening]:
+        if not self.blocks:
+            raise PatchError("This softening was removed. Call wemask.soften again.")
+        return [b.attention.softening for b in self.blocks]  # pyright: ignore[reportReturnType]
+
+    def remove(self) -> None:
+        """Take the softening out; the model is then what it was, bit for bit.
+
+        Raises:
+            PatchError: it was removed before.
+        """
+        if getattr(self.model, "wemask_handle", None) is not self:
+            raise PatchError("This softening was removed before. Call wemask.soften again.")
+        self.uninstall()
+
+    def install(self, block: Block, softening: Softening) -> None:
+        """Make this layer a softened one; `wemask.soften` does so for all that it chose."""
+        block.attention.softening = softening
+        block.layer.wemask_now = block.attention.wemask_now = softening.now  # pyright: ignore
+        self.blocks.append(block)
+        swap_classes(block.layer, block.attention, str(block.name_of(block.attention)))
+
+    def uninstall(self) -> None:
+        """Give every layer its own class back, also where only some are softened yet."""
+        for block in self.blocks:
+            restore_classes(block.layer, block.attention)
+            del block.layer.wemask_now, block.attention.wemask_now, block.attention.softening
+        self.blocks = []
+        if getattr(self.model, "wemask_handle", None) is self:
+            del self.model.wemask_handle
+
+    def __enter__(self) -> "SoftenHandle":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if getattr(self.model, "wemask_handle", None) is self:  # not removed inside the block
+            self.remove()
+
+    def __repr__(self) -> str:
+        alone = f", left_alone={sorted(self.left_alone)}" if self.left_alone else ""
+        return f"SoftenHandle(layers={self.layers}{alone}, tokens_touched={self.tokens_touched})"
+
+
+def _strength(softening: Softening) -> float:
+    if softening.strength is not None:
+        return softening.strength
+    assert softening.theta is not None
+    return float(softening.s_of(whole(softening.theta)))

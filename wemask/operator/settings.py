@@ -1,0 +1,379 @@
+"""The idea, in one equation (WeMask, arXiv 2605.08504).
+
+At a softened layer `l`, for a massive token `t`, the input of attention becomes
+
+    x'[l,t,:] = x[l,t,:] * (1 - s * m)        m in {0,1}^D,  |m| = k,  0 <= s <= 1
+
+and nothing else changes: not the residual stream, not other tokens, not other layers, not the FFN.
+With s = 0 it is the identity, bit for bit.
+
+Shapes: B batch, T tokens, D hidden size, K dims of interest. This file holds the settings
+(`WeMaskConfig`) and pure tensor functions; `patch.py` puts them into a model. Controls are choices
+of the same settings, and differ from the real thing in one of them; where a control needs an
+equation of its own, that is in `controls.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wemask.errors import ConfigError, nearest
+from wemask.operator.strength import (
+    LearnableStrength,
+    StrengthSchedule,
+    is_number,
+    strength_problem,
+    strength_settings,
+)
+
+LAYERS = ("after_me", "from_me", "next", "before_me")
+TOKENS = ("massive", "primary", "first", "position0", "wrong")
+DIMS = (
+    *("me_norm", "batch_activation", "attn_norm", "activation", "massive"),
+    *("random", "lowest", "uniform"),  # controls
+)
+SITES = ("attention_input", "residual_copy", "residual_stream")
+FILLS = ("zero", "mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeMaskConfig:
+    """What is softened, where, and how much. Six choices and a budget; none is implied.
+
+    Raises:
+        ConfigError: every problem of the given values, together.
+    """
+
+    rate: float = 0.001
+    """Share of the D dims that are softened: k = max(1, round(rate * D)); 0 < rate <= 1."""
+    layers: str | tuple[int, ...] = "after_me"
+    """after_me (every l > L) | from_me (l >= L) | next (L + 1) | before_me (control) | [7, 8]."""
+    tokens: str = "massive"
+    """massive (by content, in each layer by its own gate) | primary (of these, only those that the
+    ME Layer makes, not weaker ones that are born later) | first (first real token of each document)
+    | position0 (index 0) | wrong: a control, one ordinary token of each document, that at place 1 +
+    `seed` (the first is at place 0). A document that is shorter, or has a massive token there, is
+    left alone."""
+    dims: str = "me_norm"
+    """me_norm | batch_activation | attn_norm | activation | massive. `massive` is all dims that
+    lead in the layer (its gate's), whatever the rate. Controls: random | lowest (of me_norm) |
+    uniform (all D dims by one factor, so that a token keeps the norm that me_norm's dims at this
+    strength would leave)."""
+    site: str = "attention_input"
+    """attention_input (after the norm) | residual_copy (before it; the residual stays whole) |
+    residual_stream: a control, the residual that enters the layer is itself changed, for attention,
+    FFN and all later layers. Where that removes the massive activation, later layers find none."""
+    fill: str = "zero"
+    """What softened dims go towards: zero, as in the equation, | mean: x * (1 - s * m) + s * m * v,
+    a control. v is the mean of a dim over the tokens that are softened on the probe prompt, taken
+    once, without softening, and saved. With site=residual_stream: set-zero and set-mean of Sun et
+    al. (arXiv 2402.17762)."""
+    strength: float | str | StrengthSchedule | LearnableStrength = 1.0
+    """s in the equation: 1.0 removes the dims, 0.0 is the identity; or a schedule {start, end,
+    steps}; or `learnable` (short for {initial: 0.9, scale: 100}), trained with the model."""
+    seed: int = 0
+    """Of `dims=random`; 1 + seed is the place of the token of `tokens=wrong`."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, list):  # lists come from YAML and JSON; stored as a tuple
+            object.__setattr__(self, "layers", tuple(self.layers))
+        problems = [self._rate(), self._layers(), *self._choices(), self._strength(), self._seed()]
+        if any(problems):
+            raise ConfigError("\n".join(filter(None, problems)))
+
+    def _rate(self) -> str | None:
+        if is_number(self.rate) and 0 < self.rate <= 1:
+            return None
+        return f"rate is the share of dims to soften, 0 < rate <= 1, got {self.rate!r}."
+
+    def _layers(self) -> str | None:
+        if isinstance(self.layers, str):
+            return _unknown("layers", self.layers, LAYERS, " or a list of layers such as [7, 8]")
+        if isinstance(self.layers, tuple) and self.layers:
+            numbers = [i for i in self.layers if isinstance(i, int) and not isinstance(i, bool)]
+            if len({i for i in numbers if i >= 0}) == len(self.layers):
+                return None
+        return (
+            "layers is one of " + ", ".join(LAYERS) + " or a list of different layer numbers, "
+            f"0-based, such as [7, 8]; got {self.layers!r}."
+        )
+
+    def _choices(self) -> list[str | None]:
+        problems = [
+            _unknown("tokens", self.tokens, TOKENS),
+            _unknown("dims", self.dims, DIMS),
+            _unknown("site", self.site, SITES),
+            _unknown("fill", self.fill, FILLS),
+        ]
+        if self.by_content and self.layers in ("from_me", "before_me"):
+            # A token is massive at layer l when the residual that ENTERS l is: at and before the
+            # ME Layer that is never so, and the softening would silently touch nothing.
+            problems.append(
+                f"layers={self.layers} with tokens={self.tokens} would touch nothing: no token is "
+                "massive yet where it enters the ME Layer. Type tokens=first."
+            )
+        return [*problems, *self._controls()]
+
+    def _controls(self) -> list[str]:
+        """Problems of controls that do not go together."""
+        problems = []
+        if self.dims == "uniform" and self.site != "attention_input":
+            problems.append(
+                f"dims=uniform with site={self.site} would do nothing: the norm that reads the "
+                "residual undoes a factor common to all dims. Type site=attention_input."
+            )
+        if self.fill == "mean" and self.dims in ("uniform", "batch_activation"):
+            problems.append(
+                f"fill=mean needs the same few dims in every forward, dims={self.dims} has none. "
+                "Type dims=massive, or fill=zero."
+            )
+        return problems
+
+    def _strength(self) -> str | None:
+        if isinstance(self.strength, (StrengthSchedule, LearnableStrength)):
+            return None
+        if isinstance(self.strength, str):
+            if self.strength == "learnable":
+                object.__setattr__(self, "strength", LearnableStrength())
+                return None
+            return f"strength must be a number from 0 to 1, or learnable; got {self.strength!r}."
+        if not isinstance(self.strength, Mapping):
+            return strength_problem("strength", self.strength)
+        try:
+            object.__setattr__(self, "strength", strength_settings(self.strength))
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    def _seed(self) -> str | None:
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            return f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}."
+        return None
+
+    @property
+    def explicit_layers(self) -> tuple[int, ...] | None:
+        """The layers when they are given by number, else None."""
+        return self.layers if isinstance(self.layers, tuple) else None
+
+    @property
+    def needs_report(self) -> bool:
+        """True when some choice can only be resolved with a detected ME Layer."""
+        by_report = self.dims in ("me_norm", "activation", "massive", "lowest", "uniform")
+        return self.explicit_layers is None or self.by_content or by_report
+
+    @property
+    def by_content(self) -> bool:
+        """True where the tokens are those that a layer's gate picks."""
+        return self.tokens in ("massive", "primary")
+
+    @property
+    def position(self) -> int | None:
+        """Place in its document of the token that is softened; None where content or index say."""
+        return {"first": 0, "wrong": 1 + self.seed}.get(self.tokens)
+
+    @property
+    def final_strength(self) -> float:
+        """The strength of evaluation: that of the end of a schedule, the start of a learnable."""
+        if isinstance(self.strength, StrengthSchedule):
+            return self.strength.end
+        if isinstance(self.strength, LearnableStrength):
+            return self.strength.initial
+        return float(self.strength)
+
+    def budget(self, hidden_size: int) -> int:
+        """Number k of dims that are softened in a model of width `hidden_size`.
+
+        `batch_activation` counts as the authors' file does, int(rate * D).
+
+        Raises:
+            ConfigError: that count is 0, so nothing would be softened.
+        """
+        if self.dims != "batch_activation":
+            return max(1, round(self.rate * hidden_size))
+        k = int(self.rate * hidden_size)
+        if k == 0:
+            raise ConfigError(
+                f"dims=batch_activation softens int(rate * D) = int({self.rate} * {hidden_size}) "
+                f"= 0 dims: nothing. Type rate={1 / hidden_size:.4g} or more."
+            )
+        return k
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for YAML and JSON; `from_dict` reads them back."""
+        values = asdict(self)
+        if isinstance(self.layers, tuple):
+            values["layers"] = list(self.layers)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "WeMaskConfig":
+        """Build from plain values.
+
+        Raises:
+            ConfigError: an unknown key (the nearest is named) or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := [key for key in values if key not in known]:
+            raise ConfigError(
+                "\n".join(
+                    f"operator.{key} does not exist; there are {', '.join(known)}."
+                    + nearest(key, known)
+                    for key in unknown
+                )
+            )
+        return cls(**values)
+
+
+def _unknown(name: str, value: object, options: tuple[str, ...], more: str = "") -> str | None:
+    if value in options:
+        return None
+    return f"{name} is one of {', '.join(options)}{more}; got {value!r}." + nearest(
+        str(value), options
+    )
+
+
+# --- the equation -------------------------------------------------------------------------------
+
+
+def soften_dims(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor) -> Tensor:
+    """Return x' of the equation above; `x` itself is never written to.
+
+    Only the k chosen columns are computed: the rest is one copy. A token whose gate is False keeps
+    its bits, and so does every token at strength 0, which is multiplied by exactly 1.
+
+    Args:
+        x: attention input, [B, T, D], any float dtype.
+        gate: massive tokens, bool [B, T] or broadcastable, e.g. [1, T].
+        dims: the dims where m = 1, int64 [k].
+        strength: s, a number or a 0-dim tensor.
+    """
+    # Without gradients there is nothing to save; a compiler fuses autograd's passes itself.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _equation(x, gate, dims, strength)
+    return _Soften.apply(x, gate, dims, strength)
+
+
+def _equation(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor) -> Tensor:
+    column = x.index_select(-1, dims)
+    softened = torch.where(gate.unsqueeze(-1), column * (1 - strength), column)
+    return x.index_copy(-1, dims, softened)
+
+
+class _Soften(torch.autograd.Function):
+    """Its gradient by hand: x' is diagonal in x, so dL/dx is dL/dx' softened.
+
+    Autograd's own would add three passes over [B, T, D]. Nothing of size D is kept for backward.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, gate: Tensor, dims: Tensor, strength: float | Tensor) -> Tensor:
+        return _equation(x, gate, dims, strength)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, gate, dims, strength = inputs
+        learned = ctx.needs_input_grad[3]
+        tensor = strength if isinstance(strength, Tensor) else None
+        ctx.number = strength if tensor is None else None
+        ctx.save_for_backward(gate, dims, tensor, x.index_select(-1, dims) if learned else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        gate, dims, tensor, column = ctx.saved_tensors
+        grad_x = grad_strength = None
+        if ctx.needs_input_grad[0]:
+            grad_x = soften_dims(grad, gate, dims, ctx.number if tensor is None else tensor)
+        if column is not None and tensor is not None:  # dx'/ds = -x on these dims of these tokens
+            slope = column.to(tensor.dtype) * grad.index_select(-1, dims).to(tensor.dtype)
+            grad_strength = -(slope * gate.unsqueeze(-1)).sum()
+        return grad_x, None, None, grad_strength
+
+
+def massive_tokens(residual: Tensor, dims: Tensor, thresholds: Tensor) -> Tensor:
+    """Tokens that are massive by content: any |h[t, d]| > tau_d over the massive dims.
+
+    Position, padding, packing and cache play no part in it.
+
+    Args:
+        residual: h[l-1], the residual stream that enters layer l, [B, T, D].
+        dims: massive dims, int64 [K].
+        thresholds: tau, float [K].
+
+    Returns:
+        bool [B, T].
+    """
+    return (residual.index_select(-1, dims).abs() > thresholds).any(-1)
+
+
+def top_dims(scores: Tensor, k: int) -> Tensor:
+    """Indices of the k largest scores [D], ties to the lower index (topk leaves them open)."""
+    return torch.sort(scores, descending=True, stable=True).indices[:k]
+
+
+def batch_activation_dims(x: Tensor, gate: Tensor, k: int) -> Tensor:
+    """Top-k dims of mean |x| over the gated tokens of this forward, the authors' selection.
+
+    It depends on batch mates; that is what it is, and why it is not the default.
+
+    Args:
+        x: attention input [B, T, D].
+        gate: bool [B, T].
+        k: how many.
+    """
+    weight = gate.to(x.dtype).unsqueeze(-1)
+    scores = (x.abs() * weight).sum((0, 1)) / weight.sum().clamp(min=1)
+    return scores.topk(k).indices
+
+
+def tokens_at(
+    residual: Tensor,
+    mask: object,
+    position_ids: Tensor | None,
+    past_length: int,
+    position: int = 0,
+) -> Tensor:
+    """The real token at one place of every sequence and of every packed document.
+
+    Read from what the layer itself was given, so pads, packing, chunks and cache are all in it: a
+    4-D attention mask row with position + 1 visible keys (the first token sees only itself), else
+    (no padding) the position. In a layer with a sliding window of W keys every later row sees W of
+    them, so position + 1 must be below W; `patch.py` checks that.
+
+    Args:
+        residual: [B, T, D], for shape and device.
+        mask: the layer's attention mask: bool or additive [B or 1, heads or 1, T, keys], the 2-D
+            padding mask of flash attention [B, keys], or None.
+        position_ids: [B or 1, T] or None. Trap: `generate` fills left pads with 0, so they are
+            used only where there is no mask.
+        past_length: number of cached tokens before this forward.
+        position: 0 for the first token.
+
+    Returns:
+        bool [B, T] or [1, T].
+
+    Raises:
+        ConfigError: a mask that cannot be read (flex attention's BlockMask).
+    """
+    length = residual.shape[1]
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        seen = visible.sum(-1)[:, 0]
+        gate = seen == position + 1
+        if position:  # a pad on the right sees as much as the last real token: take the first
+            gate[:, 1:] &= seen[:, :-1] == position
+        return gate
+    index = torch.arange(length, device=residual.device).unsqueeze(0)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        real = mask.to(torch.int64)
+        start = real.argmax(-1, keepdim=True)
+        gate = index + (mask.shape[-1] - length) == start + position
+        return gate & (real[:, -length:] > 0) if position else gate
+    if mask is not None:
+        raise ConfigError(
+            f"tokens=first and tokens=wrong cannot read a {type(mask).__name__} attention mask. "
+            "Type operator.tokens=massive, or load the model with attn_implementation=sdpa."
+        )
+    return (position_ids if position_ids is not None else index + past_length) == position

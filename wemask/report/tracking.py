@@ -1,0 +1,207 @@
+"""A finished study -> W&B: each arm a run, all of them in one group with a run for the comparison.
+
+Keys (docs/wandb.md): `bench/<task>/<metric>` for every metric, with `accuracy`, `low` and `high`;
+`compare/<task>/{delta,lo,hi,p}` for an arm against its reference. Differences are a - b in shares.
+"""
+
+import html
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wemask.compare.results import ArmInfo, Results
+from wemask.compare.verdict import headline, over_reference
+from wemask.settings.config import digest
+from wemask.train.wandb_service import Say, close_run, open_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import wandb
+
+    from wemask.analyse.page import AnalysisFacts
+
+ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
+PAIR_COLUMNS = (
+    *("task", "a", "b", "kind", "delta", "low", "high", "p_value", "p_holm"),
+    *("unit", "units", "minimum_detectable", "effect_size"),
+)
+
+
+def log_study(results: Results, folder: Path, logger: Mapping[str, Any], say: Say = print) -> None:
+    """Write a study to W&B, where `logger=wandb`; offline unless `logger.mode=online`.
+
+    Args:
+        results: what `results.json` holds.
+        folder: of the study, with figures/ and report.html; its name is the group.
+        logger: name, project and mode.
+        say: for a line about a W&B that cannot be reached.
+    """
+    if logger["name"] != "wandb":
+        return
+    for arm, info in results["arm_info"].items():
+        with _run(folder, logger, arm, "evaluate", _config(results, arm, info), say) as run:
+            logger = _unless_unreachable(logger, run, folder, say)
+            _log_seeds(run, results, arm)
+            run.summary.update(dict(_summary(results, arm)))
+    config = {"command": results["command"]}
+    with _run(folder, logger, "comparison", "compare", config, say) as run:
+        run.log(_overview(results, folder))
+
+
+def log_analysis(
+    facts: "AnalysisFacts",
+    tables: Mapping[str, "pd.DataFrame"],
+    folder: Path,
+    logger: Mapping[str, Any],
+    say: Say = print,
+) -> None:
+    """Write a finished analysis to W&B: its tables, figures, page and findings, as one run.
+
+    Summary: `analysis/<off or on>/<metric>`, the mean over the layers after the ME Layer.
+
+    Args:
+        facts: what analysis.json holds.
+        tables: by name, as in tables/.
+        folder: of the analysis.
+        logger: name, project and mode; nothing is written unless `name` is wandb.
+        say: for a line about a W&B that cannot be reached.
+    """
+    if logger["name"] != "wandb":
+        return
+    import wandb
+
+    config = {key: facts[key] for key in ("command", "model", "settings", "texts", "versions")}
+    with _run(folder, logger, facts["model"]["name"], "analyse", config, say) as run:
+        shown = {f"tables/{name}": wandb.Table(dataframe=_plain(of)) for name, of in tables.items()}
+        words = [sentence for part in facts["findings"].values() for sentence in part]
+        run.log(
+            {
+                **shown,
+                **_figures(folder),
+                "findings": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in words)),
+                "analysis": wandb.Html(str(folder / "analysis.html"), inject=False),
+            }
+        )
+        after = facts["me_layer"]["layer"]
+        run.summary.update(_means(tables["layers"], -1 if after is None else after))
+
+
+def _means(layers: "pd.DataFrame", after: int) -> dict[str, float]:
+    later = layers[layers.layer > after].drop(columns=["layer", "sink_mass_by_head"])
+    return {
+        f"analysis/{state}/{metric}": float(value)
+        for state, rows in later.groupby("state")
+        for metric, value in rows.mean(numeric_only=True).dropna().items()
+    }
+
+
+def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Without lists, and with None where a value is missing: what a W&B table can hold."""
+    kept = frame.drop(columns=["sink_mass_by_head"], errors="ignore").astype(object)
+    return kept.where(kept.notna(), None)
+
+
+def _figures(folder: Path) -> dict[str, Any]:
+    import wandb
+
+    pictures = sorted((folder / "figures").glob("*.png"))
+    return {f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures}
+
+
+def run_id(folder: Path, name: str) -> str:
+    """From the study, not by chance: the same command continues the same runs."""
+    return digest([folder.name, name])
+
+
+def _unless_unreachable(
+    logger: Mapping[str, Any], run: "wandb.Run", folder: Path, say: Say
+) -> Mapping[str, Any]:
+    """How to open the study's other runs: not one long wait for W&B after another."""
+    if logger["mode"] != "online" or not run.offline:
+        return logger
+    say(f"So do the other runs of this study: wandb sync {folder}/wandb/offline-run-*")
+    return {**logger, "mode": "offline"}
+
+
+@contextmanager
+def _run(
+    folder: Path,
+    logger: Mapping[str, Any],
+    name: str,
+    kind: str,
+    config: dict[str, Any],
+    say: Say,
+) -> Iterator["wandb.Run"]:
+    run = open_run(
+        say,
+        project=logger["project"],
+        mode=logger["mode"],
+        group=folder.name,
+        name=name,
+        job_type=kind,
+        id=run_id(folder, name),
+        resume="allow",
+        config=config,
+        dir=folder,
+        reinit="finish_previous",
+        settings={"x_disable_stats": True},
+    )
+    try:
+        yield run
+    finally:
+        close_run(run, say)
+
+
+def _config(results: Results, arm: str, info: ArmInfo) -> dict[str, Any]:
+    return {
+        **info,
+        "settings": results["settings"][arm],
+        "tasks": dict(results["tasks"]),
+        "versions": results["versions"],
+        "me_layer": results["me_layer"]["layer"],
+    }
+
+
+def _log_seeds(run: "wandb.Run", results: Results, arm: str) -> None:
+    """One step per seed, so that a chart shows how they spread."""
+    rows: dict[int, dict[str, float]] = {}
+    for task, score in results["arms"][arm].items():
+        for step, one in enumerate(score["runs"]):
+            row = rows.setdefault(step, {})
+            row |= {"seed": one["seed"] or 0, f"bench/{task}/accuracy": one["mean"]}
+    for step, row in sorted(rows.items()):
+        run.log(row, step=step)
+
+
+def _summary(results: Results, arm: str) -> Iterator[tuple[str, float]]:
+    for task, score in results["arms"][arm].items():
+        values = {**score["metrics"], "accuracy": score["mean"]}
+        values |= {"low": score["low"], "high": score["high"]}
+        yield from ((f"bench/{task}/{name}", value) for name, value in values.items())
+        names = {"delta": "delta", "lo": "low", "hi": "high", "p": "p_value"}
+        for row in over_reference(results, task, arm)[:1]:
+            yield from ((f"compare/{task}/{key}", row[name]) for key, name in names.items())
+
+
+def _overview(results: Results, folder: Path) -> dict[str, Any]:
+    """Tables, figures, the page, and the verdict."""
+    import wandb
+
+    arms: list[Any] = [
+        [arm, task, s["mean"], s["low"], s["high"], s["n"], len(s["runs"]), _failures(s)]
+        for arm, scores in results["arms"].items()
+        for task, s in scores.items()
+    ]
+    pairs: list[Any] = [[row[key] for key in PAIR_COLUMNS] for row in results["comparisons"]]
+    return {
+        "arms": wandb.Table(columns=list(ARM_COLUMNS), data=arms),
+        "comparisons": wandb.Table(columns=list(PAIR_COLUMNS), data=pairs),
+        "verdict": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in headline(results))),
+        "report": wandb.Html(str(folder / "report.html"), inject=False),
+        **_figures(folder),
+    }
+
+
+def _failures(score: Any) -> int:
+    return sum(run["extraction_failures"] for run in score["runs"])

@@ -1,0 +1,227 @@
+"""Command line -> Hydra -> one composed config, and errors that name the nearest key or value.
+
+`config.py` turns what comes out of here into typed settings.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wemask import distributed
+from wemask.errors import ConfigError, WemaskError, nearest
+from wemask.launch.ranks import adopt_environment
+
+TYPED: list[str] = []  # the words of the command line, before `normalise`
+# Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
+# sbatch, and variables.
+PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
+SLURM = "launcher/slurm.yaml"
+OPTIONAL_GROUPS = ("experiment", "debug")  # Hydra ignores an unknown name of these: we do not
+
+
+def conf_dir() -> Path:
+    """The folder of the configs: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "conf", package / "conf"):
+        if (folder / "train.yaml").exists():
+            return folder
+    raise ConfigError(f"The configs were sought in {package.parent / 'conf'} and not found.")
+
+
+def command(name: str, run: Callable[[Any], None]) -> None:
+    """Run a Hydra application: `conf/<name>.yaml`, our errors, exit code 2 for the user's.
+
+    Args:
+        name: `train` or `evaluate`.
+        run: gets the composed config.
+    """
+    import hydra
+
+    # Python puts the folder of the script first on the path, where our evaluate.py would shadow the
+    # `evaluate` package that lm-eval imports. Last is early enough for the script itself.
+    sys.path.append(sys.path.pop(0))
+    with exit_on_error():
+        adopt_environment()
+    TYPED[:] = sys.argv[1:]
+    sys.argv[1:] = normalise(sys.argv[1:])
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
+    def main(cfg: Any) -> None:
+        with exit_on_error():
+            run(cfg)
+
+    with exit_on_error():
+        flags = {word for word in sys.argv[1:] if word.startswith("-")}
+        if flags <= {"-m", "--multirun"}:  # not --help, --cfg and the like
+            words = [word for word in sys.argv[1:] if word not in flags]
+            sweep = flags or any(_is_sweep(word) for word in words)
+            compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
+    main()
+
+
+def _is_sweep(word: str) -> bool:
+    """Whether a word chooses an experiment that is a multirun by itself."""
+    group, _, name = word.partition("=")
+    path = conf_dir() / "experiment" / f"{name}.yaml"
+    if group != "experiment" or not path.exists():
+        return False
+    return (yaml.safe_load(path.read_text()).get("hydra") or {}).get("mode") == "MULTIRUN"
+
+
+def _first_of_sweep(word: str) -> str:
+    """`seed=0,1` -> `seed=0`; lists, quoted values and sweep functions are left alone."""
+    key, _, value = word.partition("=")
+    return word if re.search(r"[\[({'\"]", value) else f"{key}={value.split(',')[0]}"
+
+
+class exit_on_error:  # noqa: N801  (reads as a statement)
+    """One message and exit code 2 instead of a traceback, for errors that are the input's."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, WemaskError):
+            distributed.say(error)
+            raise SystemExit(error.exit_code) from None
+        if isinstance(error, KeyboardInterrupt):
+            print("\nInterrupted. The same command resumes.", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """Let fields of SFTConfig, LoraConfig and the like be set though the YAML does not list all.
+
+    `trainer.max_steps=20` becomes `++trainer.max_steps=20`; names are checked later against the
+    classes themselves. `tasks=[arc_easy]`, a task of lm-eval that has no YAML here, is added.
+    `model.path=ORG/NAME` alone means another model than `tiny`, without the settings of `tiny`.
+    """
+    words = [
+        word
+        for argument in arguments
+        for word in _split_tasks(f"++{argument}" if PASSED_THROUGH.match(argument) else argument)
+    ]
+    chosen = any(word.startswith("model=") for word in words)
+    another = any(word.startswith("model.path=") for word in words)
+    return ["model=custom", *words] if another and not chosen else words
+
+
+def train_overrides(arguments: Sequence[str]) -> list[str]:
+    """Those of evaluate.py's command-line settings that choose the runs it compares.
+
+    `paths.run_dir` is not one of them: there it is the folder of the comparison.
+    """
+    ours = re.compile(
+        r"\+*(tasks|arms|limit|batch_size|train_missing|method|dry_run|paths\.run_dir)\b"
+    )
+    return [argument.lstrip("+") for argument in arguments if not ours.match(argument)]
+
+
+def _split_tasks(argument: str) -> Iterable[str]:
+    match = re.fullmatch(r"tasks=\[?([\w,\-. ]*)\]?", argument)
+    if not match:
+        return [argument]
+    names = [name.strip() for name in match[1].split(",") if name.strip()]
+    known = {path.stem for path in (conf_dir() / "tasks").glob("*.yaml")}
+    ours = [name for name in names if name in known]
+    theirs = [f"++tasks.{name}.path=null" for name in names if name not in known]
+    return [f"tasks=[{','.join(ours)}]", *theirs]
+
+
+def compose(name: str, overrides: Sequence[str]) -> Any:
+    """Compose `conf/<name>.yaml` with command-line overrides.
+
+    Raises:
+        ConfigError: an unknown key, group or value; the nearest is named.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    words = normalise(overrides)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            _check_optional_groups(words)
+            cfg = hydra_compose(name, overrides=words)
+            OmegaConf.resolve(cfg)
+        except (HydraException, OmegaConfBaseException) as error:
+            near = hydra_compose(name, overrides=[word for word in words if _chooses(word)])
+            raise ConfigError(_explain(error, near)) from error
+        except ValueError as error:
+            # Hydra's own checks of a group choice: trainer=null, =3
+            raise ConfigError(
+                f"{error}. A group is chosen by name, such as method=sft or peft=none."
+            ) from error
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(f"{missing[0]} has no value yet. Type {missing[0]}=VALUE.")
+    return cfg
+
+
+def _chooses(word: str) -> bool:
+    """Whether a word is GROUP=OPTION with an option that exists."""
+    group, _, option = word.partition("=")
+    return bool(re.fullmatch(r"\w+", group)) and (conf_dir() / group / f"{option}.yaml").exists()
+
+
+def _check_optional_groups(words: Iterable[str]) -> None:
+    for word in words:
+        group, _, option = word.lstrip("+").partition("=")
+        if group in OPTIONAL_GROUPS and option != "null" and not _chooses(f"{group}={option}"):
+            raise ConfigError(_unknown_option(group, option))
+
+
+def _explain(error: Exception, default: Any) -> str:
+    text = str(error)
+    if match := re.search(r"Could not override '([\w./@]+)'", text):
+        return _unknown_key(match[1], default)
+    if match := re.search(r"Could not find '([\w]+)/(.+?)'", text):
+        return _unknown_option(match[1], match[2])
+    return text
+
+
+def _unknown_option(group: str, value: str) -> str:
+    options = sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+    hint = " Any other model: model.path=ORG/NAME or a folder." if group == "model" else ""
+    return (
+        f"{group}={value} does not exist; {group} is one of {', '.join(options)}."
+        f"{nearest(value, options)}{hint}"
+    )
+
+
+def _unknown_key(key: str, default: Any) -> str:
+    known = _keys(default)
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    options = [*known, *groups]
+    message = f"There is no setting {key!r}."
+    section, _, name = key.partition(".")
+    if section == "launcher" and name in yaml.safe_load((conf_dir() / SLURM).read_text()):
+        return f"{message} It is one of launcher=slurm: type that, too."
+    if hint := nearest(key, options):
+        return message + hint
+    inside = [k for k in known if k.startswith(section + ".")] or sorted(set(options))
+    return f"{message} There are: {', '.join(k for k in inside if k.count('.') < 2)}."
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    from omegaconf import DictConfig
+
+    keys = []
+    for key, value in node.items_ex(resolve=False):
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, DictConfig) and not value._is_none():
+            keys += _keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def section(cfg: Any, name: str) -> dict[str, Any]:
+    """One section of a composed config, as plain values."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(cfg[name], resolve=True)
+    return values

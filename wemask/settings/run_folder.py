@@ -1,0 +1,169 @@
+"""Run folders: where a run's files are, whose they are, and which checkpoint is whole.
+
+A folder holds config.resolved.yaml, env.json, me_layer.json, wemask_config.json, metrics.jsonl,
+checkpoints/, final/ and wandb_run_id.
+"""
+
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wemask.compare.results import write_whole
+from wemask.errors import RunFolderError, WemaskError
+from wemask.settings.config import RunConfig
+from wemask.train.saved_state import what_is_wrong
+
+PACKAGES = (
+    "wemask",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "math-verify",
+    "scipy",
+    "statsmodels",
+)
+
+
+def open_run_folder(config: RunConfig) -> Path:
+    """Create the run folder, or open it again when it is of the same settings.
+
+    Raises:
+        RunFolderError: it belongs to other settings (the differences are named), or cannot be
+            written.
+    """
+    return open_folder(config.folder(), config.identity(), explicit=config.run_dir is not None)
+
+
+def open_folder(folder: Path, identity: dict[str, Any], *, explicit: bool) -> Path:
+    """Create or open the folder of whatever `identity` settles; see `open_run_folder`.
+
+    Args:
+        folder: where.
+        identity: the settings, as plain values.
+        explicit: the user named the folder, so what else it holds is not ours.
+    """
+    path = folder / "config.resolved.yaml"
+    values = json.loads(json.dumps(identity, default=str))
+    with saving(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same(path, values)
+        elif explicit and any(folder.iterdir()):
+            raise RunFolderError(
+                f"{folder} is not empty and holds no run. Give another paths.run_dir."
+            )
+        else:
+            write_whole(path, yaml.safe_dump(values, sort_keys=False))
+        write_whole(folder / "env.json", json.dumps(environment(), indent=2) + "\n")
+    return folder
+
+
+def _check_same(path: Path, values: dict[str, Any]) -> None:
+    try:
+        before = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RunFolderError(f"{path} is damaged: {error}. Give another run folder.") from error
+    ours, theirs = flat(values), flat(before if isinstance(before, dict) else {})
+    different = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
+    if different:
+        shown = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different)
+        raise RunFolderError(
+            f"{path.parent} belongs to a run of other settings ({shown}). Leave paths.run_dir out, "
+            "or give an empty folder."
+        )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys: {"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for env.json and the report."""
+    return {
+        "versions": {name: _version(name) for name in PACKAGES},
+        "machine": machine(),
+    }
+
+
+def machine() -> str:
+    """One line about this machine."""
+    import torch
+
+    device = f"{os.cpu_count()} CPU cores"
+    if torch.cuda.is_available():
+        device = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {device}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one message.
+
+    Raises:
+        RunFolderError: with what is wrong and that the same command resumes.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except WemaskError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch.save says "PytorchStreamWriter failed" or "[enforce fail at inline_container.cc"
+        torch_cannot_write = re.search(r"PytorchStream|inline_container", str(error))
+        if isinstance(error, RuntimeError) and not torch_cannot_write:
+            raise
+        place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        free = shutil.disk_usage(place).free / 2**20
+        raise RunFolderError(
+            f"{folder} cannot be written ({error}; {free:.0f} MiB free). Make room or give another "
+            "paths.output_dir; the same command resumes from the last whole checkpoint."
+        ) from error
+
+
+def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, and the names of newer ones that are half-written.
+
+    A checkpoint is whole when all that its engine wrote is there and readable: see `whole.py`.
+    """
+    steps = {
+        int(match[1]): path
+        for path in (folder / "checkpoints").glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    broken: list[str] = []
+    for _, path in sorted(steps.items(), reverse=True):
+        if is_whole(path):
+            return path, broken
+        broken.append(path.name)
+    return None, broken
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be resumed from; `what_is_wrong` says why not."""
+    return what_is_wrong(checkpoint) is None

@@ -1,0 +1,116 @@
+"""The texts that a model is analysed or detected on: a file of the user's, or embedded ones."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wemask.data.records import Fields, has_data_extension, read_records
+from wemask.detection.calibration import padded
+from wemask.embedded.problems import generate
+from wemask.errors import ConfigError, DataError
+
+MAX_LISTED = 8
+MOST = 256  # texts of detection.texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """What is read while massive tokens are looked for."""
+
+    texts: str | None = None
+    """A .txt or data file; None: the built-in texts."""
+    chats: bool = True
+    """Read each text through the chat template, too, where there is one."""
+    examples: int = 8
+    """Training examples that are read with them, as they are trained; none where nothing is."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.texts is not None and (not isinstance(self.texts, str) or not self.texts.strip()):
+            problems.append(f"detection.texts must be a file or null, got {self.texts!r}.")
+        if type(self.chats) is not bool:
+            problems.append(f"detection.chats must be true or false, got {self.chats!r}.")
+        if type(self.examples) is not int or self.examples < 0:
+            problems.append(f"detection.examples must be a number >= 0, got {self.examples!r}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def read_texts(self) -> list[str] | None:
+        """The texts of the file; None: there is none.
+
+        Raises:
+            DataError: it cannot be read, or holds no text.
+        """
+        return None if self.texts is None else load_texts(Path(self.texts), MOST)
+
+
+def load_texts(source: Path | None, count: int, column: str | None = None) -> list[str]:
+    """The first `count` texts.
+
+    Args:
+        source: a .txt file (texts divided by empty lines, or one in each line where there is no
+            empty line), a data file (jsonl, json, csv, parquet), or None: word problems with their
+            answers, embedded in the package.
+        count: how many at most.
+        column: of a data file; None: `text`, else all columns that hold text, joined.
+
+    Raises:
+        DataError: no such file or column, or no text in it.
+    """
+    if source is None:
+        problems = generate(count, seed=0, split="test", family="pretrain")
+        return [f"{problem['question']}\n{problem['answer']}" for problem in problems]
+    if not source.is_file():
+        raise DataError(f"{source} was sought (texts) and not found. Give a .txt or a data file.")
+    if not has_data_extension(str(source)):
+        return _plain(source, count)
+    texts: list[str] = []
+    for where, fields in read_records(source):
+        text = _text_of(fields, column, where)
+        if text.strip():
+            texts.append(text)
+        if len(texts) == count:
+            break
+    return _not_empty(texts, source)
+
+
+def _plain(source: Path, count: int) -> list[str]:
+    try:
+        whole = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source} cannot be read as text: {error}.") from error
+    parts = whole.split("\n\n") if "\n\n" in whole.strip() else whole.splitlines()
+    return _not_empty([part.strip("\n") for part in parts if part.strip()][:count], source)
+
+
+def _text_of(fields: Fields, column: str | None, where: str) -> str:
+    names = [name for name, value in fields.items() if isinstance(value, str)]
+    if column is None:
+        return str(fields["text"]) if "text" in names else "\n".join(fields[n] for n in names)
+    if column not in names:
+        shown = ", ".join(names[:MAX_LISTED]) or "none"
+        raise DataError(f"{where}: the column {column!r} was sought; columns with text: {shown}.")
+    return fields[column]
+
+
+def _not_empty(texts: list[str], source: Path) -> list[str]:
+    if not texts:
+        raise DataError(f"{source} holds no text.")
+    return texts
+
+
+def tokenise(tokenizer: Any, texts: list[str], length: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask [texts, T] with T <= `length`, as the tokenizer does (with BOS or not).
+
+    Padded on the right. Texts of fewer than two tokens, which have no next token, are left out.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    rows = [tokenizer(text)["input_ids"][:length] for text in texts]
+    rows = [row for row in rows if len(row) > 1]
+    if not rows:
+        raise DataError(f"None of the {len(texts)} texts has two tokens or more.")
+    return padded(rows)

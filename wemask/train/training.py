@@ -1,0 +1,342 @@
+"""Fine-tune: model + operator + PEFT + TRL's SFTTrainer, in a run folder that resumes."""
+
+import dataclasses
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+import wemask
+from wemask import distributed
+from wemask.checkpoint.pretrained import load_model, load_tokenizer
+from wemask.checkpoint.save_load import CONFIG_NAME, read_config
+from wemask.compare.results import write_whole
+from wemask.data import chat
+from wemask.data.examples import load_examples
+from wemask.detection.detect import detect
+from wemask.detection.me_layer import MELayerReport
+from wemask.errors import DataError, RunFolderError
+from wemask.measure.probe import fixed_probe
+from wemask.operator.handle import SoftenHandle
+from wemask.operator.patch import soften
+from wemask.settings.config import RunConfig, digest
+from wemask.settings.lock import locked
+from wemask.settings.run_folder import last_checkpoint, open_run_folder, saving
+from wemask.terminal import say
+from wemask.train.callbacks import InterruptCallback
+from wemask.train.engine_check import (
+    check_resumable,
+    forget_deepspeed,
+    gathered_weights,
+    waiting,
+)
+from wemask.train.saved_state import what_is_wrong
+from wemask.train.summary import show_summary
+from wemask.train.trainer import build_trainer
+from wemask.train.wandb_service import close_run, open_run, outlive_wandb
+from wemask.train.watching import WatchCallback
+
+
+@dataclasses.dataclass(kw_only=True)
+class Prepared:
+    """A model ready to be trained or evaluated."""
+
+    model: nn.Module
+    tokenizer: Any
+    report: MELayerReport | None
+    handle: SoftenHandle | None
+    template_note: str | None
+
+
+def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
+    """The run's model as published, its tokenizer, and what was done about its chat template.
+
+    Raises:
+        ModelError: there is no such model, or nothing that ends an answer.
+    """
+    model = load_model(config.model.path, **config.model.load_options())
+    tokenizer = load_tokenizer(
+        config.model.path,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    return model, tokenizer, chat.ensure_chat_template(tokenizer)
+
+
+def prepare(config: RunConfig, examples: Any = ()) -> Prepared:
+    """Load, detect, and soften where the method asks for it.
+
+    Args:
+        config: of the run.
+        examples: what it will be trained on; detection reads some of it.
+
+    Raises:
+        WemaskError: whatever is wrong, before anything is trained.
+    """
+    distributed.agree(config.model.path, "the weights that are loaded")  # each asked the hub itself
+    model, tokenizer, note = load_base(config)
+    report = _detect_together(config, model, tokenizer, examples)
+    handle = soften(model, report, config.operator) if config.softens else None
+    if handle is not None:
+        touched = {"dims": handle.dims, "tokens": handle.tokens_touched}
+        distributed.agree(digest(touched), "the dims and tokens that are softened")
+    return Prepared(
+        model=model, tokenizer=tokenizer, report=report, handle=handle, template_note=note
+    )
+
+
+def detect_run(
+    config: RunConfig, model: nn.Module, tokenizer: Any, examples: Any = ()
+) -> MELayerReport:
+    """Detect as the run's settings say.
+
+    Raises:
+        DataError, DetectionError: texts that cannot be read, or nothing to read.
+    """
+    settings, limit = config.detection, config.trainer.get("max_length", 1024)
+    count = min(settings.examples, len(examples))
+    shown = [chat.loss_mask(examples[i], tokenizer, max_length=limit) for i in range(count)]
+    return detect(
+        model,
+        tokenizer,
+        texts=settings.read_texts(),
+        chats=settings.chats,
+        examples=[mask.input_ids for mask in shown],
+        criterion=config.model.criterion,
+    )
+
+
+def _detect_together(
+    config: RunConfig, model: nn.Module, tokenizer: Any, examples: Any
+) -> MELayerReport:
+    """Detect once, on rank 0, before anything is sharded; every rank gets the same report."""
+    if not distributed.started():
+        return detect_run(config, model, tokenizer, examples)
+    values = distributed.on_main(lambda: detect_run(config, model, tokenizer, examples).to_dict())
+    distributed.agree(digest(values), "the ME Layer")
+    return MELayerReport.from_dict(values)
+
+
+def train(config: RunConfig, console: Console | None = None) -> Path | None:
+    """Run one method; returns the run folder, or None when there was nothing to train.
+
+    Running it again resumes from the last whole checkpoint; a finished run says so.
+
+    Raises:
+        WemaskError: bad settings, data or model, a run folder of other settings, a full disk, or
+            an interruption (after saving).
+    """
+    asked = config.launcher.world
+    distributed.start(
+        expected=asked if asked > 1 and not config.dry_run else None,
+        timeout=config.trainer.get("ddp_timeout", 1800),
+        group_of_one=config.deepspeed is not None,
+    )
+    console = console or Console(quiet=not distributed.is_main())
+    if config.trains and not config.dry_run and _is_finished(config, console):
+        return config.folder()
+    examples: Any = None
+    if config.trains:
+        with waiting():
+            examples = distributed.main_first(lambda: load_examples(config.data))
+    prepared = prepare(config, () if examples is None else examples)
+    if examples is None:
+        show_summary(console, config, prepared, example=None, loss=None)
+        console.print(
+            f"method={config.method} trains nothing. Compare it: python evaluate.py "
+            "(with the same settings), or train with method=wemask or method=sft."
+        )
+        return None
+    loss = chat.choose_loss(
+        examples[0],
+        prepared.tokenizer,
+        completion_only=config.trainer.get("completion_only_loss"),
+        assistant_only=config.trainer.get("assistant_only_loss"),
+    )
+    show_summary(console, config, prepared, example=examples[0], loss=loss)
+    limit = config.trainer.get("max_length", 1024)  # SFTConfig's own default
+    audit = chat.audit_lengths(examples, prepared.tokenizer, loss, max_length=limit)
+    console.print(str(audit), style="yellow" if audit.truncated or audit.untrained else "")
+    if len(audit.untrained) == len(examples):
+        raise DataError(
+            f"trainer.max_length={limit} leaves nothing to train in any example: the answers begin "
+            f"later. The longest example has {audit.longest} tokens."
+        )
+    if config.dry_run:
+        console.print("dry_run=true: nothing was trained, nothing was written.")
+        return None
+    with _claimed(config, console) as folder:
+        if _is_finished(config, console):  # by the job that we waited for
+            return folder
+        if prepared.report is not None and distributed.is_main():
+            with saving(folder):
+                prepared.report.save(folder / "me_layer.json")
+        _fit(config, prepared, examples, loss, folder, console)
+    say(console, f"Saved: {folder / 'final'}")
+    return folder
+
+
+def _is_finished(config: RunConfig, console: Console) -> bool:
+    """Whether there is nothing left to train, and say so; the same on every rank."""
+    final = config.folder() / "final"
+    if not distributed.on_main(final.exists):
+        return False
+    distributed.on_main(lambda: str(open_run_folder(config)))
+    say(console, f"This run is finished: {final}. Change a setting, or delete it.")
+    return True
+
+
+@contextmanager
+def _claimed(config: RunConfig, console: Console) -> Iterator[Path]:
+    """The run folder, opened and locked by rank 0 for all of them.
+
+    Raises:
+        RunFolderError: of other settings, in use by another job, or cannot be written.
+    """
+    with ExitStack() as stack:
+
+        def claim() -> str:
+            folder = open_run_folder(config)
+            with saving(folder):
+                stack.enter_context(locked(folder, partial(say, console)))
+            return str(folder)
+
+        yield Path(distributed.on_main(claim))
+
+
+def _fit(
+    config: RunConfig,
+    prepared: Prepared,
+    examples: Any,
+    loss: chat.LossChoice,
+    folder: Path,
+    console: Console,
+) -> None:
+    interrupt = InterruptCallback()
+    watch = _watch(config, prepared, folder, console)
+    trainer = build_trainer(config, prepared, examples, loss, folder, interrupt, watch)
+    distributed.check_world(trainer.args.world_size)
+    found = distributed.on_main(lambda: _whole_checkpoint(folder, console))
+    checkpoint = Path(found) if found else None
+    if checkpoint is not None:
+        check_resumable(checkpoint, trainer)
+        say(console, f"Resuming from {checkpoint}.")
+        if prepared.handle is not None and prepared.handle.learned:
+            # The trainer restores weights and optimizer; theta is in no state_dict.
+            saved = read_config(checkpoint)["learned"]
+            prepared.handle.learned = {int(index): theta for index, theta in saved.items()}
+    elif watch is not None:
+        watch.measure_untrained()
+    try:
+        with saving(folder), waiting():
+            # On all ranks together: the others would wait for a rank 0 that W&B refuses.
+            distributed.on_main(lambda: _start_logger(config, trainer, folder, console))
+            outlive_wandb(trainer, partial(say, console))
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        forget_deepspeed()
+        interrupt.restore()
+        _finish_logger(trainer, console)
+    if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
+        distributed.on_main(lambda: _stop(folder, trainer.state))
+    with saving(folder):
+        _save_final(trainer, prepared, folder)
+
+
+def _watch(
+    config: RunConfig, prepared: Prepared, folder: Path, console: Console
+) -> WatchCallback | None:
+    """What watches the training; chosen before PEFT, a checkpoint or ZeRO-3 changes the model."""
+    every = config.logger["watch_every"]
+    if not every or prepared.report is None:
+        return None
+    return WatchCallback(
+        fixed_probe(prepared.model, prepared.tokenizer, prepared.report, prepared.handle),
+        folder / "metrics.jsonl",
+        every=every,
+        budget=config.logger["watch_budget"],
+        say=partial(say, console),
+    )
+
+
+def _whole_checkpoint(folder: Path, console: Console) -> str | None:
+    """The checkpoint to go on from; newer ones that are half-written are named and removed."""
+    checkpoint, broken = last_checkpoint(folder)
+    for name in broken:
+        path = folder / "checkpoints" / name
+        wrong = what_is_wrong(path)
+        say(console, f"{name} is half-written or damaged and is not used: {wrong}.")
+        shutil.rmtree(path)
+    return str(checkpoint) if checkpoint else None
+
+
+def _stop(folder: Path, state: Any) -> None:
+    """End an interrupted run; a job script sees the file that it named, and requeues the job.
+
+    The exit code could not tell it: torchrun makes 1 of any.
+    """
+    if (please_requeue := os.environ.get("WEMASK_REQUEUE_FILE")) is not None:
+        Path(please_requeue).touch()
+    raise RunFolderError(
+        f"Interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in "
+        f"{folder / 'checkpoints'}. The same command resumes."
+    )
+
+
+def _start_logger(config: RunConfig, trainer: Any, folder: Path, console: Console) -> None:
+    """Open the W&B run; its id is kept in the folder, so that a resumed run stays one run.
+
+    Opened here and not by the trainer: W&B reads its environment once per process, and a process
+    may train more than one run.
+    """
+    if "wandb" not in trainer.args.report_to or not trainer.is_world_process_zero():
+        return
+    path = folder / "wandb_run_id"
+    if not path.exists():
+        write_whole(path, uuid.uuid4().hex[:8])
+    open_run(
+        partial(say, console),
+        project=config.logger["project"],
+        mode=config.logger["mode"],
+        group=config.experiment,
+        name=trainer.args.run_name,
+        dir=folder,
+        id=path.read_text().strip(),
+        resume="allow",
+    )
+
+
+def _finish_logger(trainer: Any, console: Console) -> None:
+    """Close the W&B run: the next training of this process (evaluate.py has two) is another."""
+    if "wandb" in trainer.args.report_to and trainer.is_world_process_zero():
+        import wandb
+
+        if wandb.run is not None:  # W&B may have refused it
+            close_run(wandb.run, partial(say, console))
+
+
+def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
+    """Write final/ whole or not at all: its existence means that the run is finished.
+
+    All ranks come here: where the weights are in shards, they are gathered from all of them.
+    """
+    half, model, first = folder / "final.partial", trainer.model, trainer.is_world_process_zero()
+    weights = gathered_weights(trainer)
+    if first:
+        shutil.rmtree(half, ignore_errors=True)
+    if prepared.handle is not None:
+        wemask.save(model, prepared.tokenizer, half, state_dict=weights, write=first)
+    elif first:
+        model.save_pretrained(half, **({} if weights is None else {"state_dict": weights}))
+        prepared.tokenizer.save_pretrained(half)
+    if first:
+        if prepared.handle is not None:
+            shutil.copy(half / CONFIG_NAME, folder / CONFIG_NAME)
+        half.rename(folder / "final")
