@@ -29,7 +29,8 @@ from typing import Any
 
 from gpu_jobs import Job, run
 
-from wemask.compare.results import load_results, write_whole
+from wemask.compare.results import load_results
+from wemask.files import write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACK = REPOSITORY / "gpu-day"

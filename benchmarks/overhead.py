@@ -30,7 +30,7 @@ from scipy.stats import quantile_test
 from torch import Tensor, nn
 
 import wemask
-from wemask.compare.results import write_whole
+from wemask.files import write_whole
 from wemask.operator.layers import restore_classes, swap_classes
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from wemask.settings.composition import compose
 from wemask.settings.config import RunConfig, run_config
-from wemask.settings.run_folder import last_checkpoint
 from wemask.train import trainer
 from wemask.train.callbacks import SofteningCallback
+from wemask.train.saved_state import last_checkpoint
 from wemask.train.training import train
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -11,9 +11,10 @@ from run_support import REPOSITORY, quick, settings
 
 from wemask.errors import ConfigError
 from wemask.evaluate.evaluation import tasks_from_config
+from wemask.files import digest
 from wemask.operator.settings import StrengthSchedule, WeMaskConfig
 from wemask.settings.composition import compose, conf_dir, normalise, train_overrides
-from wemask.settings.config import METHODS, ModelConfig, digest
+from wemask.settings.config import METHODS, ModelConfig
 
 CONF = REPOSITORY / "conf"
 

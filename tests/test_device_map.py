@@ -68,7 +68,8 @@ def test_metrics_and_experiments_are_the_same(case, spread):
 
     from wemask.analyse.conditions import Subject
     from wemask.analyse.experiments import Necessity, run_experiment
-    from wemask.measure.measurement import Batch, measure
+    from wemask.measure.layer_sums import Batch
+    from wemask.measure.measurement import measure
 
     ids = texts(rows=3)
     batches = [Batch(input_ids=ids, attention_mask=torch.ones_like(ids), massive=ids == MASSIVE)]

@@ -14,7 +14,7 @@ import pytest
 from engine_support import environment, lines_of, on_two_ranks, words
 from run_support import call
 
-from wemask.settings.run_folder import last_checkpoint
+from wemask.train.saved_state import last_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

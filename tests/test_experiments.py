@@ -24,7 +24,8 @@ from wemask.analyse.experiments import (
 )
 from wemask.errors import ConfigError, DetectionError
 from wemask.evaluate.arms import CONTROLS
-from wemask.measure.measurement import Batch, measure
+from wemask.measure.layer_sums import Batch
+from wemask.measure.measurement import measure
 from wemask.planted.planted import plant
 from wemask.planted.sinks import plant_sinks
 

@@ -19,7 +19,8 @@ from wemask.analyse.interventions import (
 from wemask.decoder.parts import find_decoder
 from wemask.decoder.passage import first_output
 from wemask.errors import ConfigError, ModelError
-from wemask.measure.measurement import Around, Batch
+from wemask.measure.layer_sums import Batch
+from wemask.measure.measurement import Around
 
 
 def batch(rows: int = 4) -> Batch:

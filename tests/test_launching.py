@@ -18,7 +18,7 @@ from wemask.errors import ConfigError
 from wemask.launch import ranks as launching
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
-from wemask.settings.run_folder import last_checkpoint
+from wemask.train.saved_state import last_checkpoint
 from wemask.train.training import train
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")

@@ -13,8 +13,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 import wemask
 from wemask.errors import DetectionError
 from wemask.measure import metrics
-from wemask.measure.layer_sums import Median
-from wemask.measure.measurement import Batch, Measurement, massive_tokens, measure, probe_batches
+from wemask.measure.layer_sums import Batch, Median
+from wemask.measure.measurement import Measurement, massive_tokens, measure, probe_batches
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:

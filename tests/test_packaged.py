@@ -17,10 +17,10 @@ from peft import LoraConfig, get_peft_model
 from run_support import REPOSITORY, quiet, said, settings
 
 import wemask
-from wemask.checkpoint import packaged
-from wemask.checkpoint.packaged import can_be_had, packaged_file, short_name
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.errors import ConfigError, ModelError
+from wemask.settings import packaged
+from wemask.settings.packaged import can_be_had, packaged_file, short_name
 from wemask.train import training
 
 SMOLLM2 = yaml.safe_load((REPOSITORY / "conf" / "model" / "smollm2.yaml").read_text())["model"]

@@ -24,7 +24,8 @@ import wemask
 from wemask import WeMaskConfig
 from wemask.decoder.parts import ffn_writer, find_decoder
 from wemask.errors import ModelError
-from wemask.measure.measurement import Batch, measure
+from wemask.measure.layer_sums import Batch
+from wemask.measure.measurement import measure
 from wemask.planted.planted import Planted, plant
 from wemask.planted.sinks import SUPPORTED, SUPPORTED_NORMED, PlantedSinks, plant_sinks
 

@@ -15,8 +15,9 @@ from markdown_it import MarkdownIt
 from report_cases import ATTACK, made_up, made_up_report, made_up_samples
 from rich.console import Console
 
-from wemask.compare.results import Results, validate_results, write_whole
+from wemask.compare.results import Results, validate_results
 from wemask.errors import DataError
+from wemask.files import write_whole
 from wemask.report.report import (
     ReportFigure,
     build_figures,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from report_cases import made_up
 
-from wemask.compare.results import load_results, save_results, validate_results, write_whole
+from wemask.compare.results import load_results, save_results, validate_results
 from wemask.errors import DataError
+from wemask.files import write_whole
 
 
 def test_whole_results_are_valid() -> None:

@@ -14,14 +14,10 @@ from run_support import quick, trained
 from safetensors.torch import save_file
 
 from wemask.errors import ConfigError, RunFolderError
+from wemask.files import saving
 from wemask.settings import run_folder as runs
-from wemask.settings.run_folder import (
-    is_whole,
-    last_checkpoint,
-    open_folder,
-    open_run_folder,
-    saving,
-)
+from wemask.settings.run_folder import open_folder, open_run_folder
+from wemask.train.saved_state import is_whole, last_checkpoint
 
 
 def checkpoint(folder: Path, step: int) -> Path:

@@ -34,8 +34,8 @@ from wemask.data.chat import choose_loss, loss_mask
 from wemask.data.examples import load_examples
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DataError, RunFolderError
-from wemask.settings.run_folder import last_checkpoint
 from wemask.train import trainer, training
+from wemask.train.saved_state import last_checkpoint
 from wemask.train.trainer import arguments_of
 from wemask.train.training import prepare, train
 

@@ -13,8 +13,8 @@ from rich.markup import escape
 
 from wemask.cli_model import detection_arguments, load, model_options, model_overrides
 from wemask.errors import ConfigError, DataError
+from wemask.files import say
 from wemask.settings.composition import compose, exit_on_error, section
-from wemask.terminal import say
 
 WANDB = "log to W&B (offline unless WANDB_MODE=online)"
 
@@ -165,7 +165,7 @@ def _slurm_commands(commands: Any) -> None:
 
 
 def _submit(options: argparse.Namespace, console: Console) -> int:
-    from wemask.launch.ranks import script_path
+    from wemask.settings.composition import script_path
 
     words = [word for word in options.words if word != "--dry-run"]
     options.dry_run |= len(words) < len(options.words)
@@ -189,9 +189,9 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 def _detect(options: argparse.Namespace, console: Console) -> int:
     from wemask.detection.detect import detect
     from wemask.detection.known_models import compare_with_published
+    from wemask.files import saving
     from wemask.report import plots
     from wemask.report.relief import relief
-    from wemask.settings.run_folder import saving
     from wemask.train.summary import layer_table
 
     config, model, tokenizer = load(options)
@@ -282,7 +282,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
-    from wemask.settings.config import digest
+    from wemask.files import digest
     from wemask.study import compare_runs
 
     places = [str(path.resolve()) for path in options.runs]
@@ -306,8 +306,8 @@ def _logger(options: argparse.Namespace) -> dict[str, Any]:
 
 def _report(options: argparse.Namespace, console: Console) -> int:
     from wemask.compare.results import load_results
+    from wemask.files import saving
     from wemask.report.report import read_detection, write_report
-    from wemask.settings.run_folder import saving
 
     results = load_results(options.results)
     folder = options.results.parent
@@ -326,7 +326,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
 def _export(options: argparse.Namespace, console: Console) -> int:
     from wemask.checkpoint.export import export, final_folder
     from wemask.checkpoint.save_load import is_adapter
-    from wemask.settings.run_folder import saving
+    from wemask.files import saving
 
     with saving(options.out):
         export(options.folder, options.out, plain=options.plain)
@@ -347,7 +347,7 @@ def _export(options: argparse.Namespace, console: Console) -> int:
 def _merge(options: argparse.Namespace, console: Console) -> int:
     from wemask.checkpoint.export import final_folder
     from wemask.checkpoint.save_load import merge
-    from wemask.settings.run_folder import saving
+    from wemask.files import saving
 
     with saving(options.out):
         merge(final_folder(options.folder), options.out)

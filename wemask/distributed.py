@@ -5,11 +5,16 @@ accelerate, deepspeed or srun. Torch is imported on first use.
 """
 
 import atexit
+import ctypes
 import datetime
+import logging
 import os
+import re
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from wemask import errors
@@ -197,3 +202,80 @@ def say(error: WemaskError) -> None:
         print(f"\nError on rank {rank()}: {error}", file=sys.stderr, flush=True)
     else:
         time.sleep(PATIENCE)  # whoever started us ends us when rank 0 is gone
+
+
+def adopt_environment() -> None:
+    """Take part in what torchrun, accelerate, deepspeed or srun have started; before anything else.
+
+    Raises:
+        ConfigError: `accelerate launch` on CPUs, which starts one process instead of several.
+    """
+    # The deepspeed command adds this to the words, and Hydra would not know it.
+    sys.argv[1:] = [word for word in sys.argv[1:] if not re.match(r"--local[-_]rank=\d+$", word)]
+    if "RANK" not in os.environ:
+        os.environ.update(srun_ranks(os.environ))
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        _end_with_parent()
+        if os.environ.get("RANK", "0") != "0":
+            logging.getLogger("wemask").setLevel(logging.WARNING)  # rank 0 says it
+    elif "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
+        raise ConfigError(
+            "accelerate launch was asked for several processes and started one, as it does on CPUs "
+            "without --multi_gpu. Type: python train.py launcher.processes=2, or use torchrun."
+        )
+
+
+def srun_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """RANK, WORLD_SIZE, ... of a task of `srun`; {} elsewhere.
+
+    The counts of the step, not of the job: a batch script that asked for several tasks is one
+    process all the same.
+    """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if "SLURM_STEP_ID" not in environment or int(tasks) < 2:
+        return {}
+    job = int(environment["SLURM_JOB_ID"])
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "WORLD_SIZE": tasks,
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or _first_node(environment),
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(port_of(job)),
+    }
+
+
+def port_of(job: int) -> int:
+    """The port of rank 0: the same on every node, another for each job, none that is ephemeral."""
+    return 10000 + job % 20000
+
+
+def _first_node(environment: Mapping[str, str]) -> str:
+    """Address of the first node of a step, as Slurm itself reaches it."""
+    nodes = environment["SLURM_STEP_NODELIST"]
+    try:
+        names = _ask("scontrol", "show", "hostnames", nodes).split()
+        match = re.search(r"\bNodeAddr=(\S+)", _ask("scontrol", "show", "node", "-o", names[0]))
+        return match[1] if match else names[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise ConfigError(
+            f"The address of the first of the nodes {nodes} was sought, scontrol said: {error}. "
+            "Set MASTER_ADDR."
+        ) from error
+
+
+def _ask(*command: str) -> str:
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=30
+    ).stdout.strip()
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this rank when whoever started it is killed: no orphans."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL))
+
+
+def is_rank() -> bool:
+    """Whether this process is a rank of something that is running already."""
+    return "RANK" in os.environ

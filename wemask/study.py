@@ -23,6 +23,7 @@ from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
 from wemask.evaluate.arms import ARMS, ArmRun
 from wemask.evaluate.evaluation import TaskConfig, check_tasks, evaluate_arm
+from wemask.files import digest, saving, say
 from wemask.measure.layer_sums import LayerMetrics
 from wemask.measure.measurement import measure, probe_batches
 from wemask.operator.handle import SoftenHandle
@@ -30,9 +31,8 @@ from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.report.report import read_detection, terminal_table, write_report
 from wemask.report.tracking import log_study
-from wemask.settings.config import RunConfig, digest
-from wemask.settings.run_folder import open_folder, open_run_folder, saving
-from wemask.terminal import say
+from wemask.settings.config import RunConfig
+from wemask.settings.run_folder import open_folder, open_run_folder
 from wemask.train.training import detect_run, load_base, train
 
 MEASURED = 16  # calibration texts on which the report's softening figures are measured

@@ -22,7 +22,7 @@ from engine_support import SHARD_ALL, environment
 
 from wemask import load
 from wemask.launch.slurm_queue import status
-from wemask.settings.run_folder import last_checkpoint
+from wemask.train.saved_state import last_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent

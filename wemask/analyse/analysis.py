@@ -29,21 +29,20 @@ from wemask.analyse.page import AnalysisFacts, Cost, Impossible, Texts, render_a
 from wemask.analyse.quadratic import quadratic_form
 from wemask.analyse.verdict import findings
 from wemask.checkpoint.fingerprint import sample_weights
-from wemask.compare.results import write_whole
 from wemask.decoder.parts import unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, nearest
 from wemask.evaluate.journal import Journal
-from wemask.measure.measurement import Batch, Measurement, measure, probe_batches
+from wemask.files import digest, saving, say, write_whole
+from wemask.measure.layer_sums import Batch
+from wemask.measure.measurement import Measurement, measure, probe_batches
 from wemask.measure.norm_weights import norm_rows
 from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.report.style import save_figure
 from wemask.report.tracking import log_analysis
-from wemask.settings.config import digest
-from wemask.settings.run_folder import environment, machine, open_folder, saving
+from wemask.settings.run_folder import environment, machine, open_folder
 from wemask.settings.texts import load_texts, tokenise
-from wemask.terminal import say
 
 QUADRATIC = "quadratic"
 CHOICES = (*EXPERIMENTS, QUADRATIC)

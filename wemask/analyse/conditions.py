@@ -13,7 +13,8 @@ from torch import nn
 from wemask.decoder.parts import Decoder, find_decoder, unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError, ModelError, PatchError
-from wemask.measure.measurement import Around, Batch, Measurement, Where, measure
+from wemask.measure.layer_sums import Batch
+from wemask.measure.measurement import Around, Measurement, Where, measure
 from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from wemask.decoder.parts import Block, Decoder, ffn_writer, layer_index_error
 from wemask.decoder.passage import first_argument, first_output
 from wemask.errors import ConfigError, nearest
-from wemask.measure.measurement import Around, Batch, Where
+from wemask.measure.layer_sums import Batch
+from wemask.measure.measurement import Around, Where
 from wemask.operator.settings import soften_dims
 
 FFN_SITES = ("input", "output")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wemask.checkpoint import gguf_file, packaged
+from wemask.checkpoint import gguf_file
 from wemask.errors import ModelError
+from wemask.settings import packaged
 
 TINY = "tiny"
 

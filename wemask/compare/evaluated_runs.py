@@ -10,7 +10,7 @@ from wemask.compare.results import Results, load_results
 from wemask.errors import DataError
 from wemask.evaluate.arms import ARMS
 from wemask.evaluate.evaluation import TaskResult, read_result
-from wemask.settings.config import digest
+from wemask.files import digest
 from wemask.settings.run_folder import flat
 
 # Conditions that may differ between arms: they name the arm, or follow from those that may not.

@@ -7,13 +7,13 @@ differences are shares (0..1), never percentages. Arms, tasks and layers are key
 
 import json
 import math
-import os
 from datetime import datetime
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from wemask.errors import DataError, nearest
+from wemask.files import write_whole
 
 SCHEMA_VERSION = 2
 
@@ -226,17 +226,6 @@ def save_results(results: Results, path: Path) -> None:
     """Validate, then write strict JSON (no NaN, no Infinity), whole or not at all."""
     text = json.dumps(validate_results(results), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, text + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a full disk or a kill leaves the old one, never half a new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # A model can emit half of a surrogate pair, which UTF-8 cannot hold: show it escaped.
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reject_constant(name: str) -> float:

@@ -40,7 +40,6 @@ from wemask.detection.me_layer import (
 )
 from wemask.detection.tracing import Trace, trace_layers
 from wemask.errors import DetectionError, ModelError, nearest
-from wemask.measure.metrics import kl_from_uniform
 
 SHOWN_TOKENS = 64  # of an emergence: kept in the report
 
@@ -294,8 +293,8 @@ class _Analysis:
         weighted = energy * scale.double() ** 2
         return {
             "ranks_of_massive_dims": ranks,
-            "kl_from_uniform_before_norm": kl_from_uniform(share),
-            "kl_from_uniform_after_norm": kl_from_uniform(weighted / weighted.sum()),
+            "kl_from_uniform_before_norm": _kl_from_uniform(share),
+            "kl_from_uniform_after_norm": _kl_from_uniform(weighted / weighted.sum()),
         }
 
     def _probe_ids(self, token: int) -> list[int]:
@@ -352,3 +351,8 @@ def _identity(model: nn.Module) -> dict[str, Any]:
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "architecture": type(model).__name__,
     }
+
+
+def _kl_from_uniform(shares: Tensor) -> float:
+    """In nats, as `wemask.measure.metrics` defines it, which is built on this room."""
+    return math.log(len(shares)) - float(torch.special.entr(shares).sum())

@@ -15,10 +15,11 @@ from torch import nn
 
 import wemask
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
+from wemask.files import digest
 from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.settings.composition import conf_dir
-from wemask.settings.config import RunConfig, digest
+from wemask.settings.config import RunConfig
 from wemask.train.training import detect_run, load_base
 
 CONTROLS = (

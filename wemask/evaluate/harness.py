@@ -33,7 +33,7 @@ from wemask.errors import ModelError
 from wemask.evaluate.journal import Journal
 from wemask.evaluate.tasks.loading import LoadedTask, quiet
 from wemask.evaluate.tasks.samples import Sent
-from wemask.settings.config import digest
+from wemask.files import digest
 
 _HFLM: Any = HFLM  # lm-eval's registry decorator hides the class's type
 

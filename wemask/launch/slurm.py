@@ -18,8 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import wemask
 from wemask.errors import ConfigError, RunFolderError
-from wemask.launch.ranks import PATIENCE, job_words, script_path, shown
-from wemask.settings.config import RunConfig, digest, run_config
+from wemask.files import digest
+from wemask.launch.ranks import PATIENCE
+from wemask.settings.composition import job_words, script_path, shown
+from wemask.settings.config import RunConfig, run_config
 from wemask.settings.launcher import LauncherConfig
 from wemask.train.summary import expected_memory
 
@@ -293,8 +295,8 @@ def submit(job: Job, after: Sequence[str] | None) -> None:
         ConfigError: there is no sbatch, or it refuses.
         RunFolderError: a run of it is in the queue already, or a folder cannot be used.
     """
-    from wemask.compare.results import write_whole
-    from wemask.settings.run_folder import open_run_folder, saving
+    from wemask.files import saving, write_whole
+    from wemask.settings.run_folder import open_run_folder
 
     if job.runs and all((run.folder / "final").exists() for run in job.runs):
         print(f"Finished already, nothing was submitted: {_list(job.runs)}")
@@ -330,7 +332,7 @@ def _refuse_second(folder: Path) -> None:
 
 
 def _submit_after(job: Job, after: Sequence[str], number: str) -> str:
-    from wemask.compare.results import write_whole
+    from wemask.files import write_whole
 
     first = job.runs[0]
     folder = job.path.parent.parent

@@ -110,8 +110,8 @@ def status(folder: Path) -> list[tuple[str, str]]:
         ConfigError: squeue does not answer.
     """
     from wemask.settings.lock import describe, holder
-    from wemask.settings.run_folder import last_checkpoint
     from wemask.train.progress import Progress
+    from wemask.train.saved_state import last_checkpoint
 
     if not (folder / "config.resolved.yaml").exists():
         raise RunFolderError(

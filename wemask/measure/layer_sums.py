@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +16,21 @@ from wemask.decoder.passage import Passage, rows_of
 from wemask.measure import metrics
 from wemask.measure.metrics import Received
 
-if TYPE_CHECKING:
-    from wemask.measure.measurement import Batch
-
 BINS = 2**15  # of positive bfloat16 numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Texts, and which of their tokens are the massive ones."""
+
+    input_ids: Tensor  # [B, T]
+    attention_mask: Tensor  # [B, T], 1 for real tokens
+    massive: Tensor  # bool [B, T]
+
+    @property
+    def first(self) -> Tensor:
+        """bool [B, T]: the first real token of each text."""
+        return (self.attention_mask.cumsum(-1) == 1) & self.attention_mask.bool()
 
 
 @dataclass(kw_only=True)
@@ -155,7 +166,7 @@ class LayerSums:
 
     # --- attention --------------------------------------------------------------------------------
 
-    def add_attention(self, received: Received, batch: "Batch") -> None:
+    def add_attention(self, received: Received, batch: Batch) -> None:
         """Count in the attention that massive and first tokens receive."""
         mask = batch.attention_mask
         for name, tokens in (("massive", batch.massive), ("first", batch.first)):
@@ -170,7 +181,7 @@ class LayerSums:
             self.queries[name] += queries
             self.sinks[name] += count
 
-    def add_values(self, values: Tensor, batch: "Batch") -> None:
+    def add_values(self, values: Tensor, batch: Batch) -> None:
         """Count in the norms of value states [B, heads, T, d]."""
         norms = values.float().square().sum((1, 3)).sqrt().cpu()
         mask, massive = (t.bool().cpu() for t in (batch.attention_mask, batch.massive))
@@ -179,7 +190,7 @@ class LayerSums:
 
     # --- states -----------------------------------------------------------------------------------
 
-    def add_states(self, passage: Passage, batch: "Batch", places: Tensor) -> None:
+    def add_states(self, passage: Passage, batch: Batch, places: Tensor) -> None:
         """Count in what the layer read and wrote; `places` are those of massive tokens in B * T."""
         real = batch.attention_mask.bool().flatten().nonzero().flatten()
         left = passage.left.reshape(-1, passage.left.shape[-1])
@@ -205,7 +216,7 @@ class LayerSums:
             self.means["attention"].add(metrics.share_written(writes[0], whole).tolist())
             self.means["ffn"].add(metrics.share_written(writes[1], whole).tolist())
 
-    def _add_inputs(self, x: Tensor, batch: "Batch", places: Tensor) -> None:
+    def _add_inputs(self, x: Tensor, batch: Batch, places: Tensor) -> None:
         massive = rows_of(x, places)
         self.directions["input"].add(massive)
         shares = [metrics.kl_from_uniform(metrics.energy_shares(row)) for row in massive]

@@ -28,23 +28,8 @@ from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError
 from wemask.measure import metrics
 from wemask.measure.attention_weights import AttentionBlock, Values, reading_attention
-from wemask.measure.layer_sums import LayerMetrics, LayerSums
+from wemask.measure.layer_sums import Batch, LayerMetrics, LayerSums
 from wemask.measure.metrics import Received
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Texts, and which of their tokens are the massive ones."""
-
-    input_ids: Tensor  # [B, T]
-    attention_mask: Tensor  # [B, T], 1 for real tokens
-    massive: Tensor  # bool [B, T]
-
-    @property
-    def first(self) -> Tensor:
-        """bool [B, T]: the first real token of each text."""
-        return (self.attention_mask.cumsum(-1) == 1) & self.attention_mask.bool()
-
 
 Where = Callable[[Batch], Tensor]
 """Which tokens of a batch, bool [B, T]."""

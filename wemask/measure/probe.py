@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs, padded
 from wemask.detection.me_layer import MELayerReport
-from wemask.measure.measurement import Batch, Measurement, measure, probe_batches
+from wemask.measure.layer_sums import Batch
+from wemask.measure.measurement import Measurement, measure, probe_batches
 from wemask.operator.dims import observing
 from wemask.operator.handle import SoftenHandle
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from wemask.compare.results import Results, save_results, validate_results, write_whole
+from wemask.compare.results import Results, save_results, validate_results
 from wemask.compare.verdict import (
     QUESTIONS,
     SIGNIFICANT,
@@ -29,6 +29,7 @@ from wemask.compare.verdict import (
     real_arms,
 )
 from wemask.detection.me_layer import MELayerReport
+from wemask.files import write_whole
 from wemask.report import plots, study_plots
 from wemask.report.disagreements import Example, Samples, disagreements
 from wemask.report.figures import ReportFigure, build_figures

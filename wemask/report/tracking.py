@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from wemask.compare.results import ArmInfo, Results
 from wemask.compare.verdict import headline, over_reference
-from wemask.settings.config import digest
+from wemask.files import digest
 from wemask.train.wandb_service import Say, close_run, open_run
 
 if TYPE_CHECKING:

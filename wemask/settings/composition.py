@@ -4,6 +4,7 @@
 """
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 import yaml
 
 from wemask import distributed
+from wemask.distributed import adopt_environment
 from wemask.errors import ConfigError, WemaskError, nearest
-from wemask.launch.ranks import adopt_environment
 
 TYPED: list[str] = []  # the words of the command line, before `normalise`
 # Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
@@ -225,3 +226,27 @@ def section(cfg: Any, name: str) -> dict[str, Any]:
 
     values: Any = OmegaConf.to_container(cfg[name], resolve=True)
     return values
+
+
+def job_words() -> list[str]:
+    """The settings of this job: the command line's, of a sweep only this job's."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return [str(word) for word in HydraConfig.get().overrides.task]
+
+
+def script_path(name: str) -> Path:
+    """Where train.py or evaluate.py is.
+
+    Raises:
+        ConfigError: not beside the package (an installation from a wheel has none).
+    """
+    path = Path(__file__).resolve().parents[2] / name
+    if not path.exists():
+        raise ConfigError(f"{path} was sought and not found. Work in a checkout of wemask.")
+    return path
+
+
+def shown(script: str, words: Sequence[str]) -> str:
+    """A command as one would type it."""
+    return shlex.join(["python", script, *words])

@@ -5,18 +5,17 @@ becomes. Run folders come from the settings, never from the clock.
 """
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wemask.checkpoint import packaged
 from wemask.data.examples import DataConfig
 from wemask.detection.me_layer import Criterion
 from wemask.errors import ConfigError, WemaskError, nearest
+from wemask.files import digest
 from wemask.operator.settings import WeMaskConfig
+from wemask.settings import packaged
 from wemask.settings.engines import PASSED_ON, check_one_engine, deepspeed_settings, fsdp_settings
 from wemask.settings.launcher import LauncherConfig
 from wemask.settings.texts import DetectionConfig
@@ -192,12 +191,6 @@ class RunConfig:
     def with_method(self, method: str) -> "RunConfig":
         """The same run with another method, in its own folder."""
         return dataclasses.replace(self, method=method, run_dir=None)
-
-
-def digest(values: Any, digits: int = 8) -> str:
-    """A hash of plain values, in hex digits; the order of keys does not matter."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 # --- DictConfig -> dataclasses --------------------------------------------------------------------

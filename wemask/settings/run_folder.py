@@ -7,20 +7,16 @@ checkpoints/, final/ and wandb_run_id.
 import json
 import os
 import platform
-import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from wemask.compare.results import write_whole
-from wemask.errors import RunFolderError, WemaskError
+from wemask.errors import RunFolderError
+from wemask.files import saving, write_whole
 from wemask.settings.config import RunConfig
-from wemask.train.saved_state import what_is_wrong
 
 PACKAGES = (
     "wemask",
@@ -118,52 +114,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-@contextmanager
-def saving(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into one message.
-
-    Raises:
-        RunFolderError: with what is wrong and that the same command resumes.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except WemaskError:
-        raise
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch.save says "PytorchStreamWriter failed" or "[enforce fail at inline_container.cc"
-        torch_cannot_write = re.search(r"PytorchStream|inline_container", str(error))
-        if isinstance(error, RuntimeError) and not torch_cannot_write:
-            raise
-        place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        free = shutil.disk_usage(place).free / 2**20
-        raise RunFolderError(
-            f"{folder} cannot be written ({error}; {free:.0f} MiB free). Make room or give another "
-            "paths.output_dir; the same command resumes from the last whole checkpoint."
-        ) from error
-
-
-def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, and the names of newer ones that are half-written.
-
-    A checkpoint is whole when all that its engine wrote is there and readable: see `whole.py`.
-    """
-    steps = {
-        int(match[1]): path
-        for path in (folder / "checkpoints").glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    }
-    broken: list[str] = []
-    for _, path in sorted(steps.items(), reverse=True):
-        if is_whole(path):
-            return path, broken
-        broken.append(path.name)
-    return None, broken
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be resumed from; `what_is_wrong` says why not."""
-    return what_is_wrong(checkpoint) is None

@@ -19,8 +19,8 @@ from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wemask.errors import ConfigError, RunFolderError, WemaskError
-from wemask.launch.ranks import shown
 from wemask.settings import composition
+from wemask.settings.composition import shown
 from wemask.train.saved_state import ENGINE_NAME
 
 # What gloo, NCCL and torch's store say when another rank does not answer.

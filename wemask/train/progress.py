@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wemask.compare.results import write_whole
+from wemask.files import write_whole
 
 NAME = "progress.json"
 

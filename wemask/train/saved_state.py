@@ -111,3 +111,26 @@ def _torch_file(path: Path) -> str | None:
                 while file.read(CHUNK):
                     pass
     return None
+
+
+def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint of a run, and the names of newer ones that are half-written.
+
+    A checkpoint is whole when all that its engine wrote is there and readable: see `whole.py`.
+    """
+    steps = {
+        int(match[1]): path
+        for path in (folder / "checkpoints").glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    broken: list[str] = []
+    for _, path in sorted(steps.items(), reverse=True):
+        if is_whole(path):
+            return path, broken
+        broken.append(path.name)
+    return None, broken
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be resumed from; `what_is_wrong` says why not."""
+    return what_is_wrong(checkpoint) is None

@@ -10,8 +10,8 @@ from torch import nn
 
 from wemask.data import chat
 from wemask.detection.me_layer import MELayerReport, layers_by_reason, plain_size
+from wemask.distributed import is_rank
 from wemask.errors import ConfigError, WemaskError
-from wemask.launch.ranks import is_rank
 from wemask.operator.settings import LearnableStrength, StrengthSchedule
 from wemask.settings.config import RunConfig
 from wemask.train.memory import (

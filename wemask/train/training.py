@@ -17,19 +17,18 @@ import wemask
 from wemask import distributed
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.checkpoint.save_load import CONFIG_NAME, read_config
-from wemask.compare.results import write_whole
 from wemask.data import chat
 from wemask.data.examples import load_examples
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DataError, RunFolderError
+from wemask.files import digest, saving, say, write_whole
 from wemask.measure.probe import fixed_probe
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
-from wemask.settings.config import RunConfig, digest
+from wemask.settings.config import RunConfig
 from wemask.settings.lock import locked
-from wemask.settings.run_folder import last_checkpoint, open_run_folder, saving
-from wemask.terminal import say
+from wemask.settings.run_folder import open_run_folder
 from wemask.train.callbacks import InterruptCallback
 from wemask.train.engine_check import (
     check_resumable,
@@ -37,7 +36,7 @@ from wemask.train.engine_check import (
     gathered_weights,
     waiting,
 )
-from wemask.train.saved_state import what_is_wrong
+from wemask.train.saved_state import last_checkpoint, what_is_wrong
 from wemask.train.summary import show_summary
 from wemask.train.trainer import build_trainer
 from wemask.train.wandb_service import close_run, open_run, outlive_wandb

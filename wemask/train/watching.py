@@ -16,8 +16,8 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wemask.compare.results import write_whole
 from wemask.errors import DetectionError, WemaskError
+from wemask.files import write_whole
 from wemask.measure.probe import Probe
 
 # What a model whose weights are not finite any more ends in.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wemask.compare.results import write_whole
 from wemask.errors import DataError, RunFolderError
 from wemask.evaluate.tasks.samples import Sample
+from wemask.files import write_whole
 
 SAMPLES, META = "samples.jsonl", "meta.json"
 
