@@ -4,7 +4,7 @@ import shlex
 import sys
 from typing import Any
 
-from wemask.launch.ranks import launched, submit_planned
+from wemask.launch.launch import launched, submit_planned
 from wemask.settings.composition import TYPED, command, exit_on_error, train_overrides
 from wemask.settings.config import run_config
 

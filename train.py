@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from wemask.launch.ranks import launched, submit_planned
+from wemask.launch.launch import launched, submit_planned
 from wemask.settings.composition import command, exit_on_error
 from wemask.settings.config import run_config
 

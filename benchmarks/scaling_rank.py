@@ -28,7 +28,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from wemask.data.chat import LossChoice
 from wemask.settings.composition import compose
 from wemask.settings.config import RunConfig, run_config
-from wemask.train.summary import peft_config
+from wemask.train.adapter import peft_config
 from wemask.train.trainer import arguments_of
 from wemask.train.training import train
 

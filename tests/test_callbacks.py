@@ -13,7 +13,7 @@ from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
 from wemask.train import trainer as trainer_module
 from wemask.train.callbacks import InterruptCallback, SofteningCallback
-from wemask.train.training import prepare
+from wemask.train.prepare import prepare
 
 
 class Arguments:

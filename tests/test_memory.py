@@ -14,7 +14,7 @@ from wemask.train.memory import (
     shape_of,
     too_large,
 )
-from wemask.train.training import prepare
+from wemask.train.prepare import prepare
 
 # Llama-3.1-8B
 LLAMA = Shape(

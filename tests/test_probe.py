@@ -11,7 +11,7 @@ from run_support import settings
 from wemask.measure.measurement import measure
 from wemask.measure.probe import LENGTH, Probe, fixed_probe, probe_texts
 from wemask.operator.dims import observe
-from wemask.train.training import Prepared, prepare
+from wemask.train.prepare import Prepared, prepare
 
 OPERATOR = {
     *("me_layer", "massive_max", "massive_ratio", "massive_magnitude", "sink_mass", "sink_rate"),

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import wemask
 from wemask.checkpoint.contract import CHILD, gates_hold
 from wemask.detection.me_layer import MIN_SEPARATION, MELayerReport
-from wemask.train.training import load_base
+from wemask.train.prepare import load_base
 
 pytestmark = pytest.mark.real
 

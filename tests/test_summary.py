@@ -10,8 +10,9 @@ from wemask.data.examples import load_examples
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError
 from wemask.settings.config import RunConfig
-from wemask.train.summary import layer_table, lora_size, operator_words, peft_config, show_summary
-from wemask.train.training import Prepared, prepare
+from wemask.train.adapter import lora_size, peft_config
+from wemask.train.prepare import Prepared, prepare
+from wemask.train.summary import layer_table, operator_words, show_summary
 
 
 @pytest.fixture(scope="module")

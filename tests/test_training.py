@@ -35,9 +35,10 @@ from wemask.data.examples import load_examples
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DataError, RunFolderError
 from wemask.train import trainer, training
+from wemask.train.prepare import prepare
 from wemask.train.saved_state import last_checkpoint
 from wemask.train.trainer import arguments_of
-from wemask.train.training import prepare, train
+from wemask.train.training import train
 
 # --- what a run leaves ----------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from transformers import TrainerControl, TrainerState
 from wemask.errors import ConfigError, DetectionError, ModelError
 from wemask.measure.probe import Probe, fixed_probe
 from wemask.train import watching
-from wemask.train.training import Prepared, prepare
+from wemask.train.prepare import Prepared, prepare
 from wemask.train.watching import WatchCallback, keep_lines
 
 

@@ -11,7 +11,7 @@ Names are loaded on first use: `import wemask` itself imports no torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from wemask.version import __version__
 
 _HOME = {
     "Criterion": "detection.me_layer",

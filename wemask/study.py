@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-import wemask
 from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
 from wemask.compare.results import LayerMetrics as SchemaKeys
@@ -33,7 +32,9 @@ from wemask.report.report import read_detection, terminal_table, write_report
 from wemask.report.tracking import log_study
 from wemask.settings.config import RunConfig
 from wemask.settings.run_folder import open_folder, open_run_folder
-from wemask.train.training import detect_run, load_base, train
+from wemask.train.prepare import detect_run, load_base
+from wemask.train.training import train
+from wemask.version import __version__
 
 MEASURED = 16  # calibration texts on which the report's softening figures are measured
 
@@ -184,7 +185,7 @@ def finish(
     check_comparable(groups)
     made = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "wemask_version": wemask.__version__,
+        "wemask_version": __version__,
     }
     results = document(groups, folder, {**facts, **made})
     with saving(folder):

@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-import wemask
 from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
 from wemask.analyse.experiments import EXPERIMENTS
 from wemask.analyse.figures import build_analysis_figures
@@ -43,6 +42,7 @@ from wemask.report.style import save_figure
 from wemask.report.tracking import log_analysis
 from wemask.settings.run_folder import environment, machine, open_folder
 from wemask.settings.texts import load_texts, tokenise
+from wemask.version import __version__
 
 QUADRATIC = "quadratic"
 CHOICES = (*EXPERIMENTS, QUADRATIC)
@@ -172,7 +172,7 @@ def _facts(
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(),
-        wemask_version=wemask.__version__,
+        wemask_version=__version__,
         versions=environment()["versions"],
         settings=identity,
         texts=_texts_facts(run.config, run.subject.batches),
@@ -345,7 +345,7 @@ def _identity(
 ) -> dict[str, Any]:
     """All that could change a number; the experiments that were asked for do not."""
     return {
-        "wemask": wemask.__version__,
+        "wemask": __version__,
         "model": report.model,
         "weights": digest(sample_weights(model)),
         "me_layer": digest(report.to_dict()),

@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 from torch import nn
 
-import wemask
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
+from wemask.checkpoint.save_load import load
 from wemask.files import digest
 from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.settings.composition import conf_dir
 from wemask.settings.config import RunConfig
-from wemask.train.training import detect_run, load_base
+from wemask.train.prepare import detect_run, load_base
 
 CONTROLS = (
     *("random_dims", "lowest_dims", "uniform", "wrong_layers", "wrong_token"),
@@ -191,7 +191,7 @@ class ArmRun:
         options = {**run.model.load_options(), "revision": None}
         if run.method == "wemask":
             options.pop("revision")
-            return wemask.load(self.final, **options)
+            return load(self.final, **options)
         if not run.trains:
             model, tokenizer, _ = load_base(run)
         elif (self.final / "adapter_config.json").exists():

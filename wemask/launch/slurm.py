@@ -16,7 +16,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import wemask
 from wemask.errors import ConfigError, RunFolderError
 from wemask.files import digest
 from wemask.launch.ranks import PATIENCE
@@ -24,6 +23,7 @@ from wemask.settings.composition import job_words, script_path, shown
 from wemask.settings.config import RunConfig, run_config
 from wemask.settings.launcher import LauncherConfig
 from wemask.train.summary import expected_memory
+from wemask.version import __version__
 
 TEMPLATES = Path(__file__).parent
 JOB = "slurm/job.json"
@@ -251,7 +251,7 @@ def _render(
     return environment.get_template("job.sbatch").render(
         **{key: str(value) if isinstance(value, Path) else value for key, value in values.items()},
         path=str(path.resolve()),
-        version=wemask.__version__,
+        version=__version__,
         runs=[{"folder": str(f.resolve()), "words": shlex.join(words)} for f, words in runs],
         setup=launcher.setup,
         env=launcher.env,

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import wandb
 
-    from wemask.analyse.page import AnalysisFacts
-
 ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
 PAIR_COLUMNS = (
     *("task", "a", "b", "kind", "delta", "low", "high", "p_value", "p_holm"),
@@ -50,7 +48,7 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any], say: Sa
 
 
 def log_analysis(
-    facts: "AnalysisFacts",
+    facts: Mapping[str, Any],
     tables: Mapping[str, "pd.DataFrame"],
     folder: Path,
     logger: Mapping[str, Any],

@@ -1,6 +1,6 @@
 """The one screen before a run: what will happen, on which model, and one sample of the data."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,9 +11,10 @@ from torch import nn
 from wemask.data import chat
 from wemask.detection.me_layer import MELayerReport, layers_by_reason, plain_size
 from wemask.distributed import is_rank
-from wemask.errors import ConfigError, WemaskError
+from wemask.errors import WemaskError
 from wemask.operator.settings import LearnableStrength, StrengthSchedule
 from wemask.settings.config import RunConfig
+from wemask.train.adapter import lora_size
 from wemask.train.memory import (
     Memory,
     available,
@@ -23,9 +24,7 @@ from wemask.train.memory import (
     shape_of,
     too_large,
 )
-
-if TYPE_CHECKING:
-    from wemask.train.training import Prepared
+from wemask.train.prepare import Prepared
 
 
 def show_summary(
@@ -154,42 +153,6 @@ def _trainable(config: RunConfig, model: nn.Module, total: int) -> str:
         return f"all {total:,} parameters"
     targets = config.peft.get("target_modules")
     return f"LoRA of rank {config.peft.get('r')} on {targets} ({lora_size(config, model):,})"
-
-
-def lora_size(config: RunConfig, model: nn.Module) -> int:
-    """Parameters that LoRA will add, counted on a copy of the model without weights.
-
-    Raises:
-        ConfigError: PEFT refuses the settings on this model.
-    """
-    import copy
-
-    from peft import get_peft_model
-
-    # The memo puts an empty tensor where deepcopy would copy: no second model in memory.
-    tensors = (*model.parameters(), *model.buffers())
-    bare = copy.deepcopy(model, {id(t): t.detach().to("meta") for t in tensors})
-    try:
-        peft = get_peft_model(bare, peft_config(config))  # pyright: ignore[reportArgumentType]
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"PEFT refuses these settings: {error}") from error
-    return sum(p.numel() for p in peft.parameters() if p.requires_grad)
-
-
-def peft_config(config: RunConfig) -> Any:
-    """The LoraConfig of a run, or None where all parameters are trained.
-
-    Raises:
-        ConfigError: values that PEFT refuses.
-    """
-    if config.peft is None:
-        return None
-    from peft import LoraConfig
-
-    try:
-        return LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"PEFT refuses these settings: {error}") from error
 
 
 def layer_table(report: MELayerReport) -> Table:

@@ -1,7 +1,7 @@
 """TRL's SFTTrainer as a run needs it: its arguments, its callbacks, what it logs and saves."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,14 +13,12 @@ from wemask.errors import ConfigError, WemaskError
 from wemask.operator.handle import SoftenHandle
 from wemask.settings.config import RunConfig
 from wemask.settings.engines import engine_arguments
+from wemask.train.adapter import peft_config
 from wemask.train.callbacks import InterruptCallback, SofteningCallback
 from wemask.train.engine_check import EngineCallback, without_theta, write_engine
+from wemask.train.prepare import Prepared
 from wemask.train.progress import ProgressCallback
-from wemask.train.summary import peft_config
 from wemask.train.watching import WatchCallback
-
-if TYPE_CHECKING:
-    from wemask.train.training import Prepared
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 

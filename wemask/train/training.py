@@ -1,6 +1,5 @@
 """Fine-tune: model + operator + PEFT + TRL's SFTTrainer, in a run folder that resumes."""
 
-import dataclasses
 import os
 import shutil
 import uuid
@@ -11,21 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import nn
 
-import wemask
 from wemask import distributed
-from wemask.checkpoint.pretrained import load_model, load_tokenizer
-from wemask.checkpoint.save_load import CONFIG_NAME, read_config
+from wemask.checkpoint.save_load import CONFIG_NAME, read_config, save
 from wemask.data import chat
 from wemask.data.examples import load_examples
-from wemask.detection.detect import detect
-from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DataError, RunFolderError
-from wemask.files import digest, saving, say, write_whole
+from wemask.files import saving, say, write_whole
 from wemask.measure.probe import fixed_probe
-from wemask.operator.handle import SoftenHandle
-from wemask.operator.patch import soften
 from wemask.settings.config import RunConfig
 from wemask.settings.lock import locked
 from wemask.settings.run_folder import open_run_folder
@@ -36,91 +28,12 @@ from wemask.train.engine_check import (
     gathered_weights,
     waiting,
 )
+from wemask.train.prepare import Prepared, prepare
 from wemask.train.saved_state import last_checkpoint, what_is_wrong
 from wemask.train.summary import show_summary
 from wemask.train.trainer import build_trainer
 from wemask.train.wandb_service import close_run, open_run, outlive_wandb
 from wemask.train.watching import WatchCallback
-
-
-@dataclasses.dataclass(kw_only=True)
-class Prepared:
-    """A model ready to be trained or evaluated."""
-
-    model: nn.Module
-    tokenizer: Any
-    report: MELayerReport | None
-    handle: SoftenHandle | None
-    template_note: str | None
-
-
-def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
-    """The run's model as published, its tokenizer, and what was done about its chat template.
-
-    Raises:
-        ModelError: there is no such model, or nothing that ends an answer.
-    """
-    model = load_model(config.model.path, **config.model.load_options())
-    tokenizer = load_tokenizer(
-        config.model.path,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-    )
-    return model, tokenizer, chat.ensure_chat_template(tokenizer)
-
-
-def prepare(config: RunConfig, examples: Any = ()) -> Prepared:
-    """Load, detect, and soften where the method asks for it.
-
-    Args:
-        config: of the run.
-        examples: what it will be trained on; detection reads some of it.
-
-    Raises:
-        WemaskError: whatever is wrong, before anything is trained.
-    """
-    distributed.agree(config.model.path, "the weights that are loaded")  # each asked the hub itself
-    model, tokenizer, note = load_base(config)
-    report = _detect_together(config, model, tokenizer, examples)
-    handle = soften(model, report, config.operator) if config.softens else None
-    if handle is not None:
-        touched = {"dims": handle.dims, "tokens": handle.tokens_touched}
-        distributed.agree(digest(touched), "the dims and tokens that are softened")
-    return Prepared(
-        model=model, tokenizer=tokenizer, report=report, handle=handle, template_note=note
-    )
-
-
-def detect_run(
-    config: RunConfig, model: nn.Module, tokenizer: Any, examples: Any = ()
-) -> MELayerReport:
-    """Detect as the run's settings say.
-
-    Raises:
-        DataError, DetectionError: texts that cannot be read, or nothing to read.
-    """
-    settings, limit = config.detection, config.trainer.get("max_length", 1024)
-    count = min(settings.examples, len(examples))
-    shown = [chat.loss_mask(examples[i], tokenizer, max_length=limit) for i in range(count)]
-    return detect(
-        model,
-        tokenizer,
-        texts=settings.read_texts(),
-        chats=settings.chats,
-        examples=[mask.input_ids for mask in shown],
-        criterion=config.model.criterion,
-    )
-
-
-def _detect_together(
-    config: RunConfig, model: nn.Module, tokenizer: Any, examples: Any
-) -> MELayerReport:
-    """Detect once, on rank 0, before anything is sharded; every rank gets the same report."""
-    if not distributed.started():
-        return detect_run(config, model, tokenizer, examples)
-    values = distributed.on_main(lambda: detect_run(config, model, tokenizer, examples).to_dict())
-    distributed.agree(digest(values), "the ME Layer")
-    return MELayerReport.from_dict(values)
 
 
 def train(config: RunConfig, console: Console | None = None) -> Path | None:
@@ -331,7 +244,7 @@ def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
     if first:
         shutil.rmtree(half, ignore_errors=True)
     if prepared.handle is not None:
-        wemask.save(model, prepared.tokenizer, half, state_dict=weights, write=first)
+        save(model, prepared.tokenizer, half, state_dict=weights, write=first)
     elif first:
         model.save_pretrained(half, **({} if weights is None else {"state_dict": weights}))
         prepared.tokenizer.save_pretrained(half)
