@@ -15,7 +15,7 @@ from run_support import FAST, REPOSITORY, quick, settings, start, weights
 
 from wemask import distributed
 from wemask.errors import ConfigError
-from wemask.launch import ranks as launching
+from wemask.launch import launch
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
 from wemask.train.saved_state import last_checkpoint
@@ -57,7 +57,7 @@ STEP = {
 
 
 def test_a_task_of_srun_is_a_rank() -> None:
-    found = launching.srun_ranks({**STEP, "MASTER_ADDR": "10.0.0.1"})
+    found = distributed.srun_ranks({**STEP, "MASTER_ADDR": "10.0.0.1"})
     assert found == {
         "RANK": "1",
         "LOCAL_RANK": "0",
@@ -69,44 +69,44 @@ def test_a_task_of_srun_is_a_rank() -> None:
 
 def test_the_first_node_is_where_slurm_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"hostnames": "n1\nn2", "node": "NodeName=n1 Arch=x NodeAddr=10.1.2.3 NodeHostName=x"}
-    monkeypatch.setattr(launching, "_ask", lambda *command: said[command[2]])
-    assert launching.srun_ranks(STEP)["MASTER_ADDR"] == "10.1.2.3"
+    monkeypatch.setattr(distributed, "_ask", lambda *command: said[command[2]])
+    assert distributed.srun_ranks(STEP)["MASTER_ADDR"] == "10.1.2.3"
 
 
 def test_without_scontrol_the_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError, match="Set MASTER_ADDR"):
-        launching.srun_ranks(STEP)
+        distributed.srun_ranks(STEP)
 
 
 def test_a_batch_script_is_one_process_whatever_it_asked_for() -> None:
-    assert launching.srun_ranks(BATCH) == {}
-    assert launching.srun_ranks({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) == {}
-    assert launching.srun_ranks({}) == {}
+    assert distributed.srun_ranks(BATCH) == {}
+    assert distributed.srun_ranks({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) == {}
+    assert distributed.srun_ranks({}) == {}
 
 
 def test_ports_differ_between_jobs_and_are_not_ephemeral() -> None:
-    ports = [launching.port_of(job) for job in range(1, 20000)]
+    ports = [distributed.port_of(job) for job in range(1, 20000)]
     assert len(set(ports)) == len(ports)
     assert min(ports) > 1024
-    assert max(launching.port_of(job) for job in (19999, 20000, 10**7)) < 32768
+    assert max(distributed.port_of(job) for job in (19999, 20000, 10**7)) < 32768
 
 
 def test_ranks_of_torchrun_and_deepspeed_start_nothing(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("RANK", "1")
     bare.setenv("WORLD_SIZE", "2")
     bare.setattr(sys, "argv", ["train.py", "--local_rank=1", "seed=1"])  # deepspeed adds it
-    launching.adopt_environment()
+    distributed.adopt_environment()
     assert sys.argv[1:] == ["seed=1"]
-    assert launching.is_rank()
+    assert distributed.is_rank()
     for words in (["launcher.processes=2"], ["launcher=slurm"]):
-        assert not launching.launched(compose("train", words), "train.py")
+        assert not launch.launched(compose("train", words), "train.py")
 
 
 def test_a_process_alone_is_no_rank(bare: pytest.MonkeyPatch) -> None:
-    launching.adopt_environment()
-    assert not launching.is_rank()
-    assert not launching.launched(compose("train", []), "train.py")
+    distributed.adopt_environment()
+    assert not distributed.is_rank()
+    assert not launch.launched(compose("train", []), "train.py")
     assert distributed.is_main()
     assert not distributed.started()
 
@@ -118,12 +118,12 @@ def test_accelerate_launch_that_made_one_of_two_is_refused(bare: pytest.MonkeyPa
     bare.setenv("MASTER_ADDR", "127.0.0.1")
     bare.setenv("MASTER_PORT", "29500")
     with pytest.raises(ConfigError, match=r"launcher\.processes=2"):
-        launching.adopt_environment()
+        distributed.adopt_environment()
 
 
 def test_accelerate_launch_of_one_process_is_fine(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    launching.adopt_environment()
+    distributed.adopt_environment()
 
 
 def test_another_world_than_was_asked_for_is_refused(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_another_world_than_was_asked_for_is_refused(tmp_path: Path) -> None:
 
 def test_evaluate_says_that_it_is_one_process(bare: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.py runs in one process"):
-        launching.launched(compose("evaluate", ["launcher.processes=2"]), "evaluate.py")
+        launch.launched(compose("evaluate", ["launcher.processes=2"]), "evaluate.py")
 
 
 def test_alone_everything_is_a_plain_call() -> None:
@@ -170,7 +170,7 @@ def ranks(tmp_path: Path, body: str) -> subprocess.Popen[str]:
 
 
 SAY_PID = """
-from wemask.launch.ranks import adopt_environment
+from wemask.distributed import adopt_environment
 adopt_environment()
 rank, folder = int(os.environ["RANK"]), Path(sys.argv[1])
 (folder / f"pid{rank}.part").write_text(str(os.getpid()))
