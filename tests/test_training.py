@@ -34,7 +34,8 @@ from wemask.data.chat import choose_loss, loss_mask
 from wemask.data.examples import load_examples
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DataError, RunFolderError
-from wemask.train import prepare, trainer, training
+from wemask.train import prepare as prepare_module
+from wemask.train import trainer, training
 from wemask.train.prepare import prepare
 from wemask.train.saved_state import last_checkpoint
 from wemask.train.trainer import arguments_of
@@ -265,7 +266,7 @@ def test_a_finished_run_says_so_and_touches_nothing(monkeypatch: pytest.MonkeyPa
     folder, _ = trained("method=wemask")
     config = quick(folder.parent.parent, "method=wemask")
     before = {path: path.stat().st_mtime_ns for path in (folder / "final").iterdir()}
-    monkeypatch.setattr(prepare, "load_model", None)  # it does not even load the model
+    monkeypatch.setattr(prepare_module, "load_model", None)  # it does not even load the model
     console = quiet()
     assert train(config, console) == folder
     assert "This run is finished" in said(console)
@@ -520,15 +521,15 @@ def test_detection_reads_some_of_the_training_examples_as_they_are_trained(
         seen.update(options)
         return wemask.detect(model, tokenizer, **options)
 
-    monkeypatch.setattr(prepare, "detect", spy)
+    monkeypatch.setattr(prepare_module, "detect", spy)
     (tmp_path / "texts.txt").write_text("Tom has 5 apples.\n\nHow many?\n")
     config = settings(
         "detection.examples=2", f"detection.texts={tmp_path / 'texts.txt'}", "detection.chats=false"
     )
     examples = load_examples(config.data)
-    report = prepare.detect_run(config, *tiny, examples)
+    report = prepare_module.detect_run(config, *tiny, examples)
     assert seen["texts"] == ["Tom has 5 apples.", "How many?"] and seen["chats"] is False
     expected = [loss_mask(examples[i], tiny[1], max_length=1024).input_ids for i in range(2)]
     assert seen["examples"] == expected and report.layer == 1
-    prepare.detect_run(config, *tiny)
+    prepare_module.detect_run(config, *tiny)
     assert seen["examples"] == []
