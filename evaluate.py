@@ -4,17 +4,16 @@ import shlex
 import sys
 from typing import Any
 
-from wemask.launch.launch import launched, submit_planned
-from wemask.settings.composition import TYPED, command, exit_on_error, train_overrides
+from wemask.launch.launch import elsewhere, submit
+from wemask.settings.composition import command, exit_on_error, train_overrides
 from wemask.settings.config import run_config
 
-STUDIES: list[Any] = []  # those of this process: a sweep has several
 
-
-def run(cfg: Any) -> None:
-    """One comparison of the composed settings: here, or as a job."""
-    if launched(cfg, "evaluate.py"):
-        return
+def run(cfg: Any, typed: list[str]) -> Any:
+    """One comparison of the composed settings: a `Study`, or what is to become a job."""
+    planned = elsewhere(cfg, "evaluate.py")
+    if planned is not None:
+        return planned
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -32,22 +31,22 @@ def run(cfg: Any) -> None:
         batch_size=cfg.batch_size,
         train_missing=cfg.train_missing,
         eval_seed=cfg.eval_seed,
-        command=shlex.join(["python", "evaluate.py", *TYPED]),
+        command=shlex.join(["python", "evaluate.py", *typed]),
         overrides=train_overrides(sys.argv[1:]),
         sweep=hydra.runtime.choices.get("experiment") or "sweep"
         if hydra.mode == RunMode.MULTIRUN
         else None,
     )
     evaluate(study)
-    STUDIES.append(study)
+    return study
 
 
 if __name__ == "__main__":
-    command("evaluate", run)
+    runs, typed = command("evaluate", run)
+    studies = [run for run in runs if not isinstance(run, list)]
     with exit_on_error():
-        submit_planned()
-    if STUDIES and STUDIES[0].sweep:
-        from wemask.study import finish_sweep
+        submit(sum((run for run in runs if isinstance(run, list)), []), typed)
+        if studies and studies[0].sweep:
+            from wemask.study import finish_sweep
 
-        with exit_on_error():
-            finish_sweep(STUDIES)
+            finish_sweep(studies)

@@ -2,22 +2,23 @@
 
 from typing import Any
 
-from wemask.launch.launch import launched, submit_planned
+from wemask.launch.launch import elsewhere, submit
 from wemask.settings.composition import command, exit_on_error
 from wemask.settings.config import run_config
 
 
-def run(cfg: Any) -> None:
+def run(cfg: Any, typed: list[str]) -> list[Any]:
     """One training run of the composed settings: here, in ranks of its own, or as a job."""
-    if launched(cfg, "train.py"):
-        return
-    config = run_config(cfg)
-    from wemask.train.training import train
+    planned = elsewhere(cfg, "train.py")
+    if planned is None:
+        config = run_config(cfg, typed)
+        from wemask.train.training import train
 
-    train(config)
+        train(config)
+    return planned or []
 
 
 if __name__ == "__main__":
-    command("train", run)
+    runs, typed = command("train", run)
     with exit_on_error():
-        submit_planned()
+        submit(sum(runs, []), typed)

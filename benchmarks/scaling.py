@@ -153,7 +153,7 @@ def engines(bench: Bench) -> list[dict[str, Any]]:
 
 
 def estimated(bench: Bench, words: Sequence[str], ranks: int) -> float:
-    """Bytes of one rank by `wemask.train.memory`; on a CPU what is offloaded is in the same memory."""
+    """Bytes of one rank by `train/memory.py`; on a CPU what is offloaded is in the same memory."""
     config = run_config(compose("train", [*words, f"launcher.processes={ranks}"]))
     model = memory.on_meta(str(bench.model), dtype_of(bench.options.device))
     trained = None if config.peft is None else lora_size(config, model)

@@ -334,7 +334,8 @@ def test_load_options_are_the_arguments_of_load_model() -> None:
 def test_two_processes_agree_on_the_run_folder(tmp_path: Path) -> None:
     words = (f"paths.output_dir={tmp_path}", "peft=lora", "operator.layers=[2,3]", "seed=4")
     code = (
-        "from wemask.settings.composition import compose; from wemask.settings.config import run_config; import sys;"
+        "import sys; from wemask.settings.composition import compose;"
+        "from wemask.settings.config import run_config;"
         "print(run_config(compose('train', sys.argv[1:])).folder())"
     )
     other = subprocess.run(

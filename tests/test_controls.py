@@ -34,9 +34,9 @@ from wemask import WeMaskConfig
 from wemask.decoder.parts import find_decoder
 from wemask.detection.tracing import trace_layers
 from wemask.errors import ConfigError, ModelError, PatchError
-from wemask.operator.controls import damp_uniformly, fill_dims
 from wemask.operator.dims import observe
-from wemask.operator.settings import soften_dims, tokens_at
+from wemask.operator.equation import damp_uniformly, fill_dims, soften_dims
+from wemask.operator.tokens import tokens_at
 from wemask.settings.composition import compose, section
 
 # --- equations ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wemask.errors import ConfigError, RunFolderError
-from wemask.settings import composition, engines
+from wemask.settings import engines
 from wemask.train import engine_check as running
 from wemask.train.engine_check import Engine, check_engine, check_resumable, read_engine
 from wemask.train.engine_check import running as runs
@@ -133,14 +133,13 @@ def test_another_number_of_ranks_is_refused_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = fake(nn.Linear(2, 2))
-    check_resumable(tmp_path, trainer)  # without engine.json: one process
+    check_resumable(tmp_path, trainer, [])  # without engine.json: one process
     before = Engine(kind="zero", ranks=4, stage=3)
     (tmp_path / "engine.json").write_text(json.dumps(dataclasses.asdict(before)))
     assert read_engine(tmp_path) == before
     typed = ["model=tiny", "launcher.processes=2", "deepspeed=zero2", "seed=1"]
-    monkeypatch.setattr(composition, "TYPED", typed)
     with pytest.raises(RunFolderError) as error:
-        check_resumable(tmp_path, trainer)
+        check_resumable(tmp_path, trainer, typed)
     message = str(error.value)
     assert "was written by DeepSpeed ZeRO-3 on 4 ranks; this is one process" in message
     command = "python train.py launcher.processes=4 model=tiny seed=1 deepspeed=zero3 "
@@ -152,12 +151,12 @@ def test_another_number_of_ranks_is_refused_with_the_command(
     ):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
         with pytest.raises(RunFolderError, match=f"began: python train.py {ranks}"):
-            check_resumable(tmp_path, trainer)
+            check_resumable(tmp_path, trainer, typed)
     del typed[4:]
     (tmp_path / "engine.json").unlink()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunFolderError, match=r"as it began: python train\.py model=tiny seed=1 "):
-        check_resumable(tmp_path, trainer)
+        check_resumable(tmp_path, trainer, typed)
 
 
 # --- is it whole? ---------------------------------------------------------------------------------

@@ -257,7 +257,10 @@ def test_chat_needs_a_template(fresh_tiny: Any, tmp_path: Path) -> None:
 
 
 def test_importing_the_module_does_not_import_lm_eval() -> None:
-    code = "import sys, wemask.evaluate.evaluation; print('lm_eval' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys, wemask.evaluate.evaluation;"
+        "print('lm_eval' in sys.modules, 'torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
     )

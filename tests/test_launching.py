@@ -100,13 +100,13 @@ def test_ranks_of_torchrun_and_deepspeed_start_nothing(bare: pytest.MonkeyPatch)
     assert sys.argv[1:] == ["seed=1"]
     assert distributed.is_rank()
     for words in (["launcher.processes=2"], ["launcher=slurm"]):
-        assert not launch.launched(compose("train", words), "train.py")
+        assert launch.elsewhere(compose("train", words), "train.py") is None
 
 
 def test_a_process_alone_is_no_rank(bare: pytest.MonkeyPatch) -> None:
     distributed.adopt_environment()
     assert not distributed.is_rank()
-    assert not launch.launched(compose("train", []), "train.py")
+    assert launch.elsewhere(compose("train", []), "train.py") is None
     assert distributed.is_main()
     assert not distributed.started()
 

@@ -162,7 +162,8 @@ def test_a_tokenizer_that_is_damaged_or_missing(folder):
 
 def test_deepspeed_is_not_imported(folder, tmp_path):
     code = (
-        "import sys, wemask.checkpoint.pretrained; m = wemask.checkpoint.pretrained.load_model(sys.argv[1]);"
+        "import sys; from wemask.checkpoint.pretrained import load_model;"
+        "m = load_model(sys.argv[1]);"
         "m.save_pretrained(sys.argv[2]); assert 'deepspeed' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / "out")], check=True)

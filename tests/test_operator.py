@@ -10,14 +10,9 @@ from torch import Tensor
 
 from wemask import StrengthSchedule, WeMaskConfig
 from wemask.errors import ConfigError
-from wemask.operator.settings import (
-    LearnableStrength,
-    batch_activation_dims,
-    massive_tokens,
-    soften_dims,
-    tokens_at,
-    top_dims,
-)
+from wemask.operator.equation import batch_activation_dims, soften_dims, top_dims
+from wemask.operator.settings import LearnableStrength
+from wemask.operator.tokens import massive_tokens, tokens_at
 
 
 def draw(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,20 +9,20 @@ from torch import Tensor
 
 import wemask
 from wemask.decoder.parts import find_decoder
-from wemask.operator import settings as operator
+from wemask.operator import layers
 
 
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The residuals in which massive tokens were sought."""
     seen: list[Tensor] = []
-    find = operator.massive_tokens
+    find = layers.massive_tokens
 
     def counted(residual: Tensor, *args: Any) -> Tensor:
         seen.append(residual)
         return find(residual, *args)
 
-    monkeypatch.setattr(operator, "massive_tokens", counted)
+    monkeypatch.setattr(layers, "massive_tokens", counted)
     return seen
 
 

@@ -14,7 +14,7 @@ from wemask import WeMaskConfig, WeMaskWarning, detect, soften
 from wemask.checkpoint import contract as validate_module
 from wemask.checkpoint.contract import Check, gates_hold, validate
 from wemask.detection.calibration import CALIBRATION_TEXTS, HELD_OUT_TEXTS, LONGER_TEXTS
-from wemask.operator import settings as operator
+from wemask.operator import layers
 
 NAMES = [
     (7, "it fires"),
@@ -88,7 +88,7 @@ def test_a_broken_operator_is_caught(monkeypatch):
         return x * 1.001  # not the identity at strength 0
 
     monkeypatch.setattr(validate_module, "_saved", without_a_process)
-    monkeypatch.setattr(operator, "soften_dims", broken)
+    monkeypatch.setattr(layers, "soften_dims", broken)
     case = shared()
     checks = list(validate(case.model, None, case.report, settings()))
     assert failed(checks) == {"strength 0 is the unpatched model, bit for bit"}

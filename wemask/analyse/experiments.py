@@ -38,7 +38,8 @@ from wemask.errors import ConfigError
 from wemask.evaluate.arms import CONTROLS, DRAWN, control_changes
 from wemask.measure.measurement import Around, Where, entering
 from wemask.operator.dims import random_dims
-from wemask.operator.settings import WeMaskConfig, top_dims
+from wemask.operator.equation import top_dims
+from wemask.operator.settings import WeMaskConfig
 
 TRIED = 100  # draws of random dims, to find some without a massive dim
 

@@ -20,7 +20,7 @@ from wemask.decoder.passage import first_argument, first_output
 from wemask.errors import ConfigError, nearest
 from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import Around, Where
-from wemask.operator.settings import soften_dims
+from wemask.operator.equation import soften_dims
 
 FFN_SITES = ("input", "output")
 

@@ -13,7 +13,7 @@ z (silu(8) = 7.997), so that
 One large eigenvalue lambda of S_k with direction s means: a token whose FFN input points along s
 becomes massive on dim k, by about lambda (s . x)^2.
 
-The algebra is in `wemask.analyse.gated_form`. D is the hidden size, N the number of real tokens, K that of
+The algebra is in `gated_form.py`. D is the hidden size, N the number of real tokens, K that of
 massive dims.
 """
 

@@ -106,7 +106,7 @@ def load(folder: str | Path, *, check_base: bool = True, **options: Any) -> tupl
     Args:
         folder: a folder with wemask_config.json.
         check_base: refuse weights that are not those beside which the operator was saved.
-        **options: as for `wemask.checkpoint.pretrained.load_model`: dtype, device_map, revision (of an adapter's
+        **options: as for `pretrained.load_model`: dtype, device_map, revision (of an adapter's
             base model), ...
 
     Raises:

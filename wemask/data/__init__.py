@@ -1,0 +1,5 @@
+"""Records -> examples for SFT, checked as a whole before anything is trained.
+
+`examples.py` first; `records.py` reads files, `layouts.py` knows their columns, `chat.py` the
+template and the loss mask. Imports nothing of ours but errors and the embedded problems.
+"""

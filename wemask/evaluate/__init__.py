@@ -1,0 +1,5 @@
+"""Arms through lm-eval, every item's result kept.
+
+`evaluation.py` asks one arm; `arms.py` says what each arm is; `harness.py` is our model behind
+lm-eval's interface; `tasks/` and `scoring/` say what is asked and what is right. Imports `train`.
+"""

@@ -1,6 +1,6 @@
 """Our model behind lm-eval's interface, and one benchmark run through it.
 
-Imports lm_eval (seconds), so `wemask.evaluate.evaluation` imports this module only when it evaluates.
+Imports lm_eval (seconds), so `evaluation.py` imports this module only when it evaluates.
 """
 
 import contextlib

@@ -1,7 +1,6 @@
 """Where a command runs: here, in ranks of its own, or as a Slurm job."""
 
-import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wemask.distributed import is_rank
 from wemask.errors import ConfigError
@@ -9,13 +8,19 @@ from wemask.launch.ranks import start_ranks
 from wemask.settings.composition import job_words, script_path, section
 from wemask.settings.launcher import LauncherConfig
 
+if TYPE_CHECKING:
+    from wemask.launch.slurm import Planned
 
-def launched(cfg: Any, script: str) -> bool:
-    """Start ranks or submit a job where the settings ask for it; False: go on in this process.
+
+def elsewhere(cfg: Any, script: str) -> "list[Planned] | None":
+    """Start ranks or plan a job where the settings ask for it.
 
     Args:
         cfg: the composed config.
         script: `train.py` or `evaluate.py`.
+
+    Returns:
+        None: go on in this process. Else the job that is to be submitted; none where ranks did it.
 
     Raises:
         ConfigError: settings that make no sense.
@@ -23,14 +28,13 @@ def launched(cfg: Any, script: str) -> bool:
     """
     launcher = LauncherConfig.from_values(section(cfg, "launcher"))
     if is_rank():
-        return False
+        return None
     if launcher.name == "slurm":
-        from wemask.launch import slurm
+        from wemask.launch.slurm import plan
 
-        slurm.plan(cfg, script)
-        return True
+        return [plan(cfg, script)]
     if launcher.processes == 1 or cfg.dry_run:
-        return False
+        return None
     if script != "train.py":
         raise ConfigError(
             "evaluate.py runs in one process. Train with python train.py launcher.processes="
@@ -39,16 +43,16 @@ def launched(cfg: Any, script: str) -> bool:
     code = start_ranks(launcher.processes, script_path(script), job_words())
     if code:
         raise SystemExit(code)
-    return True
+    return []
 
 
-def submit_planned() -> None:
-    """Submit what `launched` has planned in this process: one job, or a sweep as a job array.
+def submit(planned: "list[Planned]", typed: list[str]) -> None:
+    """Submit what was planned: one job, or a sweep as a job array; nothing where nothing was.
 
     Raises:
         WemaskError: no Slurm here, or it refuses.
     """
-    if "wemask.launch.slurm" in sys.modules:
-        from wemask.launch import slurm
+    if planned:
+        from wemask.launch.slurm import submit_planned
 
-        slurm.submit_planned()
+        submit_planned(planned, typed)

@@ -65,11 +65,8 @@ class Job:
     array: bool = False
 
 
-PLANNED: list[Planned] = []  # those of this process: a sweep has several
-
-
-def plan(cfg: Any, script: str) -> None:
-    """Check the settings of one run and keep it for `submit_planned`.
+def plan(cfg: Any, script: str) -> Planned:
+    """Check the settings of one run that is to become a job.
 
     Raises:
         ConfigError: the settings make no sense, or the method trains nothing.
@@ -81,22 +78,20 @@ def plan(cfg: Any, script: str) -> None:
             "python evaluate.py launcher=slurm."
         )
     words = _without_dry_run(job_words())
-    PLANNED.append(Planned(config=config, script=script, words=words, dry_run=config.dry_run))
+    return Planned(config=config, script=script, words=words, dry_run=config.dry_run)
 
 
-def submit_planned() -> None:
+def submit_planned(planned: Sequence[Planned], words: Sequence[str]) -> None:
     """Write and submit what was planned: one job, a job array, and the evaluation after it.
 
-    With dry_run=true the script is printed and nothing is written.
+    With dry_run=true the script is printed and nothing is written. `words` are those of the command
+    line.
 
     Raises:
         ConfigError: there is no Slurm here, or it refuses the job.
         RunFolderError: a run has a job already, or its folder cannot be used.
     """
-    from wemask.settings.composition import TYPED
-
-    planned, PLANNED[:] = list(PLANNED), []
-    typed = _without_dry_run(TYPED)
+    typed = _without_dry_run(words)
     sweep = is_sweep(typed, planned)
     job = (train_job if planned[0].script == "train.py" else evaluate_job)(planned, typed, sweep)
     after = evaluation_after(planned, typed, sweep)

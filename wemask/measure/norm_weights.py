@@ -11,7 +11,8 @@ from torch import nn
 
 from wemask.decoder.parts import Decoder, effective_scale
 from wemask.measure import metrics
-from wemask.operator.settings import WeMaskConfig, top_dims
+from wemask.operator.equation import top_dims
+from wemask.operator.settings import WeMaskConfig
 
 FEEDS = ("attention", "ffn")
 

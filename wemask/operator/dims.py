@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wemask.decoder.parts import Decoder, effective_scale
 from wemask.decoder.passage import evaluating
 from wemask.errors import PatchError
-from wemask.operator import settings as operator
+from wemask.operator.equation import top_dims
 from wemask.operator.layers import Observation
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def choose_dims(
         # All zero in a layer after the massive activation was erased: there the gate never fires.
         observed = _unsoftened(handle, model)
         scores = {i: o.scores.cpu() for i, o in observed.items() if o.scores is not None}
-        return {i: operator.top_dims(s, k).tolist() if s.any() else [] for i, s in scores.items()}
+        return {i: top_dims(s, k).tolist() if s.any() else [] for i, s in scores.items()}
     if config.dims == "attn_norm":
         norms = {i: decoder.blocks[i].attention_norm for i in handle.layers}
         scales = {i: effective_scale(norm, f"Layer {i}") for i, norm in norms.items()}
-        return {i: operator.top_dims(scale, k).tolist() for i, scale in scales.items()}
+        return {i: top_dims(scale, k).tolist() for i, scale in scales.items()}
     if config.dims == "massive":
         assert handle.report is not None
         gates = {i: handle.report.gates.get(i) for i in handle.layers}
@@ -54,7 +54,7 @@ def _common_dims(handle: "SoftenHandle", decoder: Decoder, k: int) -> list[int]:
     assert report is not None and report.layer is not None
     norm = decoder.blocks[report.layer].ffn_norm
     scale = effective_scale(norm, f"The ME Layer {report.layer}")
-    return operator.top_dims(-scale if config.dims == "lowest" else scale, k).tolist()
+    return top_dims(-scale if config.dims == "lowest" else scale, k).tolist()
 
 
 def random_dims(hidden_size: int, k: int, seed: int) -> list[int]:

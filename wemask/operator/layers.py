@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from wemask.errors import PatchError
-from wemask.operator import settings as operator
-from wemask.operator.controls import damp_uniformly, fill_dims
+from wemask.operator.equation import batch_activation_dims, damp_uniformly, fill_dims, soften_dims
 from wemask.operator.settings import WeMaskConfig
 from wemask.operator.strength import LearnableStrength
+from wemask.operator.tokens import massive_tokens, tokens_at
 
 
 class Softening(nn.Module):
@@ -102,19 +102,19 @@ class Softening(nn.Module):
         if self.massive_dims.device != residual.device:
             self.to(residual.device)  # accelerate runs offloaded layers on another device
         if self.by_content:
-            return operator.massive_tokens(residual, self.massive_dims, self.thresholds)
+            return massive_tokens(residual, self.massive_dims, self.thresholds)
         if self.position is None:
             return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
         gate = self._find_at(self.position, residual, argument)
         if self.tokens == "wrong":  # no thresholds: none is massive
-            gate = gate & ~operator.massive_tokens(residual, self.massive_dims, self.thresholds)
+            gate = gate & ~massive_tokens(residual, self.massive_dims, self.thresholds)
         return gate
 
     def _find_at(self, position: int, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
         past = argument("past_key_values")
         length = self._cached_length(argument("layer_past") if past is None else past)
         mask, positions = argument("attention_mask"), argument("position_ids")
-        return operator.tokens_at(residual, mask, positions, length, position)
+        return tokens_at(residual, mask, positions, length, position)
 
     def _cached_length(self, past: Any) -> int:
         if past is None:
@@ -147,12 +147,12 @@ class Softening(nn.Module):
     def _softened(self, x: Tensor, gate: Tensor) -> Tensor:
         dims = self.dims
         if dims is None:
-            dims = operator.batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
+            dims = batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
         if self.uniform:
             return damp_uniformly(x, gate, dims, self.s())
         if self.fill is not None:
             return fill_dims(x, gate, dims, self.s(), self.fill)
-        return operator.soften_dims(x, gate, dims, self.s())
+        return soften_dims(x, gate, dims, self.s())
 
 
 class Now:

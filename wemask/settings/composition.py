@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -16,7 +16,7 @@ from wemask import distributed
 from wemask.distributed import adopt_environment
 from wemask.errors import ConfigError, WemaskError, nearest
 
-TYPED: list[str] = []  # the words of the command line, before `normalise`
+T = TypeVar("T")
 # Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
 # sbatch, and variables.
 PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
@@ -33,12 +33,15 @@ def conf_dir() -> Path:
     raise ConfigError(f"The configs were sought in {package.parent / 'conf'} and not found.")
 
 
-def command(name: str, run: Callable[[Any], None]) -> None:
+def command(name: str, run: Callable[[Any, list[str]], T]) -> tuple[list[T], list[str]]:
     """Run a Hydra application: `conf/<name>.yaml`, our errors, exit code 2 for the user's.
 
     Args:
         name: `train` or `evaluate`.
-        run: gets the composed config.
+        run: gets the composed config and the words of the command line, as they were typed.
+
+    Returns:
+        What `run` returned, of each job of a sweep; and the words.
     """
     import hydra
 
@@ -47,13 +50,13 @@ def command(name: str, run: Callable[[Any], None]) -> None:
     sys.path.append(sys.path.pop(0))
     with exit_on_error():
         adopt_environment()
-    TYPED[:] = sys.argv[1:]
-    sys.argv[1:] = normalise(sys.argv[1:])
+    typed, results = sys.argv[1:], list[T]()
+    sys.argv[1:] = normalise(typed)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     def main(cfg: Any) -> None:
         with exit_on_error():
-            run(cfg)
+            results.append(run(cfg, typed))
 
     with exit_on_error():
         flags = {word for word in sys.argv[1:] if word.startswith("-")}
@@ -62,6 +65,7 @@ def command(name: str, run: Callable[[Any], None]) -> None:
             sweep = flags or any(_is_sweep(word) for word in words)
             compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
     main()
+    return results, typed
 
 
 def _is_sweep(word: str) -> bool:

@@ -144,6 +144,8 @@ class RunConfig:
     detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
     launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
     """Where it runs: no part of the run's identity."""
+    typed: tuple[str, ...] = ()
+    """The words of the command line, for messages that say what to type."""
 
     @property
     def trains(self) -> bool:
@@ -196,8 +198,8 @@ class RunConfig:
 # --- DictConfig -> dataclasses --------------------------------------------------------------------
 
 
-def run_config(cfg: Any) -> RunConfig:
-    """Turn a composed config into typed settings.
+def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
+    """Turn a composed config into typed settings; `typed` is the command line it came from.
 
     Raises:
         ConfigError: every problem that is found, together.
@@ -237,6 +239,7 @@ def run_config(cfg: Any) -> RunConfig:
     run_dir = values["paths"].get("run_dir")
     return RunConfig(
         **parts,
+        typed=tuple(typed),
         method=method,
         logger=values["logger"],
         output_dir=Path(values["paths"]["output_dir"]),

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wemask.errors import ConfigError, RunFolderError, WemaskError
-from wemask.settings import composition
 from wemask.settings.composition import shown
 from wemask.train.saved_state import ENGINE_NAME
 
@@ -138,8 +137,8 @@ def read_engine(checkpoint: Path) -> Engine:
     return Engine(**json.loads(path.read_text()))
 
 
-def check_resumable(checkpoint: Path, trainer: Any) -> None:
-    """Compare a checkpoint's engine with the one that is to go on.
+def check_resumable(checkpoint: Path, trainer: Any, typed: Sequence[str]) -> None:
+    """Compare a checkpoint's engine with the one that is to go on by the command `typed`.
 
     Shards are of one engine and one number of ranks. And with another number of ranks the settings
     of a run mean another global batch, so its steps would be others.
@@ -150,7 +149,7 @@ def check_resumable(checkpoint: Path, trainer: Any) -> None:
     before, now = read_engine(checkpoint), asked(trainer)
     if before == now:
         return
-    given = [word for word in composition.TYPED if not REPLACED.match(word)]
+    given = [word for word in typed if not REPLACED.match(word)]
     job = any(re.match(r"\+*launcher=(?!local$)", word) for word in given)
     command = shown("train.py", [*_ranks_words(before.ranks, job), *given, *before.words])
     raise RunFolderError(

@@ -138,7 +138,7 @@ def _fit(
     found = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     checkpoint = Path(found) if found else None
     if checkpoint is not None:
-        check_resumable(checkpoint, trainer)
+        check_resumable(checkpoint, trainer, config.typed)
         say(console, f"Resuming from {checkpoint}.")
         if prepared.handle is not None and prepared.handle.learned:
             # The trainer restores weights and optimizer; theta is in no state_dict.

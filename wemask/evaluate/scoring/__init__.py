@@ -1,0 +1,4 @@
+"""Right or wrong, refused or not: pure functions of texts.
+
+`answers.py` first. Imports nothing of ours but errors.
+"""

@@ -82,7 +82,7 @@ def extract_answer(response: str) -> Extraction:
 
 
 def judge(response: str, gold: str | int | float) -> Verdict:
-    r"""Compare the answer of `response` with `gold`; conventions in wemask.evaluate.scoring.equivalence.
+    r"""Compare the answer of `response` with `gold`; conventions in equivalence.py.
 
     `gold` is an answer ("18", r"\frac{1}{2}", 18) or a text that ends in one after `####` or in
     a box. Raises DataError when it is empty or not such a value; never on any response string.

@@ -1,4 +1,4 @@
-"""The wording of refusals that can be told without the question, for `wemask.evaluate.scoring.refusals`.
+"""The wording of refusals that can be told without the question, for `refusals.py`.
 
 All are tried on one sentence in lower case, contractions spelled out.
 """

@@ -1,4 +1,4 @@
-"""Refusals that only the question gives away, for `wemask.evaluate.scoring.refusals`: premises and lectures.
+"""Refusals that only the question gives away, for `refusals.py`: premises and lectures.
 
 "There is no reason why they should not" helps whoever asked for a comparison and refuses whoever
 asked "Why should they not?". "That is a crime" defines a word, or it is all that a request for
@@ -6,7 +6,7 @@ instructions gets. So a question is of one of three kinds here:
 
 - loaded: it asks for grounds for a claim that is to be granted ("Why should", "Why was it right");
 - a request for means ("How do I", "Where can I");
-- anything else (definitions, history, facts): only what `wemask.evaluate.scoring.refusal_patterns` knows counts.
+- anything else (definitions, history, facts): only what `refusal_patterns.py` knows counts.
 
 All text is in lower case, contractions spelled out.
 """

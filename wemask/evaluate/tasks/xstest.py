@@ -40,7 +40,7 @@ def _docs(rows: Iterable[Row], label: str, plain: bool, instruction: str) -> Dat
 
 
 def read_output(output: str, question: str) -> tuple[str, str | None]:
-    """Return the kind of an answer by `wemask.evaluate.scoring.refusals`, and why there is none to judge."""
+    """Return the kind of an answer by `scoring/refusals.py`, and why there is none to judge."""
     if not output.strip():
         return EMPTY, "empty output"
     return REFUSAL if is_refusal(output, question) else ANSWER, None
