@@ -44,8 +44,9 @@ def run(cfg: Any, typed: list[str]) -> Any:
 if __name__ == "__main__":
     runs, typed = command("evaluate", run)
     studies = [run for run in runs if not isinstance(run, list)]
+    planned = [job for run in runs if isinstance(run, list) for job in run]
     with exit_on_error():
-        submit(sum((run for run in runs if isinstance(run, list)), []), typed)
+        submit(planned, typed)
         if studies and studies[0].sweep:
             from wemask.study import finish_sweep
 

@@ -21,4 +21,4 @@ def run(cfg: Any, typed: list[str]) -> list[Any]:
 if __name__ == "__main__":
     runs, typed = command("train", run)
     with exit_on_error():
-        submit(sum(runs, []), typed)
+        submit([job for planned in runs for job in planned], typed)
