@@ -1,7 +1,7 @@
 """The house in numbers: `make house`.
 
     python benchmarks/house.py            # rooms, lines, imports
-    python benchmarks/house.py --walk     # and through how many files a setting and an item go (a minute)
+    python benchmarks/house.py --walk     # and how far a setting and an item walk (a minute)
 
 A walk counts files of ours on the call stack, from the script to the function that uses the value:
 for a setting, from train.py to the call that makes the operator's layer; for an item, all files and

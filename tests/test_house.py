@@ -1,4 +1,4 @@
-"""The house: rooms whose imports run one way, with no circle, lazy and type-only imports counted."""
+"""The house: rooms whose imports run one way, without a circle; lazy and type-only ones count."""
 
 import grimp
 import networkx

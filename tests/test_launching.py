@@ -136,7 +136,7 @@ def test_another_world_than_was_asked_for_is_refused(tmp_path: Path) -> None:
 
 def test_evaluate_says_that_it_is_one_process(bare: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.py runs in one process"):
-        launch.launched(compose("evaluate", ["launcher.processes=2"]), "evaluate.py")
+        launch.elsewhere(compose("evaluate", ["launcher.processes=2"]), "evaluate.py")
 
 
 def test_alone_everything_is_a_plain_call() -> None:
