@@ -6,7 +6,7 @@ becomes. Run folders come from the settings, never from the clock.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_args
 
@@ -15,10 +15,10 @@ from typing_extensions import TypedDict  # typing's is not enough for pydantic b
 
 from wemask.data.examples import DataConfig
 from wemask.detection.me_layer import Criterion
-from wemask.errors import ConfigError, WemaskError, nearest
+from wemask.errors import ConfigError, nearest
 from wemask.files import digest
 from wemask.operator.settings import WeMaskConfig
-from wemask.schema import STRICT, Text, Whole, problems, settings
+from wemask.schema import STRICT, Number, Text, Whole, problems, settings
 from wemask.settings import packaged
 from wemask.settings.engines import PASSED_ON, check_one_engine, deepspeed_settings, fsdp_settings
 from wemask.settings.launcher import LauncherConfig
@@ -199,7 +199,7 @@ class Logger(TypedDict):
     project: NotRequired[Text]
     mode: NotRequired[Literal["offline", "online", "disabled"]]
     watch_every: Whole
-    watch_budget: NotRequired[Annotated[float, Field(gt=0)] | None]
+    watch_budget: NotRequired[Annotated[Number, Field(gt=0)] | None]
 
 
 def _complete(logger: Logger) -> Logger:
@@ -209,25 +209,93 @@ def _complete(logger: Logger) -> Logger:
     return logger
 
 
+def _trainer(values: dict[str, Any]) -> dict[str, Any]:
+    """Check names and plain types against SFTConfig itself, so that its docs apply."""
+    from trl.trainer.sft_config import SFTConfig
+
+    values = _known_fields(SFTConfig, values, "trainer", ("output_dir", "seed"))
+    wrong = [
+        f"trainer.{key} must be at least {least}, got {values[key]!r}."
+        for key, least in LEAST.items()
+        if isinstance(values.get(key), (int, float)) and not least <= values[key] < float("inf")
+    ]
+    steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3)
+    if steps == 0 or (steps < 0 and epochs <= 0):
+        wrong.append(
+            f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing: one of them "
+            "must be above 0."
+        )
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return values
+
+
+def _peft(values: dict[str, Any]) -> dict[str, Any] | None:
+    values = dict(values)
+    name = values.pop("name")
+    if name == "none":
+        if values:
+            raise ConfigError(f"peft=none has no settings; found {', '.join(values)}: peft=lora?")
+        return None
+    from peft import LoraConfig
+
+    return _known_fields(LoraConfig, values, "peft", ())
+
+
+def _known_fields(
+    kind: Any, values: dict[str, Any], section: str, ours: Iterable[str]
+) -> dict[str, Any]:
+    hints = {f.name: _type_name(f.type) for f in dataclasses.fields(kind) if f.init}
+    wrong = []
+    for key, value in values.items():
+        if key in ours:
+            wrong.append(f"{section}.{key} is set by wemask itself; see seed and paths.")
+        elif key not in hints:
+            wrong.append(
+                f"There is no setting '{section}.{key}': {kind.__name__} has no such field."
+                + nearest(key, hints)
+            )
+        elif not _fits(value, hints[key]):
+            wrong.append(f"{section}.{key} must be {hints[key]}, got {value!r}.")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return values
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+def _fits(value: Any, hint: str) -> bool:
+    """Whether a YAML value fits a field of only plain types; others are left to the class."""
+    names = set(re.findall(r"\w+", hint)) - {"Optional", "Union", "typing"}
+    if not names <= {"int", "float", "bool", "str", "None"} or (value is None and "None" in names):
+        return True
+    if value is None:
+        return False
+    kind = type(value).__name__
+    return kind in names or (kind == "int" and "float" in names)
+
+
 Section = dict[str, Any]
 
 
 @with_config(STRICT)
 class Composed(TypedDict):
-    """A composed config. What becomes of a `Section` checks it."""
+    """A composed config, and what becomes of its sections."""
 
-    model: Section
+    model: Annotated[Section, AfterValidator(ModelConfig.from_values)]
     method: Chosen
-    operator: Section
-    data: Section
-    trainer: Section
-    peft: Section
-    deepspeed: Section
-    fsdp: Section
+    operator: Annotated[Section, AfterValidator(WeMaskConfig.from_dict)]
+    data: Annotated[Section, AfterValidator(lambda section: DataConfig(**section))]
+    trainer: Annotated[Section, AfterValidator(_trainer)]
+    peft: Annotated[Section, AfterValidator(_peft)]
+    deepspeed: Annotated[Section, AfterValidator(deepspeed_settings)]
+    fsdp: Annotated[Section, AfterValidator(fsdp_settings)]
     logger: Annotated[Logger, AfterValidator(_complete)]
     paths: Paths
-    launcher: Section
-    detection: Section
+    launcher: Annotated[Section, AfterValidator(lambda section: LauncherConfig(**section))]
+    detection: Annotated[Section, AfterValidator(lambda section: DetectionConfig(**section))]
     seed: int
     dry_run: bool
     experiment_name: Text
@@ -252,118 +320,18 @@ def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(cfg, resolve=True)
-    found, wrong = list[str](), set[Any]()
     try:
-        _COMPOSED.validate_python(values)
+        made: dict[str, Any] = {**_COMPOSED.validate_python(values)}
     except ValidationError as error:
-        found = problems(error, "", values)
-        wrong = {problem["loc"][0] for problem in error.errors()}
-    parts = _parts({key: values[key] for key in values if key not in wrong}, found)
-    if found:
-        raise ConfigError("\n".join(found))
-    run_dir = values["paths"].get("run_dir")
+        raise ConfigError("\n".join(problems(error, "", values))) from error
+    check_one_engine(made["deepspeed"], made["fsdp"], made["trainer"])
+    sections = ("model", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger")
+    run_dir = made["paths"].get("run_dir")
     return RunConfig(
-        **parts,
+        **{name: made[name] for name in (*sections, "launcher", "detection", "seed", "dry_run")},
         typed=tuple(typed),
-        method=values["method"]["name"],
-        logger=values["logger"],
-        output_dir=Path(values["paths"]["output_dir"]),
+        method=made["method"]["name"],
+        output_dir=Path(made["paths"]["output_dir"]),
         run_dir=Path(run_dir) if run_dir else None,
-        experiment=values["experiment_name"],
-        seed=values["seed"],
-        dry_run=values["dry_run"],
+        experiment=made["experiment_name"],
     )
-
-
-def _parts(values: Mapping[str, Any], found: list[str]) -> dict[str, Any]:
-    """The sections, typed; what is wrong with one is added to `found`."""
-    makers: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "model": ModelConfig.from_values,
-        "operator": WeMaskConfig.from_dict,
-        "detection": lambda section: DetectionConfig(**section),
-        "data": lambda section: DataConfig(**section),
-        "trainer": _trainer,
-        "peft": _peft,
-        "deepspeed": deepspeed_settings,
-        "fsdp": fsdp_settings,
-        "launcher": lambda section: LauncherConfig(**section),
-    }
-    parts: dict[str, Any] = {}
-    for name in [name for name in makers if name in values]:
-        try:
-            parts[name] = makers[name](values[name])
-        except WemaskError as error:
-            found.append(str(error))
-    try:
-        check_one_engine(parts.get("deepspeed"), parts.get("fsdp"), parts.get("trainer", {}))
-    except ConfigError as error:
-        found.append(str(error))
-    return parts
-
-
-def _trainer(values: dict[str, Any]) -> dict[str, Any]:
-    """Check names and plain types against SFTConfig itself, so that its docs apply."""
-    from trl.trainer.sft_config import SFTConfig
-
-    values = _known_fields(SFTConfig, values, "trainer", ("output_dir", "seed"))
-    problems = [
-        f"trainer.{key} must be at least {least}, got {values[key]!r}."
-        for key, least in LEAST.items()
-        if isinstance(values.get(key), (int, float)) and not least <= values[key] < float("inf")
-    ]
-    steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3)
-    if steps == 0 or (steps < 0 and epochs <= 0):
-        problems.append(
-            f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing: one of them "
-            "must be above 0."
-        )
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return values
-
-
-def _peft(values: dict[str, Any]) -> dict[str, Any] | None:
-    values = dict(values)
-    name = values.pop("name")
-    if name == "none":
-        if values:
-            raise ConfigError(f"peft=none has no settings; found {', '.join(values)}: peft=lora?")
-        return None
-    from peft import LoraConfig
-
-    return _known_fields(LoraConfig, values, "peft", ())
-
-
-def _known_fields(
-    kind: Any, values: dict[str, Any], section: str, ours: Iterable[str]
-) -> dict[str, Any]:
-    hints = {f.name: _type_name(f.type) for f in dataclasses.fields(kind) if f.init}
-    problems = []
-    for key, value in values.items():
-        if key in ours:
-            problems.append(f"{section}.{key} is set by wemask itself; see seed and paths.")
-        elif key not in hints:
-            problems.append(
-                f"There is no setting '{section}.{key}': {kind.__name__} has no such field."
-                + nearest(key, hints)
-            )
-        elif not _fits(value, hints[key]):
-            problems.append(f"{section}.{key} must be {hints[key]}, got {value!r}.")
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return values
-
-
-def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
-
-
-def _fits(value: Any, hint: str) -> bool:
-    """Whether a YAML value fits a field of only plain types; others are left to the class."""
-    names = set(re.findall(r"\w+", hint)) - {"Optional", "Union", "typing"}
-    if not names <= {"int", "float", "bool", "str", "None"} or (value is None and "None" in names):
-        return True
-    if value is None:
-        return False
-    kind = type(value).__name__
-    return kind in names or (kind == "int" and "float" in names)
