@@ -1,5 +1,6 @@
 """A saved folder that was edited, mixed up or cut short: one clear error, or it loads as it is."""
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         r"does not fit this model\. Layer 50 does not exist: the model has layers 0 to 4",
     ),
     "learned of words": (change("learned", {"2": "a"}), r"learned of layer 2 must be a number"),
+    "learned of nothing": (change("learned", {"2": math.nan}), r"learned of layer 2 .* got nan"),
     "learned that is not": (change("learned", {"2": 0.1}), r"does not fit .*Learned strengths"),
     "strength a text": (change("strength", "1"), r"strength must be a number"),
     "wrong width": (

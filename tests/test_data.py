@@ -265,7 +265,7 @@ def test_embedded_problems_come_as_they_are_generated():
         ({"family": "stf"}, "Did you mean 'sft'"),
         ({"turns": "lst"}, "Did you mean 'last'"),
         ({"invalid": "dorp"}, "Did you mean 'drop'"),
-        ({"limit": 0}, "data.limit must be a whole number >= 1, got 0"),
+        ({"limit": 0}, "data.limit must be at least 1, got 0"),
         ({"limit": True}, "data.limit must be"),
         ({"n_train": 2.5}, "data.n_train must be"),
         ({"seed": "a"}, "data.seed must be"),

@@ -24,7 +24,7 @@ def test_the_default_is_one_process_here() -> None:
 @pytest.mark.parametrize("name", ["local", "slurm"])
 def test_every_file_names_only_fields(name: str) -> None:
     values = yaml.safe_load((REPOSITORY / "conf" / "launcher" / f"{name}.yaml").read_text())
-    assert settings(f"launcher={name}").launcher == LauncherConfig.from_values(values)
+    assert settings(f"launcher={name}").launcher == LauncherConfig(**values)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_normalise_leaves_other_launcher_words_alone() -> None:
         (["launcher.processe=2"], ["'launcher.processes'"]),
         (["launcher=slurn"], ["local, slurm", "'slurm'"]),
         (["launcher=slurm", "launcher.noodes=2"], ["'launcher.nodes'"]),
-        (["launcher=slurm", "+launcher.partitions=x"], ["'launcher.partition'"]),
+        (["launcher=slurm", "+launcher.partitions=x"], ["launcher.partitions", "'partition'"]),
         (["launcher.nodes=4"], ["It is one of launcher=slurm"]),
-        (["launcher.name=ray"], ["local, slurm", "'ray'"]),
+        (["launcher.name=ray"], ["'local' or 'slurm'", "'ray'"]),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -34,31 +34,31 @@ def at(path: str) -> Callable[[Any], tuple[Any, Any]]:
     [
         ("schema_version", 1, "schema_version is 1, this wemask reads 2"),
         ("schema_version", None, "schema_version is None"),
-        ("created", "yesterday", "results.created is not an ISO 8601 time: 'yesterday'"),
-        ("model.parameters", 1.5, "results.model.parameters should be a whole number"),
-        ("model.parameters", True, "results.model.parameters should be a whole number"),
-        ("model.name", None, "results.model.name should be a string"),
-        ("arms.sft.arith.mean", "0.7", "results.arms.sft.arith.mean should be a number"),
-        ("arms.sft.arith.mean", math.nan, "results.arms.sft.arith.mean is nan"),
-        ("arms.sft.arith.mean", 71.0, "is 71.0, not a share between 0 and 1"),
+        ("created", "yesterday", "results.created must be an ISO 8601 time, got 'yesterday'"),
+        ("model.parameters", 1.5, "results.model.parameters must be a whole number"),
+        ("model.parameters", True, "results.model.parameters must be a whole number"),
+        ("model.name", None, "results.model.name must be a text, got None"),
+        ("arms.sft.arith.mean", "0.7", "results.arms.sft.arith.mean must be a number"),
+        ("arms.sft.arith.mean", math.nan, "results.arms.sft.arith.mean must be a finite"),
+        ("arms.sft.arith.mean", 71.0, "results.arms.sft.arith.mean must be at most 1, got 71.0"),
         ("arms.sft.arith.low", 0.99, "results.arms.sft.arith: the interval's low end is above"),
-        ("arms.sft.arithm", None, "results.arms.sft.arithm should be an object"),
-        ("arms", [], "results.arms should be an object, found list"),
-        ("comparisons.1.p_holm", 1.2, "results.comparisons[1].p_holm is 1.2, not a probability"),
-        ("comparisons.1.delta", math.inf, "results.comparisons[1].delta is inf"),
+        ("arms.sft.arithm", None, "results.arms.sft.arithm must be a mapping"),
+        ("arms", [], "results.arms must be a mapping {key: value}, got []"),
+        ("comparisons.1.p_holm", 1.2, "results.comparisons[1].p_holm must be at most 1, got 1.2"),
+        ("comparisons.1.delta", math.inf, "results.comparisons[1].delta must be a finite"),
         ("comparisons.0.a", "nobody", "arm 'nobody' has no score on 'arith'"),
         ("comparisons.0.low", 0.5, "results.comparisons[0]: the interval's low end is above"),
-        ("me_layer.separation", math.inf, "results.me_layer.separation is inf"),
-        ("me_layer.layers", [{"x": {1, 2}}], "should be something JSON can hold, found set"),
-        ("softening.config.rate", math.nan, "results.softening.config.rate is nan"),
-        ("softening.metrics.on", {}, "results.softening.metrics.on should be a list"),
+        ("me_layer.separation", math.inf, "results.me_layer.separation must be a finite"),
+        ("me_layer.layers", [{"x": {1, 2}}], "layers[0].x must be something JSON can hold"),
+        ("softening.config.rate", math.nan, "results.softening.config.rate must be a finite"),
+        ("softening.metrics.on", {}, "results.softening.metrics.on must be a list"),
         (
             "softening.metrics.on.1.sink_mass_by_head.0",
             None,
-            "by_head[0] should be a number",
+            "by_head[0] must be a number",
         ),
-        ("notes", "one", "results.notes should be a list, found str 'one'"),
-        ("tasks.arith.nots", None, "nots is not a known key. Did you mean 'note'?"),
+        ("notes", "one", "results.notes must be a list, got 'one'"),
+        ("tasks.arith.nots", None, "results.tasks.arith.nots does not exist. Did you mean 'note'?"),
     ],
 )
 def test_a_broken_value_is_named_with_its_place(path: str, value: Any, message: str) -> None:
@@ -80,7 +80,7 @@ def test_every_missing_key_is_reported_at_once() -> None:
 
 @pytest.mark.parametrize("thing", [None, [], "text", 3])
 def test_results_that_are_no_object_are_refused(thing: object) -> None:
-    with pytest.raises(DataError, match="results should be an object"):
+    with pytest.raises(DataError, match="results must be a mapping"):
         validate_results(thing)
 
 

@@ -208,7 +208,7 @@ def _fill(config: WeMaskConfig, values: Mapping[str, Any]) -> dict[int, list[flo
 
 def _learned(values: Mapping[str, Any]) -> dict[int, float]:
     for index, value in values.items():
-        if type(value) not in (int, float):
+        if not is_number(value):
             raise TypeError(f"learned of layer {index} must be a number, got {value!r}.")
     return {int(index): float(value) for index, value in values.items()}
 

@@ -1,21 +1,50 @@
 """What `results.json` holds (schema version 2), and the check that a dict really holds it.
 
-The TypedDicts below are the schema: `validate_results` reads them at run time, so the types that
-pyright checks and the types that a file is checked against cannot drift apart. All accuracies and
+The TypedDicts below are the schema: pydantic reads them at run time, so the types that pyright
+checks and the types that a file is checked against cannot drift apart. All accuracies and
 differences are shares (0..1), never percentages. Arms, tasks and layers are keys as strings.
 """
 
 import json
-import math
 from datetime import datetime
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, TypedDict, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, cast
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
 
 from wemask.errors import DataError, nearest
 from wemask.files import write_whole
+from wemask.schema import STRICT, problems
 
 SCHEMA_VERSION = 2
+
+
+def _json(value: Any) -> Any:
+    """Anything that strict JSON can hold, at any depth."""
+    for kind, checked in _CHECKED.items():
+        if isinstance(value, kind):
+            return checked.validate_python(value)
+    if value is None or isinstance(value, (str, int)):
+        return value
+    raise ValueError("must be something JSON can hold")
+
+
+def _iso_time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be an ISO 8601 time") from None
+    return text
+
+
+Json = Annotated[Any, AfterValidator(_json)]
+_CHECKED: dict[type, TypeAdapter[Any]] = {
+    dict: TypeAdapter(dict[str, Json], config=STRICT),
+    list: TypeAdapter(list[Json], config=STRICT),
+    float: TypeAdapter(float, config=STRICT),
+}
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelInfo(TypedDict):
@@ -48,7 +77,7 @@ class SofteningMetrics(TypedDict):
 class Softening(TypedDict):
     """What the operator does to the base model."""
 
-    config: dict[str, Any]  # the fields of WeMaskConfig
+    config: dict[str, Json]  # the fields of WeMaskConfig
     layers: list[int]  # the softened decoder layers
     dims: dict[str, list[int]]  # layer -> the dimensions scaled by 1 - strength
     tokens_touched: dict[str, int]  # layer -> tokens touched on the probe prompt
@@ -84,7 +113,7 @@ class ArmInfo(TypedDict):
     arm: str  # as `arms=[...]` names it; the key in `arms` may say more, such as a rate
     method: str  # base, training_free, sft, wemask
     seeds: list[int]  # of training, or of a control's draw; [] where nothing is drawn
-    operator: dict[str, Any] | None  # the fields of WeMaskConfig; None: not softened
+    operator: dict[str, Json] | None  # the fields of WeMaskConfig; None: not softened
     reference: str | None  # the same without the operator: what a gain is a gain over
     control_of: str | None  # the real arm that this one is a control of
     again: bool  # an A/A arm: its reference once more
@@ -106,7 +135,7 @@ class ArmScore(TypedDict):
     """One arm on one task, over all its runs."""
 
     n: int
-    mean: float  # share of right answers
+    mean: Share  # of right answers
     low: float  # 95% interval of the mean, over items
     high: float
     metrics: dict[str, float]  # every metric of the task, mean over the runs
@@ -120,7 +149,7 @@ class Evidence(TypedDict):
     units: int
     low: float
     high: float
-    p_value: float
+    p_value: Share
     minimum_detectable: float | None
     test: str
 
@@ -136,8 +165,8 @@ class Comparison(TypedDict):
     delta: float  # mean(a) - mean(b)
     low: float  # 95% interval of delta, over `unit`
     high: float
-    p_value: float
-    p_holm: float  # p_value after Holm's correction over the comparisons of this kind
+    p_value: Share
+    p_holm: Share  # p_value after Holm's correction over the comparisons of this kind
     a_only: int  # items only a got right; with several runs: on which a was right more often
     b_only: int  # the same for b
     odds_ratio: float | None
@@ -159,30 +188,34 @@ class SamePair(TypedDict):
     delta: float  # mean(a) - mean(b)
     low: float
     high: float
-    p_value: float
+    p_value: Share
 
 
+@with_config(STRICT)
 class Results(TypedDict):
     """The whole of results.json."""
 
     schema_version: int
     command: str  # the exact command that made this file
-    created: str  # ISO 8601
+    created: Annotated[str, AfterValidator(_iso_time)]
     wemask_version: str
     versions: dict[str, str]  # package -> version
     machine: str
     model: ModelInfo
-    me_layer: dict[str, Any]  # MELayerReport.to_dict(), a document with its own version
+    me_layer: dict[str, Json]  # MELayerReport.to_dict(), a document with its own version
     softening: Softening | None  # None: nothing to soften
     tasks: dict[str, TaskInfo]
-    settings: dict[str, Any]  # resolved: arm -> every setting that can change its result
-    conditions: dict[str, dict[str, Any]]  # task -> engine: batch size, dtype, versions, ...
+    settings: dict[str, Json]  # resolved: arm -> every setting that can change its result
+    conditions: dict[str, dict[str, Json]]  # task -> engine: batch size, dtype, versions, ...
     arm_info: dict[str, ArmInfo]
     absent: dict[str, str]  # control -> why this model cannot have it
     arms: dict[str, dict[str, ArmScore]]  # arm -> task -> score, arms in reading order
     comparisons: list[Comparison]
     same: list[SamePair]
     notes: list[str]  # honest remarks, printed with the report
+
+
+_RESULTS = TypeAdapter(Results)
 
 
 def validate_results(data: object) -> Results:
@@ -193,12 +226,14 @@ def validate_results(data: object) -> Results:
             f"results: schema_version is {version!r}, this wemask reads {SCHEMA_VERSION}. "
             "Write the file again with `python evaluate.py` (finished items are not repeated)."
         )
-    problems = _check(data, Results, "results")
-    if not problems:
-        problems = _contradictions(cast(Results, data))
-    if problems:
-        shown = "\n".join(f"  {problem}" for problem in problems[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+    try:
+        _RESULTS.validate_python(data)
+        found = _contradictions(cast(Results, data))
+    except ValidationError as error:
+        found = problems(error, "results", data)
+    if found:
+        shown = "\n".join(f"  {problem}" for problem in found[:20])
+        more = f"\n  and {len(found) - 20} more" if len(found) > 20 else ""
         raise DataError(f"results do not follow schema version {SCHEMA_VERSION}:\n{shown}{more}")
     return cast(Results, data)
 
@@ -232,104 +267,26 @@ def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _check(value: object, expected: Any, where: str) -> list[str]:
-    """Compare a value with a type made of TypedDict, dict, list, unions and scalars."""
-    if expected is Any:
-        return _check_json(value, where)
-    if is_typeddict(expected):
-        return _check_record(value, expected, where)
-    origin = get_origin(expected)
-    if origin is UnionType:
-        if value is None and NoneType in get_args(expected):
-            return []
-        (inner,) = (option for option in get_args(expected) if option is not NoneType)
-        return _check(value, inner, where)
-    if origin is list:
-        if not isinstance(value, list):
-            return [_mismatch(value, "a list", where)]
-        (inner,) = get_args(expected)
-        return [p for i, item in enumerate(value) for p in _check(item, inner, f"{where}[{i}]")]
-    if origin is dict:
-        if not isinstance(value, dict):
-            return [_mismatch(value, "an object", where)]
-        inner = get_args(expected)[1]
-        keys = [_mismatch(k, "a string as key", where) for k in value if not isinstance(k, str)]
-        return keys + [p for k, v in value.items() for p in _check(v, inner, f"{where}.{k}")]
-    return _check_scalar(value, expected, where)
-
-
-def _check_record(value: object, expected: Any, where: str) -> list[str]:
-    if not isinstance(value, dict):
-        return [_mismatch(value, "an object", where)]
-    fields = get_type_hints(expected)
-    problems = [f"{where}.{key} is missing" for key in fields if key not in value]
-    for key, item in value.items():
-        if key in fields:
-            problems += _check(item, fields[key], f"{where}.{key}")
-        else:
-            problems.append(f"{where}.{key} is not a known key.{nearest(str(key), fields)}")
-    return problems
-
-
-def _check_scalar(value: object, expected: type, where: str) -> list[str]:
-    if expected is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return [_mismatch(value, "a number", where)]
-        endless = isinstance(value, float) and not math.isfinite(value)
-        return [f"{where} is {value}, which JSON cannot hold"] if endless else []
-    if expected is int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-        return [] if fits else [_mismatch(value, "a whole number", where)]
-    return [] if isinstance(value, expected) else [_mismatch(value, "a string", where)]
-
-
-def _check_json(value: object, where: str) -> list[str]:
-    """Anything that strict JSON can hold, at any depth."""
-    if isinstance(value, dict):
-        return _check(value, dict[str, Any], where)
-    if isinstance(value, list):
-        return _check(value, list[Any], where)
-    if isinstance(value, float):
-        return _check_scalar(value, float, where)
-    plain = value is None or isinstance(value, (str, int))
-    return [] if plain else [_mismatch(value, "something JSON can hold", where)]
-
-
-def _mismatch(value: object, wanted: str, where: str) -> str:
-    return f"{where} should be {wanted}, found {type(value).__name__} {str(value)[:40]!r}"
-
-
 def _contradictions(results: Results) -> list[str]:
-    """Problems that types cannot see: names that lead nowhere, impossible numbers."""
-    problems = []
-    try:
-        datetime.fromisoformat(results["created"])
-    except ValueError:
-        problems.append(f"results.created is not an ISO 8601 time: {results['created']!r}")
+    """Problems that types cannot see: names that lead nowhere, intervals upside down."""
+    found = []
     for arm, scores in results["arms"].items():
         if arm not in results["arm_info"]:
-            problems.append(f"results.arm_info.{arm} is missing")
+            found.append(f"results.arm_info.{arm} is missing.")
         for task, score in scores.items():
             where = f"results.arms.{arm}.{task}"
             if task not in results["tasks"]:
-                problems.append(f"{where}: no such task.{nearest(task, results['tasks'])}")
-            if not 0 <= score["mean"] <= 1:
-                problems.append(f"{where}.mean is {score['mean']}, not a share between 0 and 1")
-            if score["low"] > score["high"]:
-                problems.append(f"{where}: the interval's low end is above its high end")
+                found.append(f"{where}: no such task.{nearest(task, results['tasks'])}")
+            found += _upside_down(score, where)
     for i, comparison in enumerate(results["comparisons"]):
-        problems += _comparison_problems(results, comparison, f"results.comparisons[{i}]")
-    return problems
+        where = f"results.comparisons[{i}]"
+        for side, arm in (("a", comparison["a"]), ("b", comparison["b"])):
+            if comparison["task"] not in results["arms"].get(arm, {}):
+                found.append(f"{where}.{side}: arm {arm!r} has no score on {comparison['task']!r}.")
+        found += _upside_down(comparison, where)
+    return found
 
 
-def _comparison_problems(results: Results, comparison: Comparison, where: str) -> list[str]:
-    problems = []
-    for side, arm in (("a", comparison["a"]), ("b", comparison["b"])):
-        if comparison["task"] not in results["arms"].get(arm, {}):
-            problems.append(f"{where}.{side}: arm {arm!r} has no score on {comparison['task']!r}")
-    if comparison["low"] > comparison["high"]:
-        problems.append(f"{where}: the interval's low end is above its high end")
-    for key, p in (("p_value", comparison["p_value"]), ("p_holm", comparison["p_holm"])):
-        if not 0 <= p <= 1:
-            problems.append(f"{where}.{key} is {p}, not a probability")
-    return problems
+def _upside_down(interval: ArmScore | Comparison, where: str) -> list[str]:
+    above = interval["low"] > interval["high"]
+    return [f"{where}: the interval's low end is above its high end."] if above else []

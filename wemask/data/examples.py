@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import datasets
 from datasets import config as datasets_settings
 from datasets.exceptions import DatasetsError
+from pydantic import BeforeValidator
 
 from wemask.data import layouts, records
 from wemask.data.cache_lock import waits_said
@@ -25,12 +26,12 @@ from wemask.data.layouts import BadRecord, Conversation, Layout
 from wemask.data.records import Record
 from wemask.embedded import problems
 from wemask.errors import ConfigError, DataError, nearest
+from wemask.schema import Count, Text, settings
 
 logger = logging.getLogger(__name__)
 
-NAMES = ("embedded", "gsm8k", "gsm8k_cot", "flan", "jsonl", "parquet")
-TURNS = ("all", "last")
-INVALID = ("error", "drop")
+Name = Literal["embedded", "gsm8k", "gsm8k_cot", "flan", "jsonl", "parquet"]
+NAMES: tuple[str, ...] = get_args(Name)
 MEMORY_ROWS = 100_000  # more than that are written to the datasets cache and memory-mapped
 SHOWN = 5  # bad records that a message lists; it counts the others
 
@@ -47,7 +48,7 @@ CHAT_FEATURES = datasets.Features(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("data")
 class DataConfig:
     """What to train on. conf/data/*.yaml hold one of these each.
 
@@ -55,78 +56,53 @@ class DataConfig:
         ConfigError: every problem of the given values, together.
     """
 
-    name: str = "embedded"
+    name: Name = "embedded"
     """embedded (generated word problems) | gsm8k | gsm8k_cot | flan | jsonl | parquet."""
-    path: str | None = None
+    path: Text | None = None
     """A file, a folder of files, or a hub id (ORG/NAME). None only for embedded data."""
-    split: str = "train"
+    split: Text = "train"
     """Split of a hub dataset, of a folder with split words in its file names, or embedded."""
     hub_config: str | None = None
     """Named configuration of a hub dataset (`main` for openai/gsm8k); unused for local files."""
     hub_revision: str | None = None
     """Commit or tag of a hub dataset, to pin it; unused for local files."""
-    columns: Mapping[str, str | None] = field(default_factory=dict)
+    columns: Annotated[Mapping[str, str | None], BeforeValidator(layouts.check_columns)] = field(
+        default_factory=dict
+    )
     """Role (prompt, completion, input, messages; question and answer are other names for the first
     two) -> column, dotted where nested. Roles that are not named are recognised."""
-    turns: str = "all"
+    turns: Literal["all", "last"] = "all"
     """Of a conversation, train every assistant turn (all) or only the final one (last)."""
-    invalid: str = "error"
+    invalid: Literal["error", "drop"] = "error"
     """What to do with records that cannot be used: error, or drop (counted and named)."""
     system: str | None = None
     """System message put before conversations that have none."""
-    limit: int | None = None
+    limit: Count | None = None
     """Read only the first `limit` records."""
     seed: int = 0
     """Seed of the embedded generator."""
-    n_train: int = 4000
+    n_train: Count = 4000
     """Embedded problems in split=train."""
-    n_test: int = 500
+    n_test: Count = 500
     """Embedded problems in split=test."""
-    family: str = "sft"
+    family: problems.Family = "sft"
     """Embedded family: sft (what fine-tuning teaches) | pretrain (what `tiny` knows)."""
 
     def __post_init__(self) -> None:
-        problems_found = [p for p in (*self._choices(), *self._numbers(), self._source()) if p]
-        columns, wrong = layouts.check_columns(self.columns)
-        if problems_found + wrong:
-            raise ConfigError("\n".join(problems_found + wrong))
-        object.__setattr__(self, "columns", columns)
-
-    def _choices(self) -> list[str | None]:
-        found = [
-            _unknown("name", self.name, NAMES),
-            _unknown("turns", self.turns, TURNS),
-            _unknown("invalid", self.invalid, INVALID),
-            _unknown("family", self.family, problems.FAMILIES),
-        ]
-        if self.name == "embedded":
-            return [*found, _unknown("split", self.split, problems.SPLITS)]
-        return found
-
-    def _numbers(self) -> list[str | None]:
-        counts = {"n_train": self.n_train, "n_test": self.n_test}
-        if self.limit is not None:
-            counts["limit"] = self.limit
-        wrong: list[str | None] = [
-            f"data.{name} must be a whole number >= 1, got {value!r}."
-            for name, value in counts.items()
-            if type(value) is not int or value < 1
-        ]
-        if type(self.seed) is not int:
-            wrong.append(f"data.seed must be a whole number, got {self.seed!r}.")
-        return wrong
-
-    def _source(self) -> str | None:
+        if self.name != "embedded" and self.path is None:
+            raise ConfigError(
+                f"data={self.name} needs data.path=FILE, a folder or a hub id (ORG/NAME)."
+            )
         if self.name == "embedded" and self.path is not None:
-            return (
+            raise ConfigError(
                 "data=embedded is generated and has no data.path: type data=jsonl or data=parquet "
                 f"with data.path={self.path}."
             )
-        if self.name != "embedded" and not (isinstance(self.path, str) and self.path.strip()):
-            return f"data={self.name} needs data.path=FILE, a folder or a hub id (ORG/NAME)."
-        if not isinstance(self.split, str) or not self.split.strip():
-            return f"data.split must be a name such as train, got {self.split!r}."
-        return None
+        if self.name == "embedded" and self.split not in problems.SPLITS:
+            raise ConfigError(
+                f"data.split of data=embedded is one of {', '.join(problems.SPLITS)}, got "
+                f"{self.split!r}.{nearest(self.split, problems.SPLITS)}"
+            )
 
 
 def load_examples(config: DataConfig) -> datasets.Dataset:
@@ -187,9 +163,8 @@ def _embedded(config: DataConfig) -> _Source:
     n = config.n_train if config.split == "train" else config.n_test
 
     def read() -> Iterator[Record]:
-        split = cast(problems.Split, config.split)  # both were checked by DataConfig
-        family = cast(problems.Family, config.family)
-        for item in problems.generate(n, split=split, family=family, seed=config.seed):
+        split = cast(problems.Split, config.split)  # checked by DataConfig
+        for item in problems.generate(n, split=split, family=config.family, seed=config.seed):
             yield f"embedded problem {item['id']}", dict(item)
 
     layout = Layout(prompt="question", completion="answer")
@@ -314,10 +289,3 @@ def _convert(fields: Mapping[str, Any], layout: Layout, config: DataConfig) -> C
 def _code_digest() -> str:
     files = [__file__, layouts.__file__, records.__file__]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
-
-
-def _unknown(name: str, value: object, options: tuple[str, ...]) -> str | None:
-    if value in options:
-        return None
-    known = ", ".join(options)
-    return f"data.{name} is one of {known}; got {value!r}.{nearest(str(value), options)}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wemask.errors import DataError, nearest
+from wemask.errors import ConfigError, DataError, nearest
 
 ROLES = ("prompt", "completion", "input", "messages")
 ALIASES = {"question": "prompt", "answer": "completion"}
@@ -60,10 +60,14 @@ class Conversation:
     """More than one assistant turn is to be trained, so prompt and completion cannot be split."""
 
 
-def check_columns(columns: Mapping[str, str | None] | None) -> tuple[dict[str, str], list[str]]:
-    """Return role -> column without the unset roles, and what is wrong with the mapping."""
+def check_columns(columns: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Return role -> column without the unset roles.
+
+    Raises:
+        ConfigError: everything that is wrong with the mapping, together.
+    """
     if columns is not None and not isinstance(columns, Mapping):
-        return {}, [f"data.columns must map roles to columns, got {columns!r}."]
+        raise ConfigError(f"data.columns must map roles to columns, got {columns!r}.")
     result: dict[str, str] = {}
     wrong: list[str] = []
     for key, column in (columns or {}).items():
@@ -84,7 +88,9 @@ def check_columns(columns: Mapping[str, str | None] | None) -> tuple[dict[str, s
             result[role] = column
     if "messages" in result and len(result) > 1:
         wrong.append("data.columns: name messages, or prompt and completion, not both.")
-    return result, wrong
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return result
 
 
 def recognise(found: Sequence[str], named: Mapping[str, str | None], label: str) -> Layout:

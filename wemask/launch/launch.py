@@ -26,7 +26,7 @@ def elsewhere(cfg: Any, script: str) -> "list[Planned] | None":
         ConfigError: settings that make no sense.
         SystemExit: ranks were started and have failed.
     """
-    launcher = LauncherConfig.from_values(section(cfg, "launcher"))
+    launcher = LauncherConfig(**section(cfg, "launcher"))
     if is_rank():
         return None
     if launcher.name == "slurm":

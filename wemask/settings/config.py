@@ -6,31 +6,26 @@ becomes. Run folders come from the settings, never from the clock.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, get_args
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
 
 from wemask.data.examples import DataConfig
 from wemask.detection.me_layer import Criterion
-from wemask.errors import ConfigError, WemaskError, nearest
+from wemask.errors import ConfigError, nearest
 from wemask.files import digest
 from wemask.operator.settings import WeMaskConfig
+from wemask.schema import STRICT, Number, Text, Whole, problems, settings
 from wemask.settings import packaged
 from wemask.settings.engines import PASSED_ON, check_one_engine, deepspeed_settings, fsdp_settings
 from wemask.settings.launcher import LauncherConfig
 from wemask.settings.texts import DetectionConfig
 
-METHODS = ("base", "training_free", "sft", "wemask")
-LOGGERS = ("none", "wandb")
-WANDB_MODES = ("offline", "online", "disabled")
-GROUPS = (
-    *("model", "method", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger"),
-    *("paths", "launcher", "detection"),
-)
-SECTIONS = (
-    *GROUPS,
-    *("seed", "dry_run", "experiment_name"),
-)
+Method = Literal["base", "training_free", "sft", "wemask"]
+METHODS: tuple[str, ...] = get_args(Method)
 # Fields of SFTConfig whose values below this end in a traceback deep inside torch.
 LEAST = {
     "learning_rate": 0,
@@ -38,47 +33,29 @@ LEAST = {
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
 }
-OF_EVALUATION = ("tasks", "arms", "limit", "batch_size", "train_missing", "eval_seed")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings("model")
 class ModelConfig:
     """Which model, and how it is loaded."""
 
-    name: str
+    name: Text
     """Short name, for folders and tables."""
-    path: str
+    path: Text
     """`tiny`, a folder, a GGUF file, `package:...` (`packaged.py`), or ORG/NAME."""
-    fallback: str | None = None
+    fallback: Text | None = None
     """What is loaded instead where the hub cannot be reached and its cache has no `path`."""
     stands_for: str | None = None
     """The hub model that could not be reached; `path` is its fallback then. Not a setting."""
-    revision: str | None = None
-    dtype: str = "auto"
-    attn_implementation: str | None = None
-    device_map: str | None = None
+    revision: Text | None = None
+    dtype: Text = "auto"
+    attn_implementation: Text | None = None
+    device_map: Text | None = None
     trust_remote_code: bool = False
-    parts: dict[str, str] = dataclasses.field(default_factory=dict)
+    parts: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Names of architecture parts that are not recognised: model.wemask_parts."""
     criterion: Criterion | None = None
     """None: what the model's own config says (`wemask_criterion`), else sun2024."""
-
-    def __post_init__(self) -> None:
-        texts = {"name": self.name, "path": self.path, "dtype": self.dtype}
-        maybe = ("revision", "attn_implementation", "device_map", "fallback")
-        texts |= {key: value for key in maybe if (value := getattr(self, key)) is not None}
-        problems = [
-            f"model.{key} must be a text, got {value!r}. A number needs quotes: model.{key}='7'."
-            for key, value in texts.items()
-            if not isinstance(value, str) or not value.strip()
-        ]
-        if not isinstance(self.trust_remote_code, bool):
-            got = repr(self.trust_remote_code)
-            problems.append(f"model.trust_remote_code must be true or false, got {got}.")
-        if not isinstance(self.parts, Mapping):
-            problems.append(f"model.parts must be {{part: name}}, got {self.parts!r}.")
-        if problems:
-            raise ConfigError("\n".join(problems))
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> "ModelConfig":
@@ -96,14 +73,18 @@ class ModelConfig:
                 "model.criterion.name=relative."
             )
         given = {key: value for key, value in criterion.items() if value is not None}
+        known = [f.name for f in dataclasses.fields(Criterion)]
+        if unknown := [key for key in given if key not in known]:
+            hint = nearest(unknown[0], known) or f" There are {', '.join(known)}."
+            raise ConfigError(f"model.criterion.{unknown[0]} does not exist.{hint}")
         if given and "name" not in given:
             raise ConfigError("model.criterion needs its name too: model.criterion.name=relative.")
-        criterion = _strict(Criterion, given, "model.criterion") if given else None
-        name = values.get("name") or packaged.short_name(str(values["path"]))
-        parts = values.get("parts") or {}
-        config = _strict(
-            cls, {**values, "name": name, "criterion": criterion, "parts": parts}, "model"
-        )
+        sections = {
+            "name": values.get("name") or packaged.short_name(str(values["path"])),
+            "criterion": Criterion(**given) if given else None,
+            "parts": values.get("parts") or {},
+        }
+        config = cls(**{**values, **sections})
         if config.fallback is None or packaged.can_be_had(config.path, config.revision):
             return config
         instead = {"path": config.fallback, "stands_for": config.path, "revision": None}
@@ -198,139 +179,34 @@ class RunConfig:
 # --- DictConfig -> dataclasses --------------------------------------------------------------------
 
 
-def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
-    """Turn a composed config into typed settings; `typed` is the command line it came from.
+class Chosen(TypedDict):
+    """The method."""
 
-    Raises:
-        ConfigError: every problem that is found, together.
-    """
-    from omegaconf import OmegaConf
-
-    values: Any = OmegaConf.to_container(cfg, resolve=True)
-    problems = _shape(values)
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-    def checked(build: Callable[[], Any]) -> Any:
-        try:
-            return build()
-        except WemaskError as error:
-            problems.append(str(error))
-            return None
-
-    method = values["method"].get("name")
-    if method not in METHODS:
-        problems.append(f"method is one of {', '.join(METHODS)}; got {method!r}.")
-    parts: dict[str, Any] = {
-        "model": checked(lambda: ModelConfig.from_values(values["model"])),
-        "operator": checked(lambda: WeMaskConfig.from_dict(values["operator"])),
-        "detection": checked(lambda: _strict(DetectionConfig, values["detection"], "detection")),
-        "data": checked(lambda: _strict(DataConfig, values["data"], "data")),
-        "trainer": checked(lambda: _trainer(values["trainer"])),
-        "peft": checked(lambda: _peft(values["peft"])),
-        "deepspeed": checked(lambda: deepspeed_settings(values["deepspeed"])),
-        "fsdp": checked(lambda: fsdp_settings(values["fsdp"])),
-        "launcher": checked(lambda: LauncherConfig.from_values(values["launcher"])),
-    }
-    checked(lambda: check_one_engine(parts["deepspeed"], parts["fsdp"], values["trainer"]))
-    problems += [*_plain(values), *_logger(values["logger"])]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    run_dir = values["paths"].get("run_dir")
-    return RunConfig(
-        **parts,
-        typed=tuple(typed),
-        method=method,
-        logger=values["logger"],
-        output_dir=Path(values["paths"]["output_dir"]),
-        run_dir=Path(run_dir) if run_dir else None,
-        experiment=values["experiment_name"],
-        seed=values["seed"],
-        dry_run=values["dry_run"],
-    )
+    name: Method
 
 
-def _shape(values: dict[str, Any]) -> list[str]:
-    """Sections that are missing, or that nobody reads (`+tarin.x=1` adds one)."""
-    problems = [
-        f"The settings lack {key!r}. Leave ~{key} out." for key in SECTIONS if key not in values
-    ]
-    problems += [
-        f"There is no setting {key!r}.{nearest(key, SECTIONS)}"
-        for key in values
-        if key not in (*SECTIONS, *OF_EVALUATION)
-    ]
-    problems += [
-        f"{key} has settings of its own, got {values[key]!r}. "
-        + ("Type detection.texts=FILE." if key == "detection" else f"Choose by name: {key}=NAME.")
-        for key in GROUPS
-        if key in values and not isinstance(values[key], dict)
-    ]
-    return problems
+class Paths(TypedDict):
+    """Where a run goes."""
+
+    output_dir: Text
+    run_dir: NotRequired[Text | None]
 
 
-def _plain(values: dict[str, Any]) -> list[str]:
-    """Problems of the settings that have no dataclass of their own."""
-    problems = []
-    if type(values["seed"]) is not int:
-        problems.append(f"seed must be a whole number, got {values['seed']!r}.")
-    if type(values["dry_run"]) is not bool:
-        problems.append(f"dry_run must be true or false, got {values['dry_run']!r}.")
-    paths = values["paths"]
-    texts = {
-        "experiment_name": values["experiment_name"],
-        "paths.output_dir": paths.get("output_dir"),
-    }
-    if paths.get("run_dir") is not None:
-        texts["paths.run_dir"] = paths["run_dir"]
-    problems += [
-        f"{key} must be a name or a folder, got {value!r}. A number needs quotes: {key}=\"'7'\"."
-        for key, value in texts.items()
-        if not isinstance(value, str) or not value.strip()
-    ]
-    known = ("output_dir", "run_dir")
-    problems += [
-        f"There is no setting 'paths.{key}'.{nearest(key, known)}"
-        for key in paths
-        if key not in known
-    ]
-    return problems
+class Logger(TypedDict):
+    """W&B, or none; debug=fast gives a mode to none, too."""
+
+    name: Literal["none", "wandb"]
+    project: NotRequired[Text]
+    mode: NotRequired[Literal["offline", "online", "disabled"]]
+    watch_every: Whole
+    watch_budget: NotRequired[Annotated[Number, Field(gt=0)] | None]
 
 
-def _logger(values: dict[str, Any]) -> list[str]:
-    name = values.get("name")
-    if name not in LOGGERS:
-        return [f"logger is one of {', '.join(LOGGERS)}; got {name!r}."]
-    # debug=fast sets logger.mode also where there is no logger
-    known = ("name", "project", "mode", "watch_every", "watch_budget")
-    problems = [
-        f"There is no setting 'logger.{key}'.{nearest(key, known)}"
-        for key in values
-        if key not in known
-    ]
-    if name == "wandb" and values.get("mode") not in WANDB_MODES:
-        modes = ", ".join(WANDB_MODES)
-        problems.append(f"logger.mode is one of {modes}; got {values.get('mode')!r}.")
-    every, budget = values.get("watch_every"), values.get("watch_budget")
-    if type(every) is not int or every < 0:
-        problems.append(f"logger.watch_every is a number of steps, 0 for never; got {every!r}.")
-    if budget is not None and (type(budget) not in (int, float) or not budget > 0):
-        problems.append(
-            f"logger.watch_budget is a share of the training time, such as 0.01, or null; got "
-            f"{budget!r}."
-        )
-    return problems
-
-
-def _strict(kind: Any, values: Mapping[str, Any], section: str) -> Any:
-    known = [f.name for f in dataclasses.fields(kind)]
-    if unknown := [key for key in values if key not in known]:
-        key = unknown[0]
-        raise ConfigError(
-            f"There is no setting '{section}.{key}'; there are {', '.join(known)}."
-            + nearest(key, known)
-        )
-    return kind(**values)
+def _complete(logger: Logger) -> Logger:
+    for key in ("project", "mode"):
+        if logger["name"] == "wandb" and key not in logger:
+            raise ConfigError(f"logger=wandb lacks logger.{key}. Leave ~logger.{key} out.")
+    return logger
 
 
 def _trainer(values: dict[str, Any]) -> dict[str, Any]:
@@ -338,19 +214,19 @@ def _trainer(values: dict[str, Any]) -> dict[str, Any]:
     from trl.trainer.sft_config import SFTConfig
 
     values = _known_fields(SFTConfig, values, "trainer", ("output_dir", "seed"))
-    problems = [
+    wrong = [
         f"trainer.{key} must be at least {least}, got {values[key]!r}."
         for key, least in LEAST.items()
         if isinstance(values.get(key), (int, float)) and not least <= values[key] < float("inf")
     ]
     steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3)
     if steps == 0 or (steps < 0 and epochs <= 0):
-        problems.append(
+        wrong.append(
             f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing: one of them "
             "must be above 0."
         )
-    if problems:
-        raise ConfigError("\n".join(problems))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     return values
 
 
@@ -370,19 +246,19 @@ def _known_fields(
     kind: Any, values: dict[str, Any], section: str, ours: Iterable[str]
 ) -> dict[str, Any]:
     hints = {f.name: _type_name(f.type) for f in dataclasses.fields(kind) if f.init}
-    problems = []
+    wrong = []
     for key, value in values.items():
         if key in ours:
-            problems.append(f"{section}.{key} is set by wemask itself; see seed and paths.")
+            wrong.append(f"{section}.{key} is set by wemask itself; see seed and paths.")
         elif key not in hints:
-            problems.append(
+            wrong.append(
                 f"There is no setting '{section}.{key}': {kind.__name__} has no such field."
                 + nearest(key, hints)
             )
         elif not _fits(value, hints[key]):
-            problems.append(f"{section}.{key} must be {hints[key]}, got {value!r}.")
-    if problems:
-        raise ConfigError("\n".join(problems))
+            wrong.append(f"{section}.{key} must be {hints[key]}, got {value!r}.")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
     return values
 
 
@@ -399,3 +275,63 @@ def _fits(value: Any, hint: str) -> bool:
         return False
     kind = type(value).__name__
     return kind in names or (kind == "int" and "float" in names)
+
+
+Section = dict[str, Any]
+
+
+@with_config(STRICT)
+class Composed(TypedDict):
+    """A composed config, and what becomes of its sections."""
+
+    model: Annotated[Section, AfterValidator(ModelConfig.from_values)]
+    method: Chosen
+    operator: Annotated[Section, AfterValidator(WeMaskConfig.from_dict)]
+    data: Annotated[Section, AfterValidator(lambda section: DataConfig(**section))]
+    trainer: Annotated[Section, AfterValidator(_trainer)]
+    peft: Annotated[Section, AfterValidator(_peft)]
+    deepspeed: Annotated[Section, AfterValidator(deepspeed_settings)]
+    fsdp: Annotated[Section, AfterValidator(fsdp_settings)]
+    logger: Annotated[Logger, AfterValidator(_complete)]
+    paths: Paths
+    launcher: Annotated[Section, AfterValidator(lambda section: LauncherConfig(**section))]
+    detection: Annotated[Section, AfterValidator(lambda section: DetectionConfig(**section))]
+    seed: int
+    dry_run: bool
+    experiment_name: Text
+    # of evaluate.py
+    tasks: NotRequired[Any]
+    arms: NotRequired[Any]
+    limit: NotRequired[Any]
+    batch_size: NotRequired[Any]
+    train_missing: NotRequired[Any]
+    eval_seed: NotRequired[Any]
+
+
+_COMPOSED = TypeAdapter(Composed)
+
+
+def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
+    """Turn a composed config into typed settings; `typed` is the command line it came from.
+
+    Raises:
+        ConfigError: every problem that is found, together.
+    """
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        made: dict[str, Any] = {**_COMPOSED.validate_python(values)}
+    except ValidationError as error:
+        raise ConfigError("\n".join(problems(error, "", values))) from error
+    check_one_engine(made["deepspeed"], made["fsdp"], made["trainer"])
+    sections = ("model", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger")
+    run_dir = made["paths"].get("run_dir")
+    return RunConfig(
+        **{name: made[name] for name in (*sections, "launcher", "detection", "seed", "dry_run")},
+        typed=tuple(typed),
+        method=made["method"]["name"],
+        output_dir=Path(made["paths"]["output_dir"]),
+        run_dir=Path(run_dir) if run_dir else None,
+        experiment=made["experiment_name"],
+    )

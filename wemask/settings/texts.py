@@ -1,6 +1,5 @@
 """The texts that a model is analysed or detected on: a file of the user's, or embedded ones."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +8,23 @@ from torch import Tensor
 from wemask.data.records import Fields, has_data_extension, read_records
 from wemask.detection.calibration import padded
 from wemask.embedded.problems import generate
-from wemask.errors import ConfigError, DataError
+from wemask.errors import DataError
+from wemask.schema import Text, Whole, settings
 
 MAX_LISTED = 8
 MOST = 256  # texts of detection.texts
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings("detection")
 class DetectionConfig:
     """What is read while massive tokens are looked for."""
 
-    texts: str | None = None
+    texts: Text | None = None
     """A .txt or data file; None: the built-in texts."""
     chats: bool = True
     """Read each text through the chat template, too, where there is one."""
-    examples: int = 8
+    examples: Whole = 8
     """Training examples that are read with them, as they are trained; none where nothing is."""
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.texts is not None and (not isinstance(self.texts, str) or not self.texts.strip()):
-            problems.append(f"detection.texts must be a file or null, got {self.texts!r}.")
-        if type(self.chats) is not bool:
-            problems.append(f"detection.chats must be true or false, got {self.chats!r}.")
-        if type(self.examples) is not int or self.examples < 0:
-            problems.append(f"detection.examples must be a number >= 0, got {self.examples!r}.")
-        if problems:
-            raise ConfigError("\n".join(problems))
 
     def read_texts(self) -> list[str] | None:
         """The texts of the file; None: there is none.
