@@ -27,10 +27,7 @@ GROUPS = (
     *("model", "method", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger"),
     *("paths", "launcher", "detection"),
 )
-SECTIONS = (
-    *GROUPS,
-    *("seed", "dry_run", "experiment_name"),
-)
+SECTIONS = (*GROUPS, "seed", "dry_run", "experiment_name")
 # Fields of SFTConfig whose values below this end in a traceback deep inside torch.
 LEAST = {
     "learning_rate": 0,
@@ -156,6 +153,12 @@ class RunConfig:
     def softens(self) -> bool:
         """Whether the method has the operator on."""
         return self.method in ("training_free", "wemask")
+
+    def trainer_value(self, name: str) -> Any:
+        """A field of SFTConfig: what the user typed, else its own default."""
+        from trl.trainer.sft_config import SFTConfig
+
+        return self.trainer.get(name, getattr(SFTConfig, name))
 
     def identity(self) -> dict[str, Any]:
         """Every setting that can change the result, as plain values.
@@ -343,7 +346,9 @@ def _trainer(values: dict[str, Any]) -> dict[str, Any]:
         for key, least in LEAST.items()
         if isinstance(values.get(key), (int, float)) and not least <= values[key] < float("inf")
     ]
-    steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3)
+    steps, epochs = (
+        values.get(name, getattr(SFTConfig, name)) for name in ("max_steps", "num_train_epochs")
+    )
     if steps == 0 or (steps < 0 and epochs <= 0):
         problems.append(
             f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing: one of them "
