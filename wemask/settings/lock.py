@@ -20,7 +20,7 @@ from wemask.errors import RunFolderError
 from wemask.files import write_whole
 
 NAME = "lock.json"
-LOCK = ".lock"
+LOCK = ".lock"  # it stays: who had it open when it went would lock a file that nobody else sees
 
 Say = Callable[[str], None]
 
