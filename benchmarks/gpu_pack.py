@@ -31,9 +31,10 @@ SPARE = 2 * MIB
 # What wemask needs and a machine with torch, transformers, scipy and pandas lacks, or has in an
 # older version. Pins are those of constraints.txt.
 WHEELS = """
-    chardet DataProperty datasets defusedxml dill evaluate hydra-core immutabledict
-    latex2sympy2_extended lm_eval math-verify mbstrdecoder more-itertools multiprocess nltk
-    omegaconf pathvalidate peft pytablewriter pytz tabledata tcolorpy transformers trl typepy
+    annotated-doc chardet DataProperty datasets defusedxml dill evaluate filelock hydra-core
+    immutabledict latex2sympy2_extended lm_eval math-verify mbstrdecoder more-itertools multiprocess
+    nltk omegaconf pathvalidate peft pytablewriter pytz shellingham tabledata tcolorpy transformers
+    trl typepy typer
 """.split()
 # These publish no wheels; they are pure Python, so ours will do.
 BUILT = "antlr4-python3-runtime langdetect rouge_score sqlitedict word2number".split()

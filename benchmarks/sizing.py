@@ -2,9 +2,10 @@
 
     python benchmarks/sizing.py        # the table of docs/scale.md
 
-Memory is `wemask.train.memory`'s. Time counts floating-point operations: per token and parameter 2
-forward, 2 when activations are computed again, 2 for the gradients of activations, and 2 for those
-of trained weights; attention by its own count. `UTILISED` of the GPU's peak is an assumption.
+Memory is `wemask.train.memory`'s, without activations, for which `ACTIVATIONS` are left free. Time
+counts floating-point operations: per token and parameter 2 forward, 2 when activations are computed
+again, 2 for the gradients of activations, and 2 for those of trained weights; attention by its own
+count. `UTILISED` of the GPU's peak is an assumption.
 """
 
 from typing import Any
@@ -22,6 +23,9 @@ GPUS = (1, 8, 16, 32, 64)
 PER_NODE = 8
 LENGTH = 4096
 GPU, HOST = 80 * memory.GIB, 2000 * memory.GIB  # H100; what nodes of eight of them have
+# Left free: what one sequence of LENGTH needs at 70B with checkpointing, 34 bytes per token and
+# width of one layer, 2 of the others (arXiv 2205.05198, equation 1), 10 per token and logit.
+ACTIVATIONS = 12 * memory.GIB
 PEAK = 989e12  # an H100's operations per second in bf16, without sparsity
 UTILISED = 0.40  # of it: what Llama 3 had on these GPUs (38 to 43%, arXiv 2407.21783, table 4)
 TOKENS = 100e6
@@ -47,20 +51,20 @@ def choose(shape: memory.Shape, gpus: int) -> tuple[str, memory.Memory] | None:
             ranks=gpus,
             per_node=min(gpus, PER_NODE),
             masters=preset != "none",
-            length=LENGTH,
             **settings,
         )
-        if not memory.too_large(needed, device=GPU, host=HOST):
+        if not memory.too_large(needed, device=GPU - ACTIVATIONS, host=HOST):
             return preset, needed
     return None
 
 
-def hours(shape: memory.Shape, gpus: int) -> float:
+def hours(model: str, shape: memory.Shape, gpus: int) -> float:
     """Hours for `TOKENS` with activation checkpointing; nothing waits for CPU or network."""
     full = shape.trained == shape.total
     passes = 4 if full else 3  # LoRA has no gradients of the weights that are frozen
+    values = shapes.SHAPES[MODELS[model]]
     # Scores and values, each 2 operations per token, earlier token and width; half are masked.
-    attention = 2 * 2 * shape.layers * shape.width * LENGTH / 2
+    attention = 2 * 2 * values["num_hidden_layers"] * values["hidden_size"] * LENGTH / 2
     per_token = passes * (2 * shape.total + attention)
     return TOKENS * per_token / (gpus * PEAK * UTILISED) / 3600
 
@@ -94,7 +98,7 @@ def row(model: str, lora: bool, shape: memory.Shape, gpus: int) -> str:
     if fits is None:
         return f"| {model} | {training} | {gpus} | does not fit | | | |"
     preset, needed = fits
-    time = "measure" if "offload" in preset else f"{hours(shape, gpus):.2g}"
+    time = "measure" if "offload" in preset else f"{hours(model, shape, gpus):.2g}"
     host = needed.host(on_gpu=True) / memory.GIB
     return (
         f"| {model} | {training} | {gpus} | {words(preset, gpus, lora)} | "
@@ -105,8 +109,8 @@ def row(model: str, lora: bool, shape: memory.Shape, gpus: int) -> str:
 def table() -> str:
     """Markdown."""
     lines = [
-        "| parameters | training | GPUs | type | GiB per GPU | GiB of a node's CPU memory | "
-        "hours per 100M tokens |",
+        "| parameters | training | GPUs | type | GiB per GPU, without activations | "
+        "GiB of a node's CPU memory | hours per 100M tokens |",
         "|---|---|---:|---|---:|---:|---:|",
     ]
     for model, name in MODELS.items():

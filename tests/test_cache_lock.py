@@ -55,4 +55,4 @@ def test_a_lock_of_another_process_is_named_once_and_waited_for(
     said = [r.getMessage() for r in caplog.records if "Waiting for another" in r.getMessage()]
     assert len(said) == (1 if patience < 1 else 0)
     assert all(any(lock in line for lock in locks) for line in said)
-    assert cache_lock.LOGGER.handlers == []
+    assert cache_lock.LOGGER.filters == []

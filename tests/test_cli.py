@@ -1,16 +1,20 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from wemask import cli, cli_model
-from wemask.cli import main
+from wemask.cli import app, main
+from wemask.cli_model import ModelOptions
 from wemask.detection.me_layer import MELayerReport
 from wemask.embedded import TINY_PATH
 from wemask.operator.patch import WeMaskWarning
+from wemask.version import __version__
 
 STORIES = Path(os.environ.get("WEMASK_STORIES", "/work/shared/models/stories260K"))
 
@@ -22,8 +26,12 @@ def run(*words: str) -> int:
     return end.value.code
 
 
-def model_config(*words: str) -> Any:
-    return cli_model.model_config(cli._parser().parse_args(["detect", *words]))
+def options(*words: str) -> ModelOptions:
+    """What the command line says of the model."""
+    commands: Any = typer.main.get_command(app)
+    values = commands.commands["detect"].make_context("detect", list(words)).params
+    del values["out"]
+    return ModelOptions(**values)
 
 
 # --- detect ---------------------------------------------------------------------------------------
@@ -74,13 +82,14 @@ def test_detect_goes_below_outputs_when_no_folder_is_given(
 
 
 def test_a_known_name_has_the_settings_of_its_file() -> None:
-    config = model_config("--model", "tiny")
+    config = options("--model", "tiny").config()
+    assert config.criterion is not None
     assert config.criterion.name == "relative"
     assert config.dtype == "float32"
 
 
 def test_a_folder_or_hub_name_is_any_other_model() -> None:
-    config = model_config("--model", "ORG/NAME", "--dtype", "bfloat16", "--revision", "123")
+    config = options("--model", "ORG/NAME", "--dtype", "bfloat16", "--revision", "123").config()
     assert (config.path, config.name) == ("ORG/NAME", "NAME")
     assert (config.dtype, config.revision) == ("bfloat16", "123")
     assert config.criterion is None  # the model's own, which is not loaded here
@@ -88,13 +97,13 @@ def test_a_folder_or_hub_name_is_any_other_model() -> None:
 
 
 def test_remote_code_only_on_request() -> None:
-    assert model_config("--model", "a/b", "--trust-remote-code").trust_remote_code
+    assert options("--model", "a/b", "--trust-remote-code").config().trust_remote_code
 
 
 def test_the_options_of_the_criterion() -> None:
     def arguments(*words: str) -> dict[str, Any]:
-        options = cli._parser().parse_args(["detect", *words])
-        return cli_model.detection_arguments(options, cli_model.model_config(options))
+        chosen = options(*words)
+        return chosen.detection_arguments(chosen.config())
 
     reading = {"texts": None, "chats": True}
     sun = arguments("--model", "tiny", "--criterion", "sun2024")
@@ -107,8 +116,8 @@ def test_the_options_of_the_criterion() -> None:
 def test_texts_and_chats_of_detection(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("One text.\n\nAnother.\n")
     words = ["--model", "tiny", "--calibration", str(tmp_path / "texts.txt"), "--no-chats"]
-    options = cli._parser().parse_args(["detect", *words])
-    given = cli_model.detection_arguments(options, cli_model.model_config(options))
+    chosen = options(*words)
+    given = chosen.detection_arguments(chosen.config())
     assert (given["texts"], given["chats"]) == (["One text.", "Another."], False)
 
 
@@ -227,13 +236,90 @@ def test_a_wrong_command_line_shows_the_usage(
     words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words.split()) == 2
-    assert capsys.readouterr().err.startswith("usage: wemask")
+    assert capsys.readouterr().err.startswith("Usage: wemask")
 
 
-COMMANDS = ("", "detect ", "validate ", "report ", "export ", "merge ")
+COMMANDS = ("", "detect ", "analyse ", "validate ", "compare ", "report ", "export ", "merge ")
+COMMANDS += ("submit ", "status ", "dashboard ")
 
 
 @pytest.mark.parametrize("words", [f"{command}--help" for command in COMMANDS])
 def test_help(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words.split()) == 0
-    assert "usage: wemask" in capsys.readouterr().out
+    assert "Usage: wemask" in capsys.readouterr().out
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"wemask {__version__}\n"
+
+
+def test_quiet_says_nothing_but_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--quiet", "detect", "--model", "tiny", "--out", str(tmp_path)) == 0
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "me_layer.json").exists()
+    assert run("--quiet", "report", "/nowhere/results.json") == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_an_interruption_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: ModelOptions) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelOptions, "load", interrupt)
+    assert run("detect", "--model", "tiny") == 2
+    assert capsys.readouterr().err.strip() == "Interrupted. The same command resumes."
+
+
+def test_the_shell_completes_commands_and_names_of_models() -> None:
+    def completed(line: str) -> list[str]:
+        asked = {"_WEMASK_COMPLETE": "complete_bash", "COMP_WORDS": line}
+        asked["COMP_CWORD"] = str(len(line.split()))
+        command = [sys.executable, "-m", "wemask.cli"]
+        environment = {**os.environ, **asked}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+        return done.stdout.split()
+
+    assert completed("wemask ") == [word.strip() for word in COMMANDS if word]
+    assert {"tiny", "llama3"} <= set(completed("wemask detect --model "))
+
+
+def test_help_waits_for_no_torch() -> None:
+    code = "import sys, wemask.cli\ntry: wemask.cli.main(['detect', '--help'])\nfinally: "
+    code += "assert not {'torch', 'transformers', 'datasets', 'hydra'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "experiments"),
+    [
+        ("", ("all",)),
+        ("rate=0.2", ("all",)),
+        ("--experiments dose necessity rate=0.2", ("dose", "necessity")),
+        ("rate=0.2 --experiments dose,necessity", ("dose", "necessity")),
+        ("--experiments dose --experiments necessity operator.rate=0.2", ("dose", "necessity")),
+        ("--experiments none --count 3 rate=0.2", ("none",)),
+    ],
+)
+def test_experiments_and_settings_are_told_apart(
+    words: str, experiments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wemask.analyse import analysis
+
+    seen: list[Any] = []
+
+    def analyse(model: Any, tokenizer: Any, report: Any, asked: Any, **more: Any) -> str:
+        seen.append(asked)
+        return "page"
+
+    monkeypatch.setattr(analysis, "analyse", analyse)
+    assert run("analyse", "--model", "tiny", *words.split()) == 0
+    (asked,) = seen
+    assert asked.experiments == experiments
+    assert (asked.operator.rate == 0.2) == ("rate" in words)
+    assert asked.count == (3 if "--count" in words else 64)

@@ -45,6 +45,8 @@ def test_the_workspace_has_a_panel_for_every_key() -> None:
 
 def test_a_dry_run_lists_the_panels_and_sends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["dashboard", "--entity", "team", "--tasks", "arith", "--dry-run"])
+        main(["dashboard", "--entity", "team", "--tasks", "arith", "gsm8k", "--dry-run"])
     assert ended.value.code == 0
-    assert "Benchmarks | arith: accuracy: bench/arith/accuracy" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for task in ("arith", "gsm8k"):
+        assert f"Benchmarks | {task}: accuracy: bench/{task}/accuracy" in said

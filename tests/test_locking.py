@@ -1,10 +1,11 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +13,53 @@ import pytest
 from run_support import fit, quick
 
 from wemask.errors import RunFolderError
-from wemask.settings import lock as locking
-from wemask.settings.lock import NAME, holder, locked
+from wemask.settings.lock import LOCK, NAME, holder, locked
 
-PULSE = 0.1
-
-
-def left_behind(folder: Path, **changes: Any) -> Path:
-    """A lock of another machine, which may be alive."""
-    owner = {
-        "host": "node7",
-        "boot": "another",
-        "pid": 4711,
-        "born": "1",
-        "job": None,
-        "token": "theirs",
-        **changes,
-    }
-    path = folder / NAME
-    path.write_text(json.dumps(owner))
-    return path
+# Holds a folder until its stdin is closed; with "fork" a child of it lives on, as data loaders do.
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from wemask.settings.lock import locked
+with locked(Path(sys.argv[1])):
+    if sys.argv[2:] == ["fork"] and os.fork() == 0:
+        time.sleep(30)
+        os._exit(0)
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
-def here(**changes: Any) -> dict[str, Any]:
-    return {**locking._ourselves(), "token": "theirs", **changes}
+@contextmanager
+def held(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the folder."""
+    command = [sys.executable, "-c", HOLD, str(folder), *words]
+    pipe = subprocess.PIPE
+    other = subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **environment}
+    )
+    assert other.stdout is not None and other.stdin is not None
+    try:
+        assert other.stdout.readline() == "held\n"
+        yield other
+    finally:
+        other.stdin.close()
+        other.wait(30)
+        other.stdout.close()
+
+
+def refuse(folder: Path) -> str:
+    with pytest.raises(RunFolderError, match="is in use by process") as error, locked(folder):
+        raise AssertionError
+    return str(error.value)
+
+
+def take_over(folder: Path) -> list[str]:
+    said: list[str] = []
+    with locked(folder, said.append):
+        owner: Any = holder(folder)
+        assert owner["pid"] == os.getpid()
+    assert holder(folder) is None
+    return said
 
 
 def test_a_lock_says_who_holds_it_and_goes_away(tmp_path: Path) -> None:
@@ -44,201 +68,77 @@ def test_a_lock_says_who_holds_it_and_goes_away(tmp_path: Path) -> None:
         assert owner is not None
         assert (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid())
     assert holder(tmp_path) is None
-    assert list(tmp_path.iterdir()) == []
+    assert take_over(tmp_path) == []
 
 
 def test_it_goes_away_after_an_error_too(tmp_path: Path) -> None:
     with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
-    assert list(tmp_path.iterdir()) == []
+    assert take_over(tmp_path) == []
 
 
-def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    refused = pytest.raises(RunFolderError, match="is in use by process")
-    with locked(tmp_path), refused as error, locked(tmp_path):
-        raise AssertionError
-    assert f"process {os.getpid()} on {socket.gethostname()}" in str(error.value)
-    assert str(tmp_path / NAME) in str(error.value)
+def test_a_second_lock_is_refused_in_one_process_too(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        assert f"process {os.getpid()} on" in refuse(tmp_path)
 
 
-def test_the_lock_of_a_dead_process_is_taken_over_and_named(tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    left_behind(tmp_path, **here(pid=child.pid, born="123"))
-    said: list[str] = []
-    with locked(tmp_path, said.append):
-        owner = holder(tmp_path)
-        assert owner is not None
-        assert owner["pid"] == os.getpid()
-    (line,) = said
-    assert f"process {child.pid}" in line
-    assert "no such process" in line
+def test_a_second_process_is_refused_and_hears_by_whom_and_since_when(tmp_path: Path) -> None:
+    with held(tmp_path, SLURM_JOB_ID="12") as other:
+        owner: Any = holder(tmp_path)
+        who = f"process {other.pid} on {socket.gethostname()}, Slurm job 12, since {owner['since']}"
+        said = refuse(tmp_path)
+        assert who in said
+        assert f"rm {tmp_path / LOCK}" in said
+        assert holder(tmp_path) == owner
+    assert take_over(tmp_path) == []
 
 
-def test_a_pid_that_is_in_use_again_is_another_process(tmp_path: Path) -> None:
-    left_behind(tmp_path, **here(born="123"))
-    with locked(tmp_path, lambda text: None):
-        pass
-
-
-def test_a_pid_of_another_container_says_nothing(tmp_path: Path) -> None:
-    """The same host and pid, another pid namespace: only the pulse tells."""
-    left_behind(tmp_path, **here(boot="another namespace", pid=4711))
-    said: list[str] = []
-    with locked(tmp_path, said.append, pulse=PULSE):
-        pass
-    assert "watching it" in said[0]
-
-
-def test_a_silent_lock_of_another_host_is_taken_over(tmp_path: Path) -> None:
-    left_behind(tmp_path)
-    said: list[str] = []
-    with locked(tmp_path, said.append, pulse=PULSE):
-        pass
-    assert "process 4711 on node7" in said[-1]
-    assert "no sign of life" in said[-1]
-
-
-@pytest.mark.parametrize("skew", [-86400, 0, 86400])
-def test_a_beating_lock_is_respected_whatever_its_clock_says(tmp_path: Path, skew: int) -> None:
-    """Its node's clock is a day off: no mtime is compared with our clock."""
-    path = left_behind(tmp_path)
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(PULSE):
-            now = time.time() + skew
-            os.utime(path, (now, now))
-
-    other = threading.Thread(target=beat)
-    other.start()
-    try:
-        with pytest.raises(RunFolderError, match="node7"), locked(tmp_path, pulse=PULSE):
-            raise AssertionError
-    finally:
-        stop.set()
-        other.join()
-    assert json.loads(path.read_text())["token"] == "theirs"
-
-
-@pytest.mark.parametrize("skew", [-86400, 86400])
-def test_a_silent_lock_is_taken_over_whatever_its_clock_says(tmp_path: Path, skew: int) -> None:
-    path = left_behind(tmp_path)
-    now = time.time() + skew
-    os.utime(path, (now, now))
-    with locked(tmp_path, lambda text: None, pulse=PULSE):
-        pass
-
-
-def test_our_own_lock_beats(tmp_path: Path) -> None:
-    with locked(tmp_path, pulse=PULSE):
-        assert not locking._is_still(tmp_path / NAME, 10 * PULSE)
-
-
-def test_a_lock_that_is_let_go_while_we_watch_is_ours(tmp_path: Path) -> None:
-    path = left_behind(tmp_path)
-    timer = threading.Timer(PULSE, path.unlink)
-    timer.start()
-    with locked(tmp_path, lambda text: None, pulse=PULSE):
-        pass
-    timer.join()
-
-
-def test_half_a_lock_is_somebodys(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_text('{"host"')
-    said: list[str] = []
-    with locked(tmp_path, said.append, pulse=PULSE):
-        pass
-    assert "no sign of life" in said[-1]
-
-
-# --- Slurm jobs -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A squeue that answers what the test writes."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-
-    def answer(text: str) -> None:
-        (programs / "squeue").write_text(f"#!/bin/sh\n{text}\n")
-        (programs / "squeue").chmod(0o755)
-
-    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
-    return answer
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
-        "echo COMPLETED",
-        "echo CANCELLED",
-        "echo",
-    ],
-)
-def test_the_lock_of_a_job_that_left_the_queue_is_taken_over(
-    tmp_path: Path, queue: Any, text: str
+@pytest.mark.parametrize("words", [(), ("fork",)])
+def test_the_lock_of_a_killed_process_is_taken_over_and_named(
+    tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    queue(text)
-    left_behind(tmp_path, job="12")
-    said: list[str] = []
-    with locked(tmp_path, said.append):
-        pass
-    assert "Slurm job 12" in said[0]
-    assert "no longer in the queue" in said[0]
+    """Also where a child that it forked lives on."""
+    with held(tmp_path, *words) as other:
+        other.send_signal(signal.SIGKILL)
+        other.wait(30)
+        (line,) = take_over(tmp_path)
+    assert f"process {other.pid} on {socket.gethostname()}" in line
+    assert "taken over" in line
 
 
-@pytest.mark.parametrize("state", ["RUNNING", "PENDING", "COMPLETING"])
-def test_the_lock_of_a_job_in_the_queue_is_respected(
-    tmp_path: Path, queue: Any, state: str
+def test_a_lock_that_a_lost_node_left_does_not_stop_the_requeued_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue(f"echo {state}")
-    left_behind(tmp_path, job="12")
-    with pytest.raises(RunFolderError, match="Slurm job 12"), locked(tmp_path):
-        raise AssertionError
+    """The file server still has the lock, as NFSv3 does until the node is up again."""
+    with held(tmp_path, SLURM_JOB_ID="12") as other:
+        monkeypatch.setenv("SLURM_JOB_ID", "12")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        (line,) = take_over(tmp_path)
+    assert f"process {other.pid} on" in line
 
 
-def test_where_slurm_does_not_answer_the_pulse_tells(tmp_path: Path, queue: Any) -> None:
-    queue("echo 'Unable to contact slurm controller' >&2; exit 1")
-    left_behind(tmp_path, job="12")
-    said: list[str] = []
-    with locked(tmp_path, said.append, pulse=PULSE):
-        pass
-    assert "no sign of life" in said[-1]
-
-
-def test_a_requeued_job_takes_over_from_itself(
-    tmp_path: Path, queue: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("job", "restarts"), [("12", "0"), ("13", "1")])
+def test_a_job_that_was_not_requeued_does_not_take_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, restarts: str
 ) -> None:
-    queue("echo RUNNING")
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    left_behind(tmp_path, job="12")
-    said: list[str] = []
-    with locked(tmp_path, said.append):
-        pass
-    assert "it is this job, before it was requeued" in said[0]
+    """Two processes of one allocation, and another job."""
+    with held(tmp_path, SLURM_JOB_ID="12"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        refuse(tmp_path)
 
 
-# --- a process that was frozen, and a run ---------------------------------------------------------
-
-FROZEN = """
-import sys, time
-from pathlib import Path
-from wemask.settings.lock import NAME, locked
-folder = Path(sys.argv[1])
-with locked(folder, pulse=0.1):
-    (folder / NAME).write_text('{"token": "theirs", "pid": 4711, "host": "node7"}')
-    time.sleep(30)
-"""
+@pytest.mark.parametrize("text", ['{"host"', "[]"])
+def test_half_a_record_is_somebodys(tmp_path: Path, text: str) -> None:
+    with held(tmp_path):
+        (tmp_path / NAME).write_text(text)
+        assert "unknown host" in refuse(tmp_path)
 
 
-def test_a_process_whose_lock_was_taken_ends_itself(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FROZEN, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "taken over by process 4711 on node7" in done.stderr
+def test_a_record_alone_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text(json.dumps({"host": "node7", "pid": 4711, "job": None}))
+    (line,) = take_over(tmp_path)
+    assert "process 4711 on node7 was taken over" in line
 
 
 def test_two_trainings_of_one_run_the_second_refuses(tmp_path: Path) -> None:

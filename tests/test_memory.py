@@ -21,9 +21,6 @@ LLAMA = Shape(
     total=8_030_000_000,
     trained=8_030_000_000,
     largest_layer=525_000_000,
-    layers=32,
-    width=4096,
-    vocabulary=128_256,
 )
 
 
@@ -50,23 +47,16 @@ def test_model_states_are_about_those_of_deepspeeds_estimators(ranks: int) -> No
         ours = estimate(
             LLAMA, stage=3, offload_optimizer=offload, offload_parameters=offload, **options
         )
-        assert ours.device - ours.activations == pytest.approx(theirs, rel=0.12)
+        assert ours.device == pytest.approx(theirs, rel=0.12)
     _, theirs = estimate_zero2_model_states_mem_needs(LLAMA.total, 8, nodes, False)
     ours = estimate(LLAMA, stage=2, **options)
-    assert ours.device - ours.activations == pytest.approx(theirs, rel=0.12)
+    assert ours.device == pytest.approx(theirs, rel=0.12)
 
 
 def test_each_stage_divides_more_by_the_ranks() -> None:
     # the ZeRO paper's figure 1 has 7.5B, 64 ranks: 120, 31.4, 16.6 and 1.9 GB; there the gradients
     # of fp32 masters are not kept
-    paper = Shape(
-        total=7_500_000_000,
-        trained=7_500_000_000,
-        largest_layer=0,
-        layers=0,
-        width=0,
-        vocabulary=0,
-    )
+    paper = Shape(total=7_500_000_000, trained=7_500_000_000, largest_layer=0)
     found = []
     for stage in range(4):
         made = estimate(paper, ranks=64, stage=stage, masters=True)
@@ -81,7 +71,6 @@ def test_lora_needs_no_states_for_what_is_frozen() -> None:
     full, lora = estimate(LLAMA), estimate(replace(LLAMA, trained=20_000_000))
     assert lora.parameters == full.parameters
     assert lora.optimizer < full.optimizer / 100
-    assert estimate(LLAMA, checkpointing=False).activations > 3 * full.activations
 
 
 def test_ddp_keeps_a_copy_of_the_gradients() -> None:
@@ -114,7 +103,7 @@ def test_what_does_not_fit_is_said() -> None:
 def test_a_run_counts_its_preset_and_the_launchers_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "16")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    words = ("trainer.bf16=true", "trainer.max_length=512")
+    words = ("trainer.bf16=true",)
     alone, zero1, zero3, offload = (
         estimate_run(settings(*words, f"deepspeed={name}"), LLAMA, on_gpu=True)
         for name in ("none", "zero1", "zero3", "zero3_offload")
@@ -164,6 +153,7 @@ def test_a_job_is_estimated_without_weights_and_without_the_hub() -> None:
     model = load_model("tiny")
     shape = shape_of(model, summary.lora_size(config, model))
     assert text == f"{estimate_run(config, shape, on_gpu=True)} (estimate for 8 ranks)"
+    assert "activations are not counted" in text
     text = summary.expected_memory(settings("model=custom", "model.path=nobody/nothing"))
     assert text.startswith("not estimated: the config of nobody/nothing was sought on this machine")
 
@@ -185,4 +175,4 @@ def test_the_summary_has_the_estimate_and_warns(monkeypatch: pytest.MonkeyPatch)
 def test_what_this_machine_has_is_known_or_none() -> None:
     device, host = memory.available()
     assert device is None or device > 0
-    assert host is None or host > 0
+    assert host > 0

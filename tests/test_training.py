@@ -49,7 +49,7 @@ def test_a_softened_run_leaves_everything_that_its_folder_should_hold() -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("config.resolved.yaml", "env.json", "me_layer.json", "wemask_config.json"),
-        *("checkpoints", "final", "metrics.jsonl", "progress.json"),
+        *("checkpoints", "final", "metrics.jsonl", "progress.json", ".lock"),
     }
     assert f"Saved: {folder / 'final'}" in text
     assert MELayerReport.load(folder / "me_layer.json").found

@@ -182,7 +182,7 @@ def test_status_tells_queue_step_and_loss(chain: dict[str, Any]) -> None:
     assert re.match(rf"\d+ of {STEPS}$", during["step"])
     assert 0 < float(during["loss"]) < 3
     assert re.match(r"0:\d\d:\d\d at \d+\.\d+ s per step", during["time left"])
-    assert re.match(r"process \d+ on .*, Slurm job \d+$", during["in use by"])
+    assert re.match(r"process \d+ on .*, Slurm job \d+, since ", during["in use by"])
     after = wemask("status", str(chain["run"]), cwd=chain["cwd"])
     assert "COMPLETED" in after
     assert "finished" in after

@@ -1,12 +1,15 @@
 """Chat templates and the loss mask: what the model reads of an example, and what it is trained on.
 
 TRL's SFTTrainer tokenizes the examples; this file tells beforehand what it will make of them, by
-the same steps (a test holds the two equal), so that a run can show it before it starts.
+the same steps (a test holds the two equal), so that a run can show it before it starts. Two masks
+are laid over each other, as there: the template's generation marks, which alone leave out what it
+writes after the stop token, and where the prompt alone ends, which templates without marks need,
+and prompts with earlier answers in them.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -52,7 +55,7 @@ class LossChoice:
     """SFTConfig.assistant_only_loss: only what the template marks as the assistant's."""
     template: str | None = None
     """The variant of the chat template that TRL puts in place of the tokenizer's own, if any."""
-    reason: str
+    reason: str = ""
     """One or two sentences for the log."""
 
 
@@ -149,14 +152,9 @@ def choose_loss(
     if assistant_only and not has_generation_markers(template):
         variant = _training_template(tokenizer)
     choice = LossChoice(
-        completion_only=completion_only, assistant_only=assistant_only, template=variant, reason=""
+        completion_only=completion_only, assistant_only=assistant_only, template=variant
     )
-    return LossChoice(
-        completion_only=completion_only,
-        assistant_only=assistant_only,
-        template=variant,
-        reason=_reason(example, tokenizer, choice),
-    )
+    return replace(choice, reason=_reason(example, tokenizer, choice))
 
 
 def loss_mask(
@@ -169,7 +167,7 @@ def loss_mask(
     """Tokenize one example and say which tokens are trained, as SFTTrainer will.
 
     Args:
-        example: an item of `load_examples`, or a row of `SFTTrainer.train_dataset`.
+        example: an item of `load_examples`.
         tokenizer: must have a chat template.
         loss: from `choose_loss`, which is asked when None.
         max_length: SFTConfig's; what is beyond is cut off (truncation_mode="keep_start").
@@ -178,9 +176,6 @@ def loss_mask(
         DataError: the chat template refuses the example.
         ModelError: the tokenizer has no chat template.
     """
-    if "input_ids" in example:
-        ids, labels = list(example["input_ids"]), example["labels"]
-        return LossMask(input_ids=ids, trained=[label != -100 for label in labels], lost=[])
     loss = loss or choose_loss(example, tokenizer)
     ids, trained = _render_whole(example, tokenizer, loss)
     lost: list[int] = []

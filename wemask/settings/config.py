@@ -138,6 +138,12 @@ class RunConfig:
         """Whether the method has the operator on."""
         return self.method in ("training_free", "wemask")
 
+    def trainer_value(self, name: str) -> Any:
+        """A field of SFTConfig: what the user typed, else its own default."""
+        from trl.trainer.sft_config import SFTConfig
+
+        return self.trainer.get(name, getattr(SFTConfig, name))
+
     def identity(self) -> dict[str, Any]:
         """Every setting that can change the result, as plain values.
 
@@ -219,7 +225,9 @@ def _trainer(values: dict[str, Any]) -> dict[str, Any]:
         for key, least in LEAST.items()
         if isinstance(values.get(key), (int, float)) and not least <= values[key] < float("inf")
     ]
-    steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3)
+    steps, epochs = (
+        values.get(name, getattr(SFTConfig, name)) for name in ("max_steps", "num_train_epochs")
+    )
     if steps == 0 or (steps < 0 and epochs <= 0):
         wrong.append(
             f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing: one of them "

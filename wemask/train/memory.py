@@ -1,34 +1,35 @@
-"""How much memory a training needs, by rank and by node: an estimate, before anything is started.
+"""Memory of a training's weights, gradients and optimizer states, before anything is started.
+
+Activations are NOT counted: they depend on kernels, batch and length as much as on the model. What
+does not fit without them does not fit; what fits may still need a smaller batch.
 
 Sources: the ZeRO paper (arXiv 1910.02054, section 3: K = 12 bytes of optimizer state per parameter
 in mixed precision, and what each stage divides by the ranks); DeepSpeed's own estimators
 (`deepspeed.runtime.zero.stage3.estimate_zero3_model_states_mem_needs`: the largest layer is whole
-for a moment; a factor of 1.5 for the buffers of what is in CPU memory); for activations arXiv
-2205.05198, equation 1: about 34 bytes per token, width and layer, without the attention scores,
-which flash and sdpa kernels do not keep; with checkpointing 2 bytes, and one layer whole.
+for a moment; a factor of 1.5 for the buffers of what is in CPU memory).
 
     shape = shape_of(on_meta("meta-llama/Llama-3.1-8B"))     # the config only, no weights
-    print(estimate(shape, ranks=8, per_node=8, stage=3, masters=True, length=4096))
+    print(estimate(shape, ranks=8, per_node=8, stage=3, masters=True))
 """
 
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import psutil
+import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from wemask.settings.config import RunConfig
-    from wemask.settings.launcher import LauncherConfig
+from wemask.checkpoint.pretrained import located
+from wemask.decoder.parts import find_decoder
+from wemask.settings.config import RunConfig
+from wemask.settings.launcher import LauncherConfig
 
 GIB = 2**30
 CPU_FACTOR = 1.5  # DeepSpeed's additional_buffer_factor
 OF_DEVICE = 0.92  # what CUDA's context, NCCL's buffers and fragments leave of a GPU
-ACTIVATIONS = 34  # bytes per token, width and layer at 2 bytes a number
-LOGITS = 2 + 4 + 4  # bytes per token and entry of the vocabulary: itself, in fp32, its gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,6 @@ class Shape:
     total: int
     trained: int
     largest_layer: int
-    layers: int
-    width: int
-    vocabulary: int
     bytes_each: int = 2
 
 
@@ -51,7 +49,6 @@ class Memory:
     parameters: float
     gradients: float
     optimizer: float
-    activations: float
     gathered: float
     """The largest unit of sharding, whole for a moment, and the one that is fetched ahead."""
     cpu: float
@@ -62,9 +59,8 @@ class Memory:
 
     @property
     def device(self) -> float:
-        """Bytes on one rank's device."""
-        states = self.parameters + self.gradients + self.optimizer
-        return states + self.activations + self.gathered
+        """Bytes on one rank's device, without activations."""
+        return self.parameters + self.gradients + self.optimizer + self.gathered
 
     def host(self, *, on_gpu: bool) -> float:
         """Bytes in the CPU memory of one node, at most; without GPUs all of it is there."""
@@ -72,10 +68,10 @@ class Memory:
         return max(training, self.loading)
 
     def __str__(self) -> str:
-        names = ("parameters", "gradients", "optimizer", "activations", "gathered")
+        names = ("parameters", "gradients", "optimizer", "gathered")
         parts = ", ".join(f"{name} {_gib(getattr(self, name))}" for name in names)
         return (
-            f"about {_gib(self.device)} on each device ({parts}); "
+            f"about {_gib(self.device)} on each device ({parts}; activations are not counted); "
             f"{_gib(self.host(on_gpu=True))} of a node's CPU memory"
         )
 
@@ -91,20 +87,14 @@ def shape_of(model: nn.Module, trained: int | None = None) -> Shape:
         model: a transformers causal language model, not sharded.
         trained: parameters that will be trained; None: all.
     """
-    from wemask.decoder.parts import find_decoder
-
-    decoder = find_decoder(model)
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
-    layers = [sum(p.numel() for p in block.layer.parameters()) for block in decoder.blocks]
+    blocks = [sum(p.numel() for p in b.layer.parameters()) for b in find_decoder(model).blocks]
     embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
     return Shape(
         total=total,
         trained=total if trained is None else trained,
-        largest_layer=max([*layers, embeddings.weight.numel()]),
-        layers=len(layers),
-        width=decoder.hidden_size,
-        vocabulary=embeddings.weight.shape[0],
+        largest_layer=max([*blocks, embeddings.weight.numel()]),
         bytes_each=max(p.element_size() for p in parameters),
     )
 
@@ -117,10 +107,7 @@ def on_meta(name: str, dtype: str = "bfloat16", **options: Any) -> nn.Module:
         dtype: of its weights; `auto`: what the config says.
         options: of AutoConfig.from_pretrained.
     """
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from wemask.checkpoint.pretrained import located
 
     place, of_gguf = located(name)
     config = AutoConfig.from_pretrained(place, **of_gguf, **options)
@@ -140,11 +127,8 @@ def estimate(
     offload_parameters: bool = False,
     masters: bool = False,
     upcast: bool = False,
-    checkpointing: bool = True,
-    batch: int = 1,
-    length: int = 1024,
 ) -> Memory:
-    """Estimate the memory of AdamW training.
+    """Estimate the memory of AdamW training, without activations.
 
     Args:
         shape: of the model.
@@ -156,26 +140,21 @@ def estimate(
         masters: fp32 masters and gradients beside the weights, as DeepSpeed has them, also of fp32
             weights; else the optimizer works on the weights as they are.
         upcast: trained weights become fp32 (FSDP2 in bf16 or fp16).
-        checkpointing: activations are computed again in the backward pass.
-        batch: sequences per rank at once.
-        length: tokens of a sequence, at most.
     """
-    share = {name: ranks if stage >= at else 1 for at, name in enumerate(("o", "g", "p"), start=1)}
+    of_optimizer, of_gradients, of_parameters = (ranks if stage >= at else 1 for at in (1, 2, 3))
     each = 4 if upcast else shape.bytes_each
     states = 12 if masters else 2 * each  # fp32 master and two moments, or the moments
     weights = each * shape.trained + shape.bytes_each * (shape.total - shape.trained)
-    parameters = weights / share["p"]
-    gradients = each * shape.trained / share["g"]
-    gradients += 4 * shape.trained / share["o"] if masters else 0
+    parameters = weights / of_parameters
+    gradients = each * shape.trained / of_gradients
+    gradients += 4 * shape.trained / of_optimizer if masters else 0
     if stage == 0 and ranks > 1 and not masters:
         gradients *= 2  # DDP's buckets are a copy
-    optimizer = states * shape.trained / share["o"]
-    nodes = max(1, ranks // per_node)
-    cpu = 0.0
+    optimizer = states * shape.trained / of_optimizer
+    nodes, cpu = max(1, ranks // per_node), 0.0
     if offload_optimizer:
         cpu += CPU_FACTOR * (states + 4) * shape.trained / nodes
-        optimizer = 0.0
-        gradients = 0.0 if stage == 3 else gradients
+        optimizer, gradients = 0.0, 0.0 if stage == 3 else gradients
     if offload_parameters and stage == 3:
         cpu += CPU_FACTOR * weights / nodes
         parameters = 0.0
@@ -183,7 +162,6 @@ def estimate(
         parameters=parameters,
         gradients=gradients,
         optimizer=optimizer,
-        activations=_activations(shape, batch * length, checkpointing),
         gathered=2.0 * shape.bytes_each * shape.largest_layer if stage == 3 and ranks > 1 else 0.0,
         cpu=cpu,
         loading=float(shape.bytes_each * shape.total * min(per_node, ranks)),
@@ -191,23 +169,14 @@ def estimate(
     )
 
 
-def _activations(shape: Shape, tokens: int, checkpointing: bool) -> float:
-    half = shape.bytes_each / 2
-    layer = ACTIVATIONS * half * tokens * shape.width
-    layers = layer * shape.layers
-    if checkpointing:
-        layers = layer + shape.bytes_each * tokens * shape.width * shape.layers
-    return layers + LOGITS * tokens * shape.vocabulary
-
-
-def estimate_run(config: "RunConfig", shape: Shape, *, on_gpu: bool) -> Memory:
+def estimate_run(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Memory:
     """The estimate for a run on the ranks that run, or where none do yet, those it is to have."""
     ranks, per_node = ranks_of(config.launcher)
     zero, trainer = (config.deepspeed or {}).get("zero_optimization", {}), config.trainer
     stage = zero.get("stage", 0)
     if config.fsdp:
         stage = 3 if config.fsdp.get("reshard_after_forward", True) else 2
-    # as training.py has it: half precision where the model is in it and the machine can
+    # as trainer.py has it: half precision where the model is in it and the machine can
     half = bool(trainer.get("bf16", on_gpu and shape.bytes_each == 2) or trainer.get("fp16"))
     return estimate(
         replace(shape, bytes_each=2) if half and config.deepspeed else shape,
@@ -218,13 +187,10 @@ def estimate_run(config: "RunConfig", shape: Shape, *, on_gpu: bool) -> Memory:
         offload_parameters=_offloads(zero, "offload_param"),
         masters=config.deepspeed is not None,
         upcast=half and config.fsdp is not None,
-        checkpointing=trainer.get("activation_checkpointing", True),
-        batch=trainer.get("per_device_train_batch_size", 8),
-        length=trainer.get("max_length") or 1024,
     )
 
 
-def ranks_of(launcher: "LauncherConfig") -> tuple[int, int]:
+def ranks_of(launcher: LauncherConfig) -> tuple[int, int]:
     """Ranks in all, and of one node: of the launcher that started us, else of the settings.
 
     torchrun and accelerate say LOCAL_WORLD_SIZE, deepspeed LOCAL_SIZE, srun a node's tasks.
@@ -262,20 +228,9 @@ def too_large(
     return problems
 
 
-def available() -> tuple[float | None, float | None]:
-    """Bytes of the smallest GPU of this machine, and of its free CPU memory; None: not known."""
-    import torch
-
+def available() -> tuple[float | None, float]:
+    """Bytes of the smallest GPU of this machine (None: it has none), and of its free CPU memory."""
     gpus = [
         torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
     ]
-    return min(gpus, default=None), _free_memory()
-
-
-def _free_memory() -> float | None:
-    """MemAvailable of Linux, which counts what caches would give back."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in path.read_text(encoding="ascii").splitlines())
-    return float(lines["MemAvailable"].split()[0]) * 1024
+    return min(gpus, default=None), psutil.virtual_memory().available

@@ -72,7 +72,7 @@ def detect_run(
     Raises:
         DataError, DetectionError: texts that cannot be read, or nothing to read.
     """
-    settings, limit = config.detection, config.trainer.get("max_length", 1024)
+    settings, limit = config.detection, config.trainer_value("max_length")
     count = min(settings.examples, len(examples))
     shown = [chat.loss_mask(examples[i], tokenizer, max_length=limit) for i in range(count)]
     return detect(

@@ -48,7 +48,7 @@ def show_summary(
             example,
             prepared.tokenizer,
             loss,
-            max_length=config.trainer.get("max_length"),
+            max_length=config.trainer_value("max_length"),
             brackets=not console.is_terminal,
         )
         about = chat.describe_example(example, prepared.tokenizer, loss)
@@ -94,9 +94,8 @@ def _memory_lines(config: RunConfig, model: nn.Module, table: Table) -> list[str
     table.add_row("[bold]memory[/bold]", escape(_memory_words(config, memory)))
     loaded = memory.loading / (1 if is_rank() else memory.ranks_here)  # the others are to come
     return [
-        f"This does not look as if it fits: {problem} (estimate; docs/distributed.md). More ranks, "
-        "deepspeed=zero3_offload, peft=lora, or a smaller trainer.per_device_train_batch_size or "
-        "max_length need less."
+        f"This does not look as if it fits: {problem} (estimate, without activations; "
+        "docs/distributed.md). More ranks, deepspeed=zero3_offload or peft=lora need less."
         for problem in too_large(memory, device=device, host=host, loaded=loaded)
     ]
 

@@ -48,7 +48,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     asked = config.launcher.world
     distributed.start(
         expected=asked if asked > 1 and not config.dry_run else None,
-        timeout=config.trainer.get("ddp_timeout", 1800),
+        timeout=config.trainer_value("ddp_timeout"),
         group_of_one=config.deepspeed is not None,
     )
     console = console or Console(quiet=not distributed.is_main())
@@ -73,7 +73,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
         assistant_only=config.trainer.get("assistant_only_loss"),
     )
     show_summary(console, config, prepared, example=examples[0], loss=loss)
-    limit = config.trainer.get("max_length", 1024)  # SFTConfig's own default
+    limit = config.trainer_value("max_length")
     audit = chat.audit_lengths(examples, prepared.tokenizer, loss, max_length=limit)
     console.print(str(audit), style="yellow" if audit.truncated or audit.untrained else "")
     if len(audit.untrained) == len(examples):
