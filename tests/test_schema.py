@@ -7,8 +7,8 @@ import pytest
 from pydantic import Field
 
 from wemask.checkpoint.export import sources
+from wemask.data.schema import Count, Number, Text, settings
 from wemask.errors import ConfigError
-from wemask.schema import Count, Number, Text, settings
 
 
 @settings("oven.{name}")

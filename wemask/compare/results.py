@@ -13,9 +13,9 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
 
+from wemask.data.schema import STRICT, problems
 from wemask.errors import DataError, nearest
 from wemask.files import write_whole
-from wemask.schema import STRICT, problems
 
 SCHEMA_VERSION = 2
 

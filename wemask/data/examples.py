@@ -24,9 +24,9 @@ from wemask.data import layouts, records
 from wemask.data.cache_lock import waits_said
 from wemask.data.layouts import BadRecord, Conversation, Layout
 from wemask.data.records import Record
+from wemask.data.schema import Count, Text, settings
 from wemask.embedded import problems
 from wemask.errors import ConfigError, DataError, nearest
-from wemask.schema import Count, Text, settings
 
 logger = logging.getLogger(__name__)
 

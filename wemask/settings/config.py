@@ -14,11 +14,11 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, with_c
 from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
 
 from wemask.data.examples import DataConfig
+from wemask.data.schema import STRICT, Number, Text, Whole, problems, settings
 from wemask.detection.me_layer import Criterion
 from wemask.errors import ConfigError, nearest
 from wemask.files import digest
 from wemask.operator.settings import WeMaskConfig
-from wemask.schema import STRICT, Number, Text, Whole, problems, settings
 from wemask.settings import packaged
 from wemask.settings.engines import PASSED_ON, check_one_engine, deepspeed_settings, fsdp_settings
 from wemask.settings.launcher import LauncherConfig

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
+from wemask.data.schema import STRICT, Count, Whole, settings
 from wemask.errors import ConfigError
-from wemask.schema import STRICT, Count, Whole, settings
 
 # sbatch options that the job script sets itself -> what to set instead.
 OURS = {

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from wemask.data.records import Fields, has_data_extension, read_records
+from wemask.data.schema import Text, Whole, settings
 from wemask.detection.calibration import padded
 from wemask.embedded.problems import generate
 from wemask.errors import DataError
-from wemask.schema import Text, Whole, settings
 
 MAX_LISTED = 8
 MOST = 256  # texts of detection.texts

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from wemask.data.schema import Count, Number, Whole, settings
 from wemask.errors import ConfigError
-from wemask.schema import Count, Number, Whole, settings
 
 TASK_FOLDER = Path(__file__).resolve().parent
 OWN_TASKS = tuple(sorted(path.stem for path in TASK_FOLDER.glob("*.yaml")))
