@@ -173,7 +173,7 @@ def test_the_wheel_holds_code_configs_and_the_embedded_model(wheel):
         "wemask/embedded/tiny/tokenizer.json",
     ):
         assert needed in names
-    assert any(re.fullmatch(r"wemask/tasks/\w+\.yaml", name) for name in names)
+    assert any(re.fullmatch(r"wemask/evaluate/tasks/\w+\.yaml", name) for name in names)
     assert any(re.fullmatch(r"wemask/report/templates/\w+\.html", name) for name in names)
     information = f"wemask-{wemask.__version__}.dist-info"
     assert f"{information}/licenses/LICENSE" in names
