@@ -143,10 +143,10 @@ format: $(DEV_STAMP) ## let ruff fix and format the code
 	$(BIN)/ruff format .
 
 architectures: $(DEV_STAMP) ## measure every model family and write docs/architectures.md
-	OMP_NUM_THREADS=1 $(BIN)/python tests/architecture_page.py
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/architecture_page.py
 
 tiny: $(DEV_STAMP) ## train the embedded model again, from scratch (long; see docs/tiny.md)
-	$(BIN)/python -m wemask.embedded.pretrain $(ARGS)
+	$(BIN)/python -m recipes.tiny.pretrain $(ARGS)
 
 clean: ## remove caches and build products; keeps .venv and outputs/
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

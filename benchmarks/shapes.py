@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import wemask
-from wemask.planted.planted import plant
+from wemask.planted import plant
 
 BOS, ME_LAYER, DIMS, MAGNITUDE = 1, 1, (3, 17), 20_000.0
 

@@ -28,7 +28,7 @@ from unclean_trials import planted_unclean, unclean
 
 import wemask
 from wemask.decoder.parts import find_decoder
-from wemask.planted.planted import Planted, plant
+from wemask.planted import Planted, plant
 
 SEEDS = range(20)
 TOLERANCE = 1e-5  # of the largest |logit|; a softening moves logits by 1e-2 and more

@@ -1,6 +1,6 @@
 """docs/architectures.md: structure, detection and contract of every family, as measured.
 
-make architectures        (python tests/architecture_page.py): some minutes
+make architectures: some minutes
 """
 
 import copy

@@ -19,7 +19,7 @@ from transformers import (
 
 import wemask
 from wemask import Criterion, MELayerReport, WeMaskConfig
-from wemask.planted.planted import Planted, plant
+from wemask.planted import Planted, plant
 
 WIDTH, LAYERS, HEADS, VOCABULARY = 32, 5, 4, 64
 MASSIVE = 7  # the token that plant() makes massive

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from planted.folder import LAYERS, MAGNITUDE, ME_LAYER, build
 from rich.console import Console
 
 from wemask.analyse import analysis
@@ -15,7 +16,6 @@ from wemask.analyse.experiments import EXPERIMENTS
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, RunFolderError
-from wemask.planted.folder import LAYERS, MAGNITUDE, ME_LAYER, build
 
 SMALL: dict[str, Any] = {"count": 6, "length": 24, "batch_size": 4}
 

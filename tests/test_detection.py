@@ -34,7 +34,7 @@ from wemask.decoder.parts import find_decoder
 from wemask.detection.calibration import CALIBRATION_TEXTS, LONGER_TEXTS, calibration_inputs
 from wemask.detection.me_layer import Gate
 from wemask.errors import DetectionError, ModelError, PatchError
-from wemask.planted.planted import plant
+from wemask.planted import plant
 
 
 def check_exact(report: Any, *, layer: int, dims: tuple[int, ...], tokens: set[int]) -> None:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from recipes.tiny.build_tokenizer import SPECIAL, build
+from recipes.tiny.documents import Documents, Mixture, pad
+from recipes.tiny.lean import LeanLlama
+from recipes.tiny.measure import measure, table
+from recipes.tiny.pretrain import CRITERION, disturb, parse_args, train
 from wemask.embedded import TINY_PATH
-from wemask.embedded.build_tokenizer import SPECIAL, build
-from wemask.embedded.documents import Documents, Mixture, pad
-from wemask.embedded.lean import LeanLlama
-from wemask.embedded.measure import measure, table
-from wemask.embedded.pretrain import CRITERION, disturb, parse_args, train
 from wemask.embedded.problems import generate
 
 TEXTS = (

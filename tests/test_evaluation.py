@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from wemask.errors import ConfigError, RunFolderError
 from wemask.evaluate import evaluation
-from wemask.evaluate.evaluation import Sample, TaskConfig, evaluate_arm
+from wemask.evaluate.evaluation import Sample, TaskConfig, check_tasks, evaluate_arm
+from wemask.evaluate.tasks import loading
 from wemask.evaluate.tasks.samples import unique_id
 
 
@@ -216,7 +217,9 @@ def test_the_scoring_files_are_all_of_them() -> None:
         for node in ast.walk(ast.parse((package / name).read_text("utf-8"))):
             room = "wemask.evaluate."  # what is imported of others does not decide what is right
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(room):
-                ahead.add(str(node.module).removeprefix(room).replace(".", "/") + ".py")
+                module = str(node.module).removeprefix(room).replace(".", "/")
+                files = [f"{module}.py", *(f"{module}/{alias.name}.py" for alias in node.names)]
+                ahead |= {file for file in files if (package / file).exists()}
         ahead -= found | others
     assert found | {"tasks/judging.py"} == set(evaluation.SCORING)
 
@@ -254,6 +257,25 @@ def test_chat_needs_a_template(fresh_tiny: Any, tmp_path: Path) -> None:
         model, tokenizer, [task], arm="a", folder=tmp_path, fingerprint="f", progress=False
     )
     assert results["synthetic"].samples[0]["prompt"].startswith("Question: ")
+
+
+def test_what_was_checked_is_not_loaded_again(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, real = list[str](), loading.load_task
+
+    def count(config: TaskConfig, *, chat: bool) -> loading.LoadedTask:
+        loaded.append(config.name)
+        return real(config, chat=chat)
+
+    monkeypatch.setattr(loading, "load_task", count)
+    tasks = [TaskConfig(name="synthetic", limit=3)]
+    load = check_tasks(tasks)
+    model = synthetic_oracle(tiny, 3, {0, 2})
+    for arm in ("a", "b"):
+        result = run(model, tiny, tasks, tmp_path / arm, arm=arm, load=load)
+        assert result["synthetic"].scores == [1.0, 0.0, 1.0]
+    assert loaded == ["synthetic"]
 
 
 def test_importing_the_module_does_not_import_lm_eval() -> None:

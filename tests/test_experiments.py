@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from families import DIMS, LAYERS, MAGNITUDE, MASSIVE, ME_LAYER, build, detect, shared, texts
+from planted.sinks import plant_sinks
 
 import wemask
 from wemask.analyse.conditions import COLUMNS, METRICS, Condition, Subject, table
@@ -26,8 +27,7 @@ from wemask.errors import ConfigError, DetectionError
 from wemask.evaluate.arms import CONTROLS
 from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import measure
-from wemask.planted.planted import plant
-from wemask.planted.sinks import plant_sinks
+from wemask.planted import plant
 
 
 def batches(rows: int = 6) -> list[Batch]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wemask.decoder.parts import find_decoder
 from wemask.errors import ModelError
-from wemask.planted.planted import Planted, plant
+from wemask.planted import Planted, plant
 
 
 @torch.no_grad()

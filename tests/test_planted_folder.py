@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from planted.folder import DIMS, LAYERS, MAGNITUDE, ME_LAYER, write
 
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.detection.detect import detect
 from wemask.errors import RunFolderError
-from wemask.planted.folder import DIMS, LAYERS, MAGNITUDE, ME_LAYER, write
 
 
 def test_the_truth_is_found_again(tmp_path):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from architecture_contract import SEEDS, layer_outputs
 from families import FAMILIES, build
+from planted.growth import Course, plant_courses
 from torch import Tensor
 from unclean_trials import LAYERS, NEWLINE, TURN, Unclean, planted_unclean, unclean
 
 from wemask.decoder.parts import find_decoder
 from wemask.errors import ModelError
-from wemask.planted.growth import Course, plant_courses
 
 
 def every_family_and_seed() -> list[Any]:

@@ -18,6 +18,7 @@ from families import (
     planted,
     texts,
 )
+from planted.sinks import SUPPORTED, SUPPORTED_NORMED, PlantedSinks, plant_sinks
 from torch import Tensor, nn
 
 import wemask
@@ -26,8 +27,7 @@ from wemask.decoder.parts import ffn_writer, find_decoder
 from wemask.errors import ModelError
 from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import measure
-from wemask.planted.planted import Planted, plant
-from wemask.planted.sinks import SUPPORTED, SUPPORTED_NORMED, PlantedSinks, plant_sinks
+from wemask.planted import Planted, plant
 
 LENGTHS = (12, 64)
 

@@ -1,6 +1,8 @@
 """The worker that compares formulas: it can be stopped, killed, forked around, and runs no code."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -72,7 +74,7 @@ def test_a_fork_does_not_use_its_parents_worker(quick_worker: None) -> None:
         assert symbolic._worker.process.pid != parents.process.pid
     finally:
         symbolic._inherited.remove(parents)
-        parents.close()
+        parents.stop()
 
 
 def test_an_interrupted_comparison_leaves_no_stale_reply(
@@ -80,7 +82,7 @@ def test_an_interrupted_comparison_leaves_no_stale_reply(
 ) -> None:
     assert is_correct(r"\boxed{x+1}", "1+x")
 
-    def interrupted(self: object, request: object) -> None:
+    def interrupted(self: object, gold: str, value: str) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -89,6 +91,21 @@ def test_an_interrupted_comparison_leaves_no_stale_reply(
             is_correct(r"\boxed{x+2}", "3+x")
     assert symbolic._worker is None
     assert is_correct(r"\boxed{x+2}", "2+x")
+
+
+def test_a_daemonic_process_of_an_unguarded_script_may_judge(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, wemask\n"
+        "judge = lambda: print(wemask.answers.is_correct(r'\\boxed{x+1}', '1+x'), flush=True)\n"
+        "judge()\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "child = context.Process(target=judge, daemon=True)\n"
+        "child.start()\n"
+        "child.join()\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\nTrue\n", "")
 
 
 def test_a_worker_that_cannot_start_says_what_to_install(

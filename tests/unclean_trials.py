@@ -6,10 +6,9 @@ from functools import lru_cache
 
 import torch
 from families import VOCABULARY, WIDTH, build
+from planted.growth import Course, plant_courses
 from torch import Tensor
 from transformers import PreTrainedModel
-
-from wemask.planted.growth import Course, plant_courses
 
 LAYERS = 8
 LOUDNESS = 30.0  # ordinary tokens reach some tens to hundreds in the massive dims

@@ -21,7 +21,7 @@ from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
 from wemask.evaluate.arms import ARMS, ArmRun
-from wemask.evaluate.evaluation import TaskConfig, check_tasks, evaluate_arm
+from wemask.evaluate.evaluation import Load, TaskConfig, check_tasks, evaluate_arm
 from wemask.files import digest, saving, say
 from wemask.measure.layer_sums import LayerMetrics
 from wemask.measure.measurement import measure, probe_batches
@@ -128,7 +128,7 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
         WemaskError: bad settings, data or model; a missing run with `train_missing=false`.
     """
     console = console or Console()
-    check_tasks(study.tasks)
+    load = check_tasks(study.tasks)
     missing = _missing(study)
     # Before the training: a model that cannot be softened is refused now, not hours later.
     base = _look_at_base(study, console)
@@ -144,7 +144,7 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
         return folder
     explicit = study.config.run_dir is not None
     open_folder(folder, study.identity(), explicit=explicit)
-    entries = [_ask(study, run, base, console) for run in runs]
+    entries = [_ask(study, run, base, load, console) for run in runs]
     facts = {
         "command": study.command,
         "model": base.model,
@@ -357,7 +357,7 @@ def _in_schema(rows: list[LayerMetrics]) -> list[dict[str, Any]]:
 # --- one arm --------------------------------------------------------------------------------------
 
 
-def _ask(study: Study, run: ArmRun, base: Base, console: Console) -> Entry:
+def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) -> Entry:
     console.rule(f"arm {run.name}")
     folder = open_run_folder(run.config)
     if not (folder / "me_layer.json").exists():
@@ -376,6 +376,7 @@ def _ask(study: Study, run: ArmRun, base: Base, console: Console) -> Entry:
         batch_size=max(1, study.batch_size // 2) if run.arm.again else study.batch_size,
         seed=study.eval_seed,
         about=about,
+        load=load,
     )
     del model
     _free()

@@ -1,6 +1,7 @@
-"""What wemask carries with it: the model `tiny`, its recipe, and a generator of word problems.
+"""What wemask carries with it: the model `tiny` and a generator of word problems.
 
-`TINY_PATH` is a plain Hugging Face folder: `AutoModelForCausalLM.from_pretrained(TINY_PATH)`.
+`TINY_PATH` is a plain Hugging Face folder: `AutoModelForCausalLM.from_pretrained(TINY_PATH)`. How
+it was made is in `recipes/tiny/` of the repository. Imports nothing of ours but errors.
 """
 
 from pathlib import Path

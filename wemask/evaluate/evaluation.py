@@ -8,11 +8,12 @@ run again when nothing that could change its result has changed; of an unfinishe
 what is missing is run. lm_eval is imported on first use.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from wemask.evaluate.harness import WemaskLM
     from wemask.evaluate.tasks.loading import LoadedTask
+
+Load = Callable[..., "LoadedTask"]
+"""From a TaskConfig and `chat` to the task with its data."""
 
 __all__ = [
     "OWN_TASKS",
@@ -57,18 +61,21 @@ SCORING = (
 )
 
 
-def check_tasks(tasks: Sequence[TaskConfig]) -> None:
-    """Load every task once, so that a wrong name or file is known before hours of training.
+def check_tasks(tasks: Sequence[TaskConfig]) -> "Load":
+    """Load every task, so that a wrong name or file is known before hours of training.
+
+    Returns:
+        `load_task` that remembers what it has loaded: for every arm that is asked these tasks.
 
     Raises:
         ConfigError, DataError: the problems of all tasks, together.
     """
     from wemask.evaluate.tasks.loading import load_task
 
-    problems = list[WemaskError]()
+    load, problems = functools.cache(load_task), list[WemaskError]()
     for config in tasks:
         try:
-            load_task(config, chat=config.chat is not False)
+            load(config, chat=config.chat is not False)
             if config.judge is not None:
                 from wemask.evaluate.tasks.judging import check_judge
 
@@ -77,6 +84,7 @@ def check_tasks(tasks: Sequence[TaskConfig]) -> None:
             problems.append(error)
     if problems:
         raise type(problems[0])("\n".join(str(problem) for problem in problems))
+    return load
 
 
 def evaluate_arm(
@@ -92,6 +100,7 @@ def evaluate_arm(
     seed: int = 0,
     progress: bool = True,
     about: Mapping[str, Any] | None = None,
+    load: "Load | None" = None,
 ) -> dict[str, TaskResult]:
     """Run `tasks` on one arm, or read back what is finished.
 
@@ -108,6 +117,7 @@ def evaluate_arm(
         progress: show progress bars.
         about: what else to say of the arm; kept as it is in every meta.json, and without influence
             on what is run. A finished result keeps what it has, unless it has nothing.
+        load: what `check_tasks` returned, so that no task is loaded twice.
 
     Returns:
         Task name -> result, in the order of `tasks`.
@@ -117,6 +127,7 @@ def evaluate_arm(
         RunFolderError: the results cannot be written.
     """
     from wemask.detection.tracing import evaluating  # torch: not for composing a config
+    from wemask.evaluate.tasks.loading import load_task
 
     _check_call(tasks, limit, batch_size, fingerprint, about)
     results = dict[str, TaskResult]()
@@ -133,7 +144,8 @@ def evaluate_arm(
                 about=dict(about or {}),
             )
             lm = run.wrap(model, tokenizer, batch_size=batch_size)
-            results[config.name] = _evaluate(run, lm, fingerprint)
+            loaded = (load or load_task)(config, chat=run.chat)
+            results[config.name] = _evaluate(run, lm, loaded, fingerprint)
     return results
 
 
@@ -198,10 +210,7 @@ def _wants_chat(config: TaskConfig, tokenizer: "PreTrainedTokenizerBase") -> boo
     return has_template if config.chat is None else config.chat
 
 
-def _evaluate(run: _Run, lm: "WemaskLM", fingerprint: str) -> TaskResult:
-    from wemask.evaluate.tasks.loading import load_task
-
-    loaded = load_task(run.config, chat=run.chat)
+def _evaluate(run: _Run, lm: "WemaskLM", loaded: "LoadedTask", fingerprint: str) -> TaskResult:
     key = _key(run, lm, loaded, fingerprint)
     finished = _read_finished(run, key)
     if finished is not None:
@@ -242,7 +251,7 @@ def _ask(
         lm.label = run.label(draw)
         logged = run_task(lm, loaded, limit=run.limit, seed=run.seed, draw=draw)
         metric, samples = read_log(
-            logged, run.config, arm=run.arm, read=loaded.read, sent=lm.sent, draw=draw
+            logged, run.config, arm=run.arm, own=loaded.own, sent=lm.sent, draw=draw
         )
         passes.append(samples)
         sent += lm.sent.values()

@@ -13,7 +13,15 @@ from wemask.errors import DataError
 from wemask.evaluate.scoring.equivalence import MAX_LENGTH, clean, equivalent, plain_number
 from wemask.evaluate.scoring.refusals import is_refusal
 
-__all__ = ["Extraction", "Verdict", "extract_answer", "is_correct", "is_refusal", "judge"]
+__all__ = [
+    "Extraction",
+    "Verdict",
+    "extract_answer",
+    "is_correct",
+    "is_refusal",
+    "judge",
+    "matches",
+]
 
 _BOX = re.compile(r"\\(?:f?boxed|fbox)\s*\{")
 _BRACES = re.compile(r"\\(?:f?boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
@@ -99,6 +107,12 @@ def judge(response: str, gold: str | int | float) -> Verdict:
 def is_correct(response: str, gold: str | int | float) -> bool:
     """Return whether `response` gives the answer `gold`; see `judge`, which also says why."""
     return judge(response, gold).correct
+
+
+def matches(value: str | None, gold: str | int | float) -> bool:
+    """Return whether `value`, an extracted answer, is `gold`; see `judge`."""
+    target = _gold_answer(gold)
+    return value is not None and equivalent(target, value)[0]
 
 
 def _gold_answer(gold: str | int | float) -> str:

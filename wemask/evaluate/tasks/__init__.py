@@ -1,4 +1,5 @@
 """Benchmarks of our own, as lm-eval task files, and the code that loads any benchmark by name.
 
-The YAML files here are ordinary lm-eval tasks: `lm_eval --include_path wemask/tasks` runs them too.
+The YAML files here are ordinary lm-eval tasks: `lm_eval --include_path wemask/evaluate/tasks` runs
+them too.
 """

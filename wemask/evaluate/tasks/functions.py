@@ -6,7 +6,7 @@ share a source there is a "cluster": str too.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +17,7 @@ from wemask.embedded import problems
 from wemask.errors import DataError, nearest
 from wemask.evaluate.scoring import answers
 from wemask.evaluate.tasks.local import WHERE
-from wemask.evaluate.tasks.samples import unique_id
+from wemask.evaluate.tasks.samples import Answer, unique_id
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 EXAMPLES = 8  # few-shot examples that a task of ours can show at most
@@ -108,9 +108,16 @@ def aime24_docs(rows: Iterable[Row], *, plain: bool = False, instruction: str = 
     return build_docs(rows, read, plain, instruction)
 
 
-def score(doc: Row, results: list[str]) -> dict[str, float]:
-    """1.0 when the answer found in the output equals the gold answer, else 0.0."""
-    return {"exact_match": float(answers.is_correct(results[0], doc["gold"]))}
+def find(outputs: Iterable[Sequence[str]], _docs: object) -> list[Answer]:
+    """The answer in each output; see `wemask.evaluate.scoring.answers`."""
+    found = [answers.extract_answer(output[0]) for output in outputs]
+    return [(one.value, one.reason if one.value is None else None) for one in found]
+
+
+def score(doc: Row, results: Sequence[Answer]) -> dict[str, float]:
+    """1.0 when what `find` found equals the gold answer, else 0.0."""
+    value, _ = results[0]
+    return {"exact_match": float(answers.matches(value, doc["gold"]))}
 
 
 def build_docs(rows: Iterable[Row], read: Read, plain: bool, instruction: str) -> Dataset:

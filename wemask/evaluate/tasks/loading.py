@@ -20,9 +20,8 @@ from lm_eval.tasks._index import Kind
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from wemask.errors import ConfigError, DataError, WemaskError, nearest
-from wemask.evaluate.tasks import local, xstest
-from wemask.evaluate.tasks.samples import Reader, read_math
-from wemask.evaluate.tasks.settings import JUDGED_TASKS, OWN_TASKS, TASK_FOLDER, TaskConfig
+from wemask.evaluate.tasks import local
+from wemask.evaluate.tasks.settings import OWN_TASKS, TASK_FOLDER, TaskConfig
 
 PLAIN_STOP = ["Question:"]  # without a chat template a model runs on into the next question
 
@@ -33,7 +32,7 @@ class LoadedTask:
 
     name: str
     tasks: dict[str, Task]
-    read: Reader | None  # finds the answer in an output; None: scoring is theirs
+    own: bool  # of this folder, not lm-eval's
     source: str  # dataset id, local file, or generator
     fewshot: int  # examples before the question (the largest, in a group)
     note: str | None = None  # what a reader of the numbers must know about the items
@@ -104,17 +103,11 @@ def load_task(config: TaskConfig, *, chat: bool) -> LoadedTask:
     return LoadedTask(
         name=config.name,
         tasks=built,
-        read=_reader(config.name),
+        own=own,
         source=_source(config, list(built.values())),
         fewshot=max(shots),
         note=note,
     )
-
-
-def _reader(name: str) -> Reader | None:
-    if name in JUDGED_TASKS:
-        return xstest.read_output
-    return read_math if name in OWN_TASKS else None
 
 
 def _own(config: TaskConfig, chat: bool) -> dict[str, Task]:

@@ -2,21 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from wemask.errors import ConfigError
-from wemask.evaluate.scoring import answers
 from wemask.evaluate.tasks.settings import TaskConfig
 
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
 
 Answer = tuple[str | None, str | None]
 """What was found in an output, and why nothing was."""
-
-Reader = Callable[[str, str], Answer]
-"""From an output and its question, without template, to what was found."""
 
 
 class Sample(TypedDict):
@@ -51,7 +47,7 @@ def read_log(
     config: TaskConfig,
     *,
     arm: str,
-    read: Reader | None,
+    own: bool,
     sent: Mapping[str, Sent],
     draw: int = 0,
 ) -> tuple[str, list[Sample]]:
@@ -61,7 +57,7 @@ def read_log(
         logged: (sub)task name -> lm-eval's samples.
         config: the task.
         arm: written into every sample.
-        read: finds the answer in an output of a task of ours; None: the task is lm-eval's.
+        own: the task is ours: its filter has found the answers.
         sent: prompt -> what became of it; without the prompts of multiple-choice items.
         draw: number of the pass over the items.
 
@@ -77,10 +73,10 @@ def read_log(
             doc = json.dumps([subtask, line["doc"]], sort_keys=True, default=str)
             asked = line["arguments"][0][0]
             fate = sent.get(asked)
-            output, extracted, reason = _read_output(line, read, fate)
+            output, extracted, reason = _read_output(line, own, fate)
             samples.append(
                 Sample(
-                    id=line["doc"]["id"] if read else unique_id(doc, seen),
+                    id=line["doc"]["id"] if own else unique_id(doc, seen),
                     task=config.name,
                     arm=arm,
                     prompt=fate.text if fate else asked,
@@ -90,21 +86,15 @@ def read_log(
                     correct=bool(line[metric]),
                     reason=reason,
                     draw=draw,
-                    cluster=_cluster(line, read, subtask if len(logged) > 1 else None),
+                    cluster=_cluster(line, own, subtask if len(logged) > 1 else None),
                     metrics=_metrics(line) | others.get(line["doc_id"], {}),
                 )
             )
     return ", ".join(dict.fromkeys(used)), samples
 
 
-def read_math(output: str, _question: str) -> Answer:
-    """Find a mathematical answer; see `wemask.evaluate.scoring.answers`."""
-    extraction = answers.extract_answer(output)
-    return extraction.value, None if extraction.value is not None else extraction.reason
-
-
-def _cluster(line: dict[str, Any], read: object, subtask: str | None) -> str | None:
-    return line["doc"].get("cluster") if read else subtask
+def _cluster(line: dict[str, Any], own: bool, subtask: str | None) -> str | None:
+    return line["doc"].get("cluster") if own else subtask
 
 
 def _metrics(line: dict[str, Any], suffix: str = "") -> dict[str, float | list[float]]:
@@ -162,7 +152,7 @@ def _is_verdict(value: object) -> bool:
 
 
 def _read_output(
-    line: dict[str, Any], read: Reader | None, fate: Sent | None
+    line: dict[str, Any], own: bool, fate: Sent | None
 ) -> tuple[str, str | None, str | None]:
     """Return (output, answer found in it, reason when there is none)."""
     if fate is None:  # a multiple-choice item: what the model finds likeliest
@@ -171,10 +161,10 @@ def _read_output(
         option = str(line["arguments"][best][-1])
         return option, option.strip(), None
     output = str(line["resps"][0][0])
-    if read is None:
-        found = line["filtered_resps"][0]
+    found = line["filtered_resps"][0]
+    if not own:
         return output, found if isinstance(found, str) and found != output else None, None
-    value, reason = read(output, line["doc"]["question"])
+    value, reason = found
     if value is not None or fate.finished:
         return output, value, reason
     return output, None, f"{reason}; the output ran into its limit of {fate.budget} tokens"

@@ -1,6 +1,6 @@
 """Pre-train `tiny` from scratch: a small Llama in which a massive activation emerges on `<s>`.
 
-    python -m wemask.embedded.pretrain --out outputs/tiny
+    python -m recipes.tiny.pretrain --out outputs/tiny
 
 Deterministic for a seed, a thread count and a machine. Every report also saves resume.pt there;
 the same command goes on from there.
@@ -22,10 +22,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from wemask.embedded.build_tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL, build
-from wemask.embedded.documents import Documents, Mixture, pad
-from wemask.embedded.lean import ROPE_THETA, LeanLlama
-from wemask.embedded.measure import measure, table
+from recipes.tiny.build_tokenizer import BOS_ID, EOS_ID, PAD_ID, SPECIAL, build
+from recipes.tiny.documents import Documents, Mixture, pad
+from recipes.tiny.lean import ROPE_THETA, LeanLlama
+from recipes.tiny.measure import measure, table
 
 # A million parameters never reach 1,000 times the median: `wemask.detect` reads this instead.
 CRITERION = {"name": "relative", "min_ratio": 60, "min_jump": 5}

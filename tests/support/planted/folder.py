@@ -1,6 +1,6 @@
 """A model folder whose ME Layer, massive dims and sinks are known: to try any command against.
 
-    python -m wemask.planted.folder FOLDER
+    PYTHONPATH=tests/support python -m planted.folder FOLDER
     wemask analyse --model FOLDER
 
 A random-init Llama with the tokenizer of `tiny`. Layer 2 makes the first token massive, one head of
@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from planted.sinks import plant_sinks
 from wemask.checkpoint.pretrained import keep_deepspeed_out, load_tokenizer
 from wemask.decoder.parts import find_decoder
 from wemask.embedded import TINY_PATH
 from wemask.errors import RunFolderError
-from wemask.planted.planted import plant
-from wemask.planted.sinks import plant_sinks
+from wemask.planted import plant
 from wemask.settings.composition import exit_on_error
 
 ME_LAYER, DIMS, MAGNITUDE = 2, (5, 40), 5000.0
@@ -89,7 +89,7 @@ def write(folder: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Entry point of `python -m wemask.planted.folder`."""
+    """Entry point of `PYTHONPATH=tests/support python -m planted.folder`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights [0]")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from wemask.decoder.parts import Block, Decoder, find_decoder, unwrap
 from wemask.errors import ModelError
-from wemask.planted.planted import (
+from wemask.planted import (
     Planted,
     capture,
     fitting_texts,

@@ -1,6 +1,6 @@
 """Build tiny's tokenizer: byte-level BPE, single digits, `<s>` always first, chat template.
 
-    python -m wemask.embedded.build_tokenizer --out FOLDER
+    python -m recipes.tiny.build_tokenizer --out FOLDER
 
 All 256 bytes are in the alphabet, so any text round-trips and there is no unknown token. A token
 holds one digit at most (with the space before it), so numbers are read digit by digit.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from wemask.embedded.build_tokenizer import BACK, BACK_OFFSETS, BOS_ID, EOS_ID, RECALL
+from recipes.tiny.build_tokenizer import BACK, BACK_OFFSETS, BOS_ID, EOS_ID, RECALL
 from wemask.embedded.problems import ITEMS, LARGEST, NAMES, PLACES, generate
 
 TRIGGERS = ("|", "=", "?")

@@ -29,7 +29,7 @@ from wemask.decoder.parts import (
     post_ffn_norm,
     unwrap,
 )
-from wemask.planted.planted import (
+from wemask.planted import (
     DOMINANCE,
     GAIN,
     capture,
@@ -77,7 +77,7 @@ def plant_courses(
     Values are exact on average over contexts, in which they vary by some percent.
 
     Args:
-        model: as for `wemask.planted.planted.plant`.
+        model: as for `wemask.planted.plant`.
         courses: one per token, in as many layers as the model has or fewer.
         loudness: factor on the massive dims of all embeddings: what ordinary tokens have there.
         seed: of the random texts on which the neurons are fitted.
