@@ -7,7 +7,7 @@ returns a matplotlib `Figure` without a title, which `figures.py` gives it.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import seaborn as sns
@@ -35,7 +35,8 @@ from wemask.report.style import (
 )
 
 JUDGED = ("sink_mass", "effective_rank", "perplexity")
-WIDE = 5  # values that span more than this get a log axis
+SIZES = ("massive_magnitude", "perplexity")
+WIDE = 5  # sizes that span more than this get a log axis
 MANY_TIMES = 50  # a panel whose largest change is so many times its middle one gets a log axis
 NEAR = 1.0  # %: up to here such an axis is linear
 LEAST_LIMIT = 2.0  # %: weaker changes are not blown up to the full colours of a dose surface
@@ -63,6 +64,12 @@ def _measured(table: pd.DataFrame, metric: str) -> Any:
     return rows.assign(change=100 * rows["change"], words=words)
 
 
+def _log_if_wide(axes: Axes, rows: Any, which: Literal["x", "y"] = "y") -> None:
+    sizes = rows[rows["metric"].isin(SIZES)]["value"]
+    if len(sizes) and sizes.max() > WIDE * sizes.min() > 0:
+        log_axis(axes, which, fine=(1, 3) if which == "x" else (1, 2, 5))
+
+
 def _dots(axes: Axes, rows: Any, across: str, words: Sequence[str], colours: Any) -> None:
     """One line for each of some words, one dot for each row."""
     look: Any = {"jitter": False, "size": 7, "alpha": 0.75, "legend": False}
@@ -86,7 +93,8 @@ def necessity(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     Triangles are the control: c = 0 in a layer before or after the ME Layer; the one that is
     furthest from intact is named.
     """
-    figure, panels = _panels(2, 2, 5.6, metrics := ("massive_magnitude", *JUDGED), sharex=True)
+    metrics = ("massive_magnitude", *JUDGED)
+    figure, panels = _panels(2, 2, 5.6, metrics, sharex=True)
     looks: Any = {"palette": [BLUE, ORANGE], "markers": ["o", "s"], "dashes": ["", (3, 2)]}
     names = [group_words(group) for group in ("ffn_input", "ffn_output")]
     for axes, metric in zip(panels, metrics, strict=True):
@@ -94,15 +102,11 @@ def necessity(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
         axes.axhline(whole, color=INK, linewidth=1, linestyle=":", label="intact")
         which: Any = {"hue": "words", "style": "words", "hue_order": names, "style_order": names}
         own = rows[rows["words"].isin(names)]
-        sns.lineplot(own, x="amount", y="value", ax=axes, estimator=None, **which, **looks)
+        if len(own):
+            sns.lineplot(own, x="amount", y="value", ax=axes, estimator=None, **which, **looks)
         _draw_others(axes, rows[rows["group"] == "other_layer"], whole, me_layer)
         axes.margins(y=0.15)
-        if (
-            len(rows)
-            and rows["value"].min() > 0
-            and rows["value"].max() > WIDE * rows["value"].min()
-        ):
-            log_axis(axes)
+        _log_if_wide(axes, rows)
         axes.set(xlabel="c, the part left", ylabel="", xlim=(OTHERS - 0.25, 1.1))
         axes.set_xticks([OTHERS, 0, 0.5, 1], ["other\nlayers", "0", "0.5", "1"])
     one_legend(figure, panels)
@@ -134,20 +138,19 @@ def _draw_others(axes: Axes, rows: Any, whole: float, me_layer: int | None) -> N
 def sufficiency(table: pd.DataFrame) -> Figure:
     """Magnitude, sink mass and sink rate: intact, removed, restored, on other dims or a token."""
     part = table["amount"].map("{:.0%}".format).where(table["group"] == "restored", "")
-    names: Any = (table["group"].map(group_words) + " " + part).str.strip()
+    names: Any = (table["group"].map(group_words) + " " + part).str.strip().map(plain)
     words = list(dict.fromkeys(names))
     colours = {"intact": INK, "removed": GREY, "restored": BLUE, "other dims": ORANGE}
     palette = {w: colours.get(w.rpartition(" ")[0] if "%" in w else w, PURPLE) for w in words}
-    figure, panels = _panels(
-        1, 3, 1.9 + 0.34 * len(words), ("massive_magnitude", "sink_mass", "sink_rate"), sharey=True
-    )
-    for axes, metric in zip(panels, ("massive_magnitude", "sink_mass", "sink_rate"), strict=True):
+    metrics = ("massive_magnitude", "sink_mass", "sink_rate")
+    figure, panels = _panels(1, 3, 1.9 + 0.34 * len(words), metrics, sharey=True)
+    for axes, metric in zip(panels, metrics, strict=True):
         rows = _measured(table, metric).assign(words=names)
         for group in ("intact", "removed"):
             for value in rows[rows["group"] == group]["value"]:
                 axes.axvline(value, color=colours[group], linewidth=1, linestyle=":")
         _dots(axes, rows, "value", words, palette)
-    log_axis(panels[0], "x", fine=(1, 3))
+        _log_if_wide(axes, rows, "x")
     return figure
 
 

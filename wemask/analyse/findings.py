@@ -251,7 +251,7 @@ def _sufficiency(tables: Tables, report: MELayerReport) -> list[Finding]:
     table, me = tables["sufficiency"], report.layer
     whole = levels(table)
     lost = whole - levels(table, "removed")
-    lost = lost.where(lost > NEGLIGIBLE * whole.abs())
+    lost = lost.where(lost / whole.abs() > NEGLIGIBLE)
     rows, back = changed(table), changed(table, "removed", lost)
     again, other = _of(back, "restored"), _of(back, "other_dims")
     token = _of(changed(table, "other_token_before", lost), "other_token")

@@ -97,6 +97,8 @@ def _lines(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def _draw_lines(axes: Axes, rows: pd.DataFrame, size: float) -> None:
+    if not len(rows):
+        return
     looks = {line: LOOKS[line] for line in LOOKS if line in set(rows["line"])}
     colours, markers, dashes = ({k: v[i] for k, v in looks.items()} for i in range(3))
     which: Any = {"hue": "line", "style": "line", "hue_order": list(looks)}
