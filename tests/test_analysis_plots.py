@@ -16,7 +16,7 @@ from wemask.analyse.findings import findings
 from wemask.analyse.layer_plots import PANELS, by_layer
 from wemask.analyse.rows import tidy_layers
 from wemask.report.figures import ReportFigure
-from wemask.report.style import INK, WIDTH
+from wemask.report.style import BLUE, INK, PURPLE, WIDTH
 
 
 def can_be_drawn(figure: Figure) -> bool:
@@ -29,16 +29,6 @@ def points(axes: Axes) -> set[tuple[float, float]]:
     found = [np.asarray(line.get_xydata()) for line in axes.lines]
     found += [np.asarray(dots.get_offsets()) for dots in axes.collections]
     return {(round(float(x), 4), round(float(y), 4)) for xy in found for x, y in xy}
-
-
-def heights(axes: Axes, colour: str, dashed: bool = False) -> list[float]:
-    """What the line of a colour shows, up the vertical axis."""
-    (line,) = [
-        line
-        for line in axes.lines
-        if line.get_color() == colour and line.is_dashed() is dashed and len(line.get_xdata())
-    ]
-    return [round(float(y), 6) for y in np.asarray(line.get_ydata())]
 
 
 def drawn(tables: dict[str, pd.DataFrame], **more: Any) -> dict[str, ReportFigure]:
@@ -57,13 +47,14 @@ def title(figure: ReportFigure) -> str:
 def test_lines_by_layer_are_the_tables() -> None:
     table = tidy_layers(cases.layers(), 1)
     mass, rate = by_layer(table, "sinks", 1).axes
-    off, on, first = "#222222", "#0072B2", "#CC79A7"
-    for axes in (mass, rate):
-        shown = {line.get_color(): list(line.get_ydata()) for line in axes.lines[::-1]}
-        assert shown[off] == [0.05, 0.05, 0.6, 0.6]
-    assert [0.05, 0.05, 0.3, 0.3] in [list(line.get_ydata()) for line in mass.lines]
-    assert [0.07] * 4 in [list(line.get_ydata()) for line in mass.lines]
-    assert {line.get_color() for line in mass.lines} == {off, on, first}
+    off, on, first = [0.05, 0.05, 0.6, 0.6], [0.05, 0.05, 0.3, 0.3], [0.07] * 4
+    shown = {line.get_color(): list(np.asarray(line.get_ydata())) for line in _curves(mass)}
+    assert shown == {INK: off, BLUE: on, PURPLE: first}
+    assert off in [list(np.asarray(line.get_ydata())) for line in _curves(rate)]
+
+
+def _curves(axes: Axes) -> list[Any]:
+    return [line for line in axes.lines if len(np.asarray(line.get_xdata())) == 4]
 
 
 @pytest.mark.parametrize("name", PANELS)

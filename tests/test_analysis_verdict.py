@@ -82,6 +82,13 @@ def test_sufficiency_tells_parts_of_what_was_lost() -> None:
     assert others["over"] == "2 draws"
 
 
+def test_what_was_lost_whole_can_be_restored() -> None:
+    table = cases.sufficiency(0.9)
+    removed = (table["group"] == "removed") & (table["metric"] == "sink_mass")
+    table.loc[removed, "value"] = 0.0
+    assert read("sufficiency", table).startswith("told apart from every control")  # 95%, 60%
+
+
 @pytest.mark.parametrize(("gain", "reached"), [(0.9, True), (0.0, True), (0.9, False)])
 def test_a_token_that_was_not_reached_says_nothing(gain: float, reached: bool) -> None:
     rows = found("sufficiency", cases.sufficiency(other_token=gain, reached=reached))

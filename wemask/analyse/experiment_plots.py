@@ -162,8 +162,8 @@ def location(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     """Change against intact by the layer that is softened alone, and by groups of layers."""
     figure = Figure(figsize=(WIDTH, 6.2))
     grid = figure.subplots(3, 2, sharey="row", sharex="col", width_ratios=(2.2, 1))
-    alone = table[table["group"] == "one_layer"]["at"].dropna()
-    layers = [int(layer) for layer in sorted(set(alone))]
+    alone: Any = table[table["group"] == "one_layer"]
+    layers = [int(layer) for layer in sorted(set(alone["at"].dropna()))]
     groups = {"before": GREEN, "at": GREEN, "after": GREEN, "random_layers": ORANGE}
     for (left, right), metric in zip(grid, JUDGED, strict=True):
         rows = _measured(table, metric).dropna(subset=["change"])
@@ -239,7 +239,8 @@ def _log_if_dwarfed(axes: Axes, shown: Sequence[float]) -> str:
 @styled
 def dose(table: pd.DataFrame) -> Figure:
     """Sink mass, effective rank, perplexity by rate and strength; colours show the change."""
-    strengths = table[table["group"] != "intact"]["amount"].dropna().nunique()
+    doses: Any = table[table["group"] != "intact"]
+    strengths = doses["amount"].nunique()
     figure, panels = _panels(3, 1, 1.5 + 3 * (0.5 + 0.3 * max(strengths, 1)), JUDGED, sharex=True)
     for axes, metric in zip(panels, JUDGED, strict=True):
         rows, whole = _measured(table, metric).dropna(subset=["rate"]), intact(table, metric)

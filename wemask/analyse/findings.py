@@ -150,6 +150,7 @@ def _lines(
             continue
         before, now, change = (_finite(means[key].mean()) for key in ("before", "value", "change"))
         later = own[own["layer"].fillna(OVERALL) > (OVERALL if after is None else after)]
+        whole = None if words else before  # in other terms it is not the intact model's
         found.append(
             Finding(
                 experiment="",
@@ -159,7 +160,7 @@ def _lines(
                 now=now,
                 change=change,
                 **_range(means, each) if len(means) > 1 else _range(later, "layers"),
-                reading=reading or _reading(metric, before, change, against, blind),
+                reading=reading or _reading(metric, whole, change, against, blind),
             )
         )
     return found
@@ -173,12 +174,12 @@ def _range(rows: Any, each: str) -> dict[str, Any]:
 
 
 def _reading(
-    metric: str, before: float | None, change: float | None, against: Any, blind: str
+    metric: str, whole: float | None, change: float | None, against: Any, blind: str
 ) -> str:
     """What follows from a change beside its controls, of which the nearest draw counts."""
-    if against is None and not blind:
-        return ""
-    if metric == "sink_mass" and before is not None and before < FEW_SINKS:
+    if against is None:
+        return f"{BLIND}: {blind}" if blind else ""
+    if metric == "sink_mass" and whole is not None and whole < FEW_SINKS:
         blind = blind or "there is no sink mass to lose on these texts"
     if blind or change is None:
         return f"{BLIND}: {blind or 'nothing to compare with'}"
@@ -256,7 +257,7 @@ def _sufficiency(tables: Tables, report: MELayerReport) -> list[Finding]:
     again, other = _of(back, "restored"), _of(back, "other_dims")
     token = _of(changed(table, "other_token_before", lost), "other_token")
     grown: Any = overall(token, SIZE)
-    still = not (grown["value"] > (1 + NEGLIGIBLE) * grown["before"]).all()
+    still = (grown["value"] <= (1 + NEGLIGIBLE) * grown["before"]).any()
     none = ("sink_mass", OVERALL) not in lost.dropna()
     look: Any = {"against": other, "blind": "removing it lost no sink mass" if none else ""}
     part: Any = {"metrics": ("sink_mass",), "words": "sink mass, of what was lost", "after": me}

@@ -71,7 +71,7 @@ def by_layer(table: pd.DataFrame, name: str, me_layer: int | None = None) -> Fig
     """One of `PANELS`, of the table that `rows.tidy_layers` makes; `me_layer` is shaded."""
     layers = sorted({int(layer) for layer in table["layer"].dropna()})
     figure = Figure(figsize=(WIDTH, 1.6 + 1.6 * len(PANELS[name])))
-    panels = figure.subplots(len(PANELS[name]), 1, sharex=True, squeeze=False)[:, 0]
+    panels = list(figure.subplots(len(PANELS[name]), 1, sharex=True, squeeze=False)[:, 0])
     for axes, (words, metrics) in zip(panels, PANELS[name].items(), strict=True):
         _draw_lines(axes, _lines(table, metrics), 6.5 if len(layers) < FEW else 3)
         axes.set(ylabel=words, xlabel="decoder layer")
