@@ -14,6 +14,7 @@ from report_cases import ATTACK, made_up_report
 
 from wemask.analyse.figures import build_analysis_figures
 from wemask.analyse.page import AnalysisFacts, condition_summary, render_analysis
+from wemask.analyse.rows import change_words
 
 browser, visit = browser_support.browser, browser_support.visit  # fixtures
 
@@ -40,8 +41,9 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def text() -> str:
     given = cases.tables()
-    figures = build_analysis_figures(given, made_up_report(), softened=[2])
-    return render_analysis(cases.facts(given, notes=["Few texts."]), given, figures)
+    facts = cases.facts(given, notes=["Few texts."])
+    figures = build_analysis_figures(given, made_up_report(), facts["findings"], softened=[2])
+    return render_analysis(facts, given, figures)
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +87,16 @@ def test_all_sections_are_there_in_reading_order(text: str) -> None:
     assert "wemask analyse --model tiny" in words
     assert "tables/layers.parquet" in words
     assert "3.0 seconds in all" in words
-    for sentences in cases.facts(cases.tables())["findings"].values():
-        assert all(sentence in words for sentence in sentences)
+    for row in cases.facts(cases.tables())["findings"]:
+        assert all(row[key] in words for key in ("done", "metric", "over", "reading"))
+        assert change_words(row["change"]) in words or row["change"] is None
 
 
 def test_a_section_without_anything_to_say_is_left_out() -> None:
     given = {"layers": cases.layers(massive=False)}
     facts = cases.facts(given, impossible=[], costs=[])
-    page = render_analysis(facts, given, build_analysis_figures(given, made_up_report()))
+    figures = build_analysis_figures(given, made_up_report(), facts["findings"])
+    page = render_analysis(facts, given, figures)
     assert sections(page) == ["verdict", "layers", "metrics", "experiments", "made"]
     assert "None was run." in page
     facts = cases.facts({})  # a condition that was impossible is said, though there is no table
@@ -102,6 +106,8 @@ def test_a_section_without_anything_to_say_is_left_out() -> None:
 
 
 def test_hostile_strings_stay_text() -> None:
+    attack = dict.fromkeys(("done", "metric", "over", "reading"), ATTACK)
+    attack |= dict.fromkeys(("before", "now", "change", "low", "high"), 0.5)
     facts: AnalysisFacts = cases.facts(
         {},
         command=ATTACK,
@@ -112,7 +118,7 @@ def test_hostile_strings_stay_text() -> None:
         settings={ATTACK: ATTACK},
         notes=[ATTACK],
         files=[ATTACK],
-        findings={name: [ATTACK, ATTACK] for name in ("verdict", "metrics", "dose")},
+        findings=[attack | {"experiment": name} for name in ("necessity", "metrics", "dose")],
         impossible=[{"experiment": "dose", "condition": ATTACK, "reason": ATTACK}],
         model={"name": ATTACK, "path": ATTACK, "parameters": 1, "dtype": ATTACK},
         texts={"description": ATTACK, "count": 1, "tokens": 2, "massive_tokens": 0},

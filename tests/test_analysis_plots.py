@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import analysis_cases as cases
@@ -10,23 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report_cases import made_up_report
 
-from wemask.analyse import cause_plots as experiment_plots
-from wemask.analyse import model_plots as analysis_plots
-from wemask.analyse import operator_plots
+from wemask.analyse import experiment_plots
 from wemask.analyse.figures import build_analysis_figures
-from wemask.report.style import WIDTH
-
-PER_LAYER = ("diversity", "rigidity", "sinks", "writes")
-
-
-def heights(axes: Axes, label: str) -> list[float]:
-    """What a labelled line shows, up the vertical axis."""
-    (line,) = [line for line in axes.lines if line.get_label() == label]
-    return [round(float(y), 6) for y in np.asarray(line.get_ydata())]
-
-
-def title(figure: Figure) -> str:
-    return figure.get_suptitle().replace("\n", " ")
+from wemask.analyse.findings import findings
+from wemask.analyse.layer_plots import PANELS, by_layer
+from wemask.analyse.rows import tidy_layers
+from wemask.report.figures import ReportFigure
+from wemask.report.style import BLUE, INK, PURPLE, WIDTH
 
 
 def can_be_drawn(figure: Figure) -> bool:
@@ -35,39 +25,39 @@ def can_be_drawn(figure: Figure) -> bool:
 
 
 def points(axes: Axes) -> set[tuple[float, float]]:
-    """Every point that a line passes, rounded."""
+    """Every point that a line passes and every dot, rounded."""
     found = [np.asarray(line.get_xydata()) for line in axes.lines]
+    found += [np.asarray(dots.get_offsets()) for dots in axes.collections]
     return {(round(float(x), 4), round(float(y), 4)) for xy in found for x, y in xy}
+
+
+def drawn(tables: dict[str, pd.DataFrame], **more: Any) -> dict[str, ReportFigure]:
+    report = made_up_report()
+    found = build_analysis_figures(tables, report, findings(tables, report), **more)
+    return {figure.name: figure for figure in found}
+
+
+def title(figure: ReportFigure) -> str:
+    return figure.figure.get_suptitle().replace("\n", " ")
 
 
 # -------------------------------------------------------------------------------------- by layer
 
 
-def test_the_sinks_of_every_layer_are_the_tables_and_the_title_sums_them_up() -> None:
-    figure = analysis_plots.sinks(cases.layers(), 1)
-    mass, rate = figure.axes
-    assert (
-        heights(mass, "softening off") == heights(rate, "softening off") == [0.05, 0.05, 0.6, 0.6]
-    )
-    assert heights(mass, "softening on") == [0.05, 0.05, 0.3, 0.3]
-    assert heights(mass, "first token, off") == [0.07] * 4
-    words = "Softening lowers the sink mass from 0.60 to 0.30 after the ME Layer (-50%)"
-    assert title(figure) == words
+def test_lines_by_layer_are_the_tables() -> None:
+    table = tidy_layers(cases.layers(), 1)
+    mass, rate = by_layer(table, "sinks", 1).axes
+    off, on, first = [0.05, 0.05, 0.6, 0.6], [0.05, 0.05, 0.3, 0.3], [0.07] * 4
+    shown = {line.get_color(): list(np.asarray(line.get_ydata())) for line in _curves(mass)}
+    assert shown == {INK: off, BLUE: on, PURPLE: first}
+    assert off in [list(np.asarray(line.get_ydata())) for line in _curves(rate)]
 
 
-def test_diversity_rigidity_and_writes_say_what_came_out() -> None:
-    figure = analysis_plots.diversity(cases.layers(), 1)
-    assert heights(figure.axes[0], "softening on") == [10.0, 11.0, 12.0, 13.0]
-    assert title(figure) == "Softening leaves the effective rank at 12.5 after the ME Layer (0%)"
-    figure = analysis_plots.rigidity(cases.layers(), 1)
-    assert heights(figure.axes[1], "ordinary tokens, off") == [0.25] * 4
-    assert "massive tokens 0.75, ordinary ones 0.25" in title(figure)
-    figure = analysis_plots.writes(cases.layers(), 1)
-    assert heights(figure.axes[0], "attention, on") == [0.04] * 4
-    assert title(figure).startswith("In the ME Layer, 1, the FFN writes 96%")
+def _curves(axes: Axes) -> list[Any]:
+    return [line for line in axes.lines if len(np.asarray(line.get_xdata())) == 4]
 
 
-@pytest.mark.parametrize("name", PER_LAYER)
+@pytest.mark.parametrize("name", PANELS)
 @pytest.mark.parametrize(
     ("table", "me_layer"),
     [
@@ -80,17 +70,9 @@ def test_diversity_rigidity_and_writes_say_what_came_out() -> None:
     ids=["one layer", "80 layers", "no massive token", "off only", "missing columns"],
 )
 def test_figures_by_layer_cope(name: str, table: pd.DataFrame, me_layer: int | None) -> None:
-    figure = getattr(analysis_plots, name)(table, me_layer)
+    figure = by_layer(tidy_layers(table, me_layer), name, me_layer)
     assert figure.get_size_inches()[0] == WIDTH
-    assert "nan" not in title(figure)
     assert can_be_drawn(figure)
-
-
-def test_without_a_massive_token_titles_say_so() -> None:
-    table = cases.layers(massive=False)
-    assert "the first token draws 7% of attention" in title(analysis_plots.sinks(table))
-    assert "nothing is known" in title(analysis_plots.rigidity(table))
-    assert "nothing is known" in title(analysis_plots.writes(table))
 
 
 # ----------------------------------------------------------------------------------- experiments
@@ -98,18 +80,19 @@ def test_without_a_massive_token_titles_say_so() -> None:
 
 def test_necessity_draws_both_sites_and_the_control_layers() -> None:
     figure = experiment_plots.necessity(cases.necessity(0.8, {0: 0.5, 2: 0.0}), 1)
-    magnitude, mass, rank, _ = figure.axes
-    assert heights(magnitude, "what the FFN writes") == [20.0, 110.0, 200.0]
-    assert heights(mass, "what the FFN reads") == [0.08, 0.24, 0.4]
-    assert heights(mass, "intact") == [0.4, 0.4]
-    assert heights(mass, "c = 0 in a layer before it") == [0.2]
-    assert heights(mass, "c = 0 in a layer after it") == [0.4]
-    assert heights(rank, "what the FFN writes") == [20.0] * 3
+    _, mass, rank, _ = figure.axes
+    shown = points(mass)
+    assert {(0, 0.08), (0.5, 0.24), (1, 0.4), (-0.3, 0.2), (-0.3, 0.4)} <= shown
+    assert {(0, 20), (0.5, 20), (1, 20)} <= points(rank)
     assert "layer 0" in [text.get_text() for text in mass.texts]
-    assert title(figure).endswith("layer 1 writes: massive magnitude -90%, sink mass -80%")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [
+        *("intact", "what the FFN reads", "what the FFN writes"),
+        *("c = 0 in a layer before it", "c = 0 in a layer after it"),
+    ]
 
 
-def test_sufficiency_has_a_row_for_every_condition_and_a_point_for_every_draw() -> None:
+def test_sufficiency_has_a_row_for_every_condition_and_a_dot_for_every_draw() -> None:
     figure = experiment_plots.sufficiency(cases.sufficiency())
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows == [
@@ -118,78 +101,86 @@ def test_sufficiency_has_a_row_for_every_condition_and_a_point_for_every_draw() 
     ]
     shown = points(figure.axes[1])
     assert {(0.4, 0), (0.2, 1), (0.29, 2), (0.38, 3), (0.22, 4), (0.24, 4), (0.04, 5)} <= shown
-    assert title(figure).endswith("restores 90% of the lost sink mass; on other dims 10% to 20%")
 
 
 def test_location_shows_changes_in_percent() -> None:
     figure = experiment_plots.location(cases.location(), 1)
     alone, groups = figure.axes[:2]
-    assert {(0, 0), (1, 0), (2, -50)} <= points(alone)
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in alone.patches}  # pyright: ignore
+    assert bars == pytest.approx({0: 0, 1: 0, 2: -50})
     assert {(0, 0), (1, 0), (2, -50), (3, 0), (3, -1)} <= points(groups)
-    words = "Softening changes the sink mass by -50% after the ME Layer, 0% at it, 0% before it"
-    assert title(figure) == words
 
 
-def test_specificity_shows_draws_and_their_mean() -> None:
-    figure = operator_plots.specificity(cases.specificity(uniform=-0.25))
+def test_specificity_shows_every_draw_and_their_band() -> None:
+    figure = experiment_plots.specificity(cases.specificity(uniform=-0.25))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["the operator", "random dims", "uniform damping"]
-    shown = points(figure.axes[0])
-    assert {(-50, 0), (-2, 1), (1, 1), (-25, 2), (-0.5, 0.7), (-0.5, 1.3)} <= shown
-    assert "by -50%, outside the drawn controls' -2.0% to +1.0%" in title(figure)
-    figure = operator_plots.specificity(cases.specificity(real=0.005))
-    assert "within the drawn controls'" in title(figure)
+    assert {(-50, 0), (-2, 1), (1, 1), (-25, 2)} <= points(figure.axes[0])
+    (band,) = figure.axes[0].patches
+    assert band.get_extents().transformed(figure.axes[0].transData.inverted()).intervalx == (
+        pytest.approx((-2, 1))
+    )
 
 
 def test_one_change_that_dwarfs_the_others_gets_a_log_axis() -> None:
-    figure = operator_plots.specificity(cases.specificity(real=-0.01, set_zero=80.0))
+    figure = experiment_plots.specificity(cases.specificity(real=-0.01, set_zero=80.0))
     assert figure.axes[0].get_xscale() == "symlog"
     assert figure.axes[1].get_xscale() == "linear"
     assert figure.axes[0].get_title(loc="left") == "sink mass, % (log)"
 
 
 def test_the_dose_surface_has_each_dose_in_its_place() -> None:
-    figure = operator_plots.dose(cases.dose())
-    shown = {t.get_position(): t.get_text() for t in figure.axes[0].texts}
-    assert shown == {
-        (0, 0): "0.398",
-        (1, 0): "0.380",
-        (2, 0): "0.300",
-        (0, 1): "0.396",
-        (1, 1): "0.360",
-        (2, 1): "0.200",
+    figure = experiment_plots.dose(cases.dose())
+    axes = figure.axes[0]
+    columns, rows = (
+        [t.get_text() for t in ticks]
+        for ticks in (figure.axes[2].get_xticklabels(), axes.get_yticklabels())
+    )
+    shown = {
+        (rows[int(t.get_position()[1])], columns[int(t.get_position()[0])]): t.get_text()
+        for t in axes.texts
     }
-    assert figure.axes[0].get_title(loc="left") == "sink mass (intact 0.4)"
-    assert title(figure).startswith("Over the doses the sink mass changes by -0.5% to -50%")
+    assert shown == {
+        ("0.5", "0.01"): "0.3980",
+        ("0.5", "0.1"): "0.3800",
+        ("0.5", "0.5"): "0.3000",
+        ("1", "0.01"): "0.3960",
+        ("1", "0.1"): "0.3600",
+        ("1", "0.5"): "0.2000",
+    }
+    assert axes.get_title(loc="left") == "sink mass (intact 0.4)"
 
 
-@pytest.mark.parametrize(
-    ("colour", "ink"),
-    [((1, 1, 1, 1), "#222222"), ((0, 0, 0, 1), "white"), ((0.2, 0, 0.3), "white")],
-)
-def test_letters_take_the_better_contrast(colour: Sequence[float], ink: str) -> None:
-    assert operator_plots.ink_on(colour) == ink
+def luminance(colour: Any) -> float:
+    """Relative luminance of (r, g, b) in 0..1, by WCAG 2.2."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def test_ink_is_readable_on_every_colour_of_the_dose_surface() -> None:
+    ink = luminance([int(INK[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    surface = min(luminance(experiment_plots.LIGHT(x)) for x in np.linspace(0, 1, 101))
+    assert (surface + 0.05) / (ink + 0.05) >= 4.5
 
 
 def test_the_quadratic_form_is_drawn_against_what_was_observed() -> None:
     given = cases.quadratic(0.5)
-    rows, dims = ([*given[name].to_dict("records")] for name in ("quadratic", "quadratic_dims"))
-    figure = analysis_plots.quadratic(rows, dims)  # pyright: ignore
+    figure = experiment_plots.quadratic(given["quadratic"], given["quadratic_dims"])
     top, bottom = figure.axes
-    assert heights(top, "its leading pair") == [50.0, 25.0]
-    assert heights(top, "the whole form") == [110.0, 55.0]
-    assert all(math.isnan(y) for y in heights(top, "the FFN's formula"))  # exact is None
-    assert {(0, 0.8), (0, 0.2), (0, 0.1)} <= points(bottom)
-    assert "predicts 50% of what the FFN writes" in title(figure)
-    assert "nan" not in title(analysis_plots.quadratic([{**rows[0], "observed": 0.0}]))  # pyright: ignore
+    assert {(100, 50), (50, 25), (100, 110), (50, 55)} <= points(top)  # exact is None
+    assert (0, 0.8) in points(bottom)
+    (ordinary,) = [c for c in bottom.collections if c.get_label() == "ordinary: mean to largest"]
+    assert ordinary.get_paths()[0].vertices[:, 1] == pytest.approx([0.1, 0.2])
+    tokens = given["quadratic"].assign(observed=0.0)
+    assert can_be_drawn(experiment_plots.quadratic(tokens))
 
 
 DRAW: dict[str, Callable[[Any], Figure]] = {
     "necessity": experiment_plots.necessity,
     "sufficiency": experiment_plots.sufficiency,
     "location": experiment_plots.location,
-    "specificity": operator_plots.specificity,
-    "dose": operator_plots.dose,
+    "specificity": experiment_plots.specificity,
+    "dose": experiment_plots.dose,
 }
 KEPT = {"necessity": "ffn_input", "sufficiency": "intact", "location": "one_layer"}
 
@@ -202,30 +193,50 @@ def test_experiments_cope_with_what_is_missing(name: str) -> None:
     others = table[table["group"] != KEPT.get(name, "wemask")]
     for given in (holes, little, others, little.head(1)):
         figure = DRAW[name](given)
-        assert "nan" not in title(figure)
         assert "nan" not in " ".join(t.get_text() for axes in figure.axes for t in axes.texts)
         assert can_be_drawn(figure)
+        for figure in drawn({name: given}).values():
+            assert "nan" not in title(figure) + figure.alt
 
 
 # ------------------------------------------------------------------------------ for the page
 
 
 def test_every_table_has_its_figures_with_words() -> None:
-    figures = build_analysis_figures(cases.tables(), made_up_report(), softened=[2, 3])
-    assert [f.name for f in figures] == [
+    figures = drawn(cases.tables(), softened=[2, 3])
+    assert list(figures) == [
         *("magnitude_by_layer", "relief", "sinks", "diversity", "rigidity", "writes", "sink_maps"),
         *("necessity", "sufficiency", "location", "specificity", "dose", "quadratic"),
     ]
-    for figure in figures:
+    for figure in figures.values():
         assert len(figure.alt) > 60, figure.name
         assert "nan" not in figure.alt
         assert len(figure.caption) > 60
-    figures = {f.name: f for f in figures}  # the words hold the numbers
-    assert "other dims 0.22 to 0.24" in figures["sufficiency"].alt
-    assert "0.6 to 0.3 (-50%)" in figures["sinks"].alt
-    assert "dim 5: observed 50 to 100" in figures["quadratic"].alt
+    # the words hold the numbers
+    assert "on other dims: sink mass, of what was lost 0.2 to 0.23 (+15%, +10% to +20% over 2" in (
+        figures["sufficiency"].alt
+    )
+    assert "sink mass 0.6 to 0.3 (-50%, -50% to -50% over 2 layers)" in figures["sinks"].alt
+    assert "Dim 5: written, then predicted 75 to 75 (0%" in figures["quadratic"].alt
+
+
+def test_a_title_is_the_finding() -> None:
+    titles = {name: title(figure) for name, figure in drawn(cases.tables()).items()}
+    assert titles["sinks"] == "Softening on: sink mass 0.6 to 0.3 (-50%)"
+    assert titles["diversity"] == "Softening on: effective rank 12.5 to 12.5 (0%)"
+    assert titles["rigidity"].endswith(
+        "cosine of massive tokens 0.75, cosine of ordinary tokens 0.25"
+    )
+    assert titles["writes"] == "What layer 1 writes into massive tokens: its FFN's part 0.96"
+    assert titles["location"] == (
+        "Softened in all layers after the ME Layer: sink mass 0.4 to 0.2 (-50%); told apart from "
+        "every control; the nearest is all before, 0%"
+    )
+    assert titles["dose"] == "Rate 0.5, strength 1: sink mass 0.4 to 0.2 (-50%)"
+    without = drawn({"layers": cases.layers(massive=False).query("state == 'off'")})
+    assert list(without) == ["magnitude_by_layer", "relief", "sinks", "diversity", "rigidity"]
+    assert title(without["sinks"]) == "As it is: sink mass of the first token 0.07"
 
 
 def test_without_tables_the_detection_stands_alone() -> None:
-    alone = build_analysis_figures({"dose": cases.dose().head(0)}, made_up_report())
-    assert [f.name for f in alone] == ["magnitude_by_layer", "relief"]
+    assert list(drawn({"dose": cases.dose().head(0)})) == ["magnitude_by_layer", "relief"]

@@ -177,7 +177,7 @@ def test_an_analysis_is_one_run_with_tables_figures_page_and_means(tmp_path: Pat
         "settings": {"count": 3},
         "texts": {"count": 3},
         "versions": {"wemask": "0"},
-        "findings": {"necessity": ["Sinks fall & rise."]},
+        "findings": [{"experiment": "necessity", "change": -0.5, "low": None, "reading": "<&>"}],
         "me_layer": {"layer": 0},
     }
     log_analysis(facts, {"layers": layers}, tmp_path, {"name": "none"})

@@ -24,9 +24,9 @@ from torch import nn
 from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
 from wemask.analyse.experiments import EXPERIMENTS
 from wemask.analyse.figures import build_analysis_figures
+from wemask.analyse.findings import findings
 from wemask.analyse.page import AnalysisFacts, Cost, Impossible, Texts, render_analysis
 from wemask.analyse.quadratic import quadratic_form
-from wemask.analyse.verdict import findings
 from wemask.checkpoint.fingerprint import sample_weights
 from wemask.decoder.parts import unwrap
 from wemask.detection.me_layer import MELayerReport
@@ -195,7 +195,7 @@ def write_analysis(
         frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
     text = json.dumps(facts, indent=2, allow_nan=False, default=str)
     write_whole(folder / "analysis.json", text + "\n")
-    figures = build_analysis_figures(tables, report)
+    figures = build_analysis_figures(tables, report, facts["findings"])
     for item in figures:
         save_figure(item.figure, folder / "figures" / item.name)
     page = folder / "analysis.html"

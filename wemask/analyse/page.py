@@ -3,11 +3,21 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypedDict
 
 import pandas as pd
 
-from wemask.analyse.rows import METRIC_WORDS, group_words, has_rows, metric_words, overall
+from wemask.analyse.findings import AS_MUCH, NEGLIGIBLE, Finding, headlines, sentence
+from wemask.analyse.rows import (
+    METRIC_WORDS,
+    change_words,
+    group_words,
+    has_rows,
+    metric_words,
+    overall,
+)
 from wemask.detection.me_layer import MELayerReport
 from wemask.report.figures import ReportFigure
 from wemask.report.page import environment, pictures, style
@@ -65,7 +75,7 @@ class AnalysisFacts(TypedDict):
     costs: list[Cost]
     impossible: list[Impossible]
     notes: list[str]  # what a reader must know first; [] for none
-    findings: dict[str, list[str]]  # of `analysis_verdict.findings`: section -> sentences
+    findings: list[Finding]  # of `findings.findings`, in the order of the page
     me_layer: dict[str, Any]  # `MELayerReport.to_dict()`
     files: list[str]  # written beside the page: "tables/necessity.parquet", ...
 
@@ -137,32 +147,35 @@ def render_analysis(
 ) -> str:
     """Render the analysis as one page that loads nothing: style and figures are inside."""
     report = MELayerReport.from_dict(facts["me_layer"])
-    sections = [
-        section
-        for name in QUESTIONS
-        if (section := _section(name, facts, tables))["sentences"] or section["impossible"]
-    ]
-    return (
-        environment(autoescape=True)
-        .get_template("analysis.html")
-        .render(
-            facts=facts,
-            me=report,
-            told=report.told,
-            others=report.others,
-            criterion=report.criterion.describe(),
-            sections=sections,
-            metrics=layer_summary(tables["layers"]) if has_rows(tables, "layers") else None,
-            pictures=pictures(figures),
-            style=style(),
-            total=sum(cost["seconds"] for cost in facts["costs"]),
-        )
+    sections = [_section(name, facts, tables) for name in QUESTIONS]
+    templates = environment(autoescape=True)
+    templates.filters |= {"number": number, "change": change_words}
+    return templates.get_template("analysis.html").render(
+        facts=facts,
+        me=report,
+        told=report.told,
+        others=report.others,
+        criterion=report.criterion.describe(),
+        answers=[sentence(finding, short=True) for finding in headlines(facts["findings"])],
+        sections=[section for section in sections if section["deeds"] or section["impossible"]],
+        deeds=_deeds("metrics", facts),
+        metrics=layer_summary(tables["layers"]) if has_rows(tables, "layers") else None,
+        pictures=pictures(figures),
+        style=style(),
+        total=sum(cost["seconds"] for cost in facts["costs"]),
+        negligible=NEGLIGIBLE,
+        as_much=AS_MUCH,
     )
 
 
+def _deeds(name: str, facts: AnalysisFacts) -> list[list[Finding]]:
+    """The findings of an experiment, together by what was done."""
+    own = (finding for finding in facts["findings"] if finding["experiment"] == name)
+    return [list(lines) for _, lines in groupby(own, key=itemgetter("done"))]
+
+
 def _section(name: str, facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """What the template reads of one question; the reading is the last sentence."""
-    sentences = facts["findings"].get(name, [])
+    """What the template reads of one question."""
     summary = None
     if name == "quadratic" and has_rows(tables, "quadratic_dims"):
         summary = form_summary(tables["quadratic_dims"])
@@ -171,9 +184,7 @@ def _section(name: str, facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame]
     return {
         "name": name,
         "about": QUESTIONS[name],
-        "reading": sentences[-1] if sentences else "",
-        "sentences": sentences,
-        "evidence": sentences[:-1],
+        "deeds": _deeds(name, facts),
         "summary": summary,
         "impossible": [row for row in facts["impossible"] if row["experiment"] == name],
     }

@@ -49,25 +49,7 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
     if compared(results):
         figures.append(_forest_figure(results))
     figures += _study_figures(results)
-    figures.append(
-        described(
-            "magnitude_by_layer",
-            "layers",
-            plots.magnitude_by_layer(layers),
-            "Largest and median magnitude of the hidden state after every layer, over all "
-            "calibration texts. Vertical axes are logarithmic; emb is the embedding output.",
-        )
-    )
-    if layers.relief is not None:
-        figures.append(
-            described(
-                "relief",
-                "layers",
-                plots.relief(layers),
-                "The hidden state of the strongest token: one curtain per layer, the embedding "
-                "output at the back. The walls follow the massive dimensions through the layers.",
-            )
-        )
+    figures += layer_figures(layers)
     if results["softening"] is not None:
         figures.append(
             described(
@@ -79,6 +61,23 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
             )
         )
         figures += _sink_figure(results["softening"])
+    return figures
+
+
+def layer_figures(report: MELayerReport) -> list[ReportFigure]:
+    """Where the massive activation lives: magnitude by layer, and the relief if it is in memory."""
+    caption = (
+        "Largest and median magnitude of the hidden state after every layer, over all calibration "
+        "texts. Vertical axes are logarithmic; emb is the embedding output."
+    )
+    figure = plots.magnitude_by_layer(report)
+    figures = [described("magnitude_by_layer", "layers", figure, caption)]
+    if report.relief is not None:
+        caption = (
+            "The hidden state of the strongest token: one curtain per layer, the embedding output "
+            "at the back. The walls follow the massive dimensions through the layers."
+        )
+        figures.append(described("relief", "layers", plots.relief(report), caption))
     return figures
 
 

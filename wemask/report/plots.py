@@ -33,6 +33,7 @@ from wemask.report.style import (
     drawable,
     layer_axis,
     log_axis,
+    mark_layer,
     plain,
     save_figure,
     size_words,
@@ -115,21 +116,11 @@ def _mark_layers(panels: Sequence[Axes], report: "MELayerReport") -> None:
     """Shade the ME Layer and the layer that erases; the labels stand above the upper panel."""
     marks = ((report.layer, "ME Layer", BLUE), (report.erased_at, "erased in", PURPLE))
     shown = [(layer, words, colour) for layer, words, colour in marks if layer is not None]
-    span = max(len(report.layers) - 1, 1)
+    places = range(len(report.layers))
     for order, (layer, words, colour) in enumerate(shown):
-        for axes in panels:
-            axes.axvline(layer, color=colour, linewidth=7, alpha=0.16, zorder=0)
-        crowded = order > 0 and abs(layer - shown[0][0]) < 0.25 * span
-        panels[0].annotate(
-            f"{words} {layer}",
-            (layer, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 15 if crowded else 3),
-            textcoords="offset points",
-            ha="right" if layer > 0.85 * span else "left" if layer < 0.1 * span else "center",
-            fontsize=9,
-            fontweight="bold",
-        )
+        crowded = order > 0 and abs(layer - shown[0][0]) < 0.25 * max(places[-1], 1)
+        up = 15 if crowded else 3
+        mark_layer(panels, layer, f"{words} {layer}", places, colour, up)
 
 
 # ------------------------------------------------------------------------------- arms compared

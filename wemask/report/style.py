@@ -147,3 +147,39 @@ def layer_axis(panels: Sequence[Axes], layers: Sequence[int]) -> None:
     panels[-1].set_xticks(ticks, [layer_name(tick) for tick in ticks])
     for axes in panels:
         axes.grid(axis="x", visible=False)
+
+
+def mark_layer(
+    panels: Sequence[Axes],
+    layer: int,
+    words: str,
+    layers: Sequence[int],
+    colour: str = BLUE,
+    up: float = 3,
+) -> None:
+    """Shade a layer in all panels; its words stand above the first, inside its width."""
+    for axes in panels:
+        axes.axvline(layer, color=colour, linewidth=7, alpha=0.16, zorder=0)
+    place = (layer - layers[0]) / max(layers[-1] - layers[0], 1)
+    panels[0].annotate(
+        words,
+        (layer, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, up),
+        textcoords="offset points",
+        ha="right" if place > 0.85 else "left" if place < 0.1 else "center",
+        fontsize=9,
+        fontweight="bold",
+    )
+
+
+def one_legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend below for all panels, in place of theirs."""
+    found = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+        if legend := axes.get_legend():
+            legend.remove()
+    if found:
+        figure.legend(found.values(), found.keys(), loc="outside lower left", ncols=2)

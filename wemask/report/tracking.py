@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from wemask.compare.results import ArmInfo, Results
 from wemask.compare.verdict import headline, over_reference
 from wemask.files import digest
 from wemask.train.wandb_service import Say, close_run, open_run
 
 if TYPE_CHECKING:
-    import pandas as pd
     import wandb
 
 ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
@@ -49,7 +50,7 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any], say: Sa
 
 def log_analysis(
     facts: Mapping[str, Any],
-    tables: Mapping[str, "pd.DataFrame"],
+    tables: Mapping[str, pd.DataFrame],
     folder: Path,
     logger: Mapping[str, Any],
     say: Say = print,
@@ -72,12 +73,11 @@ def log_analysis(
     config = {key: facts[key] for key in ("command", "model", "settings", "texts", "versions")}
     with _run(folder, logger, facts["model"]["name"], "analyse", config, say) as run:
         shown = {f"tables/{name}": wandb.Table(dataframe=_plain(of)) for name, of in tables.items()}
-        words = [sentence for part in facts["findings"].values() for sentence in part]
         run.log(
             {
                 **shown,
                 **_figures(folder),
-                "findings": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in words)),
+                "findings": wandb.Table(dataframe=_plain(pd.DataFrame(facts["findings"]))),
                 "analysis": wandb.Html(str(folder / "analysis.html"), inject=False),
             }
         )
@@ -85,7 +85,7 @@ def log_analysis(
         run.summary.update(_means(tables["layers"], -1 if after is None else after))
 
 
-def _means(layers: "pd.DataFrame", after: int) -> dict[str, float]:
+def _means(layers: pd.DataFrame, after: int) -> dict[str, float]:
     later = layers[layers.layer > after].drop(columns=["layer", "sink_mass_by_head"])
     return {
         f"analysis/{state}/{metric}": float(value)
@@ -94,7 +94,7 @@ def _means(layers: "pd.DataFrame", after: int) -> dict[str, float]:
     }
 
 
-def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Without lists, and with None where a value is missing: what a W&B table can hold."""
     kept = frame.drop(columns=["sink_mass_by_head"], errors="ignore").astype(object)
     return kept.where(kept.notna(), None)
