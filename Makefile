@@ -18,7 +18,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c c
 # One process per core, at most four; a file stays in one process, for what its tests share.
 WORKERS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# Extra arguments, e.g. `make test ARGS="tests/test_patch.py -x"`.
+# Extra arguments, e.g. `make test ARGS="tests/operator/test_patch.py -x"`.
 ARGS ?=
 
 STARTED := $(shell date +%s)
@@ -80,11 +80,11 @@ test-real: $(DEV_STAMP) $(REAL_STAMP) ## run the tests on the weights of a real 
 
 # -rs says why something was skipped: without root or the packages nothing of Slurm is tested.
 test-slurm: $(DEV_STAMP) ## start a real Slurm of two nodes on this host and run jobs on it
-	$(BIN)/pytest -m slurm -rs tests/slurm $(ARGS)
+	$(BIN)/pytest -m slurm -rs tests/launch/slurm $(ARGS)
 
 test-distributed: $(DEV_STAMP) ## run the tests of DDP, DeepSpeed and FSDP2 on two CPU ranks
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --timeout 900 tests/test_engines.py \
-		tests/test_engine_faults.py tests/test_launchers.py tests/test_watching_deepspeed.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --timeout 900 tests/train/test_engines.py \
+		tests/train/test_engine_faults.py tests/launch/test_launchers.py tests/train/test_watching_deepspeed.py $(ARGS)
 
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)
@@ -101,21 +101,21 @@ lint-types: $(DEV_STAMP)
 # What is imported is declared: of the package in the dependencies, of the rest also in the dev extra.
 lint-imports: $(DEV_STAMP)
 	$(BIN)/deptry . --extend-exclude tests --extend-exclude benchmarks
-	$(BIN)/deptry . benchmarks tests tests/offline --ignore DEP002,DEP004
+	$(BIN)/deptry . benchmarks tests tests/support/offline --ignore DEP002,DEP004
 
 lint-docker: $(DEV_STAMP)
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker/compose.yaml
 
 lint-shell: $(DEV_STAMP)
-	$(BIN)/shellcheck .ci/run $(wildcard tests/slurm/*.sh)
+	$(BIN)/shellcheck .ci/run $(wildcard tests/launch/slurm/*.sh)
 
 # Tables of docs/ that benchmarks/ writes are what its results say.
 lint-pages: $(DEV_STAMP)
 	$(BIN)/python benchmarks/tables.py --check
 
 try-image: $(DEV_STAMP) ## run the Dockerfile's steps without Docker (root, debootstrap, network)
-	$(BIN)/python tests/image_root.py
+	$(BIN)/python tests/support/image_root.py
 
 bench: $(DEV_STAMP) ## what softening and watching cost here; rewrites docs/performance.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
@@ -143,7 +143,7 @@ format: $(DEV_STAMP) ## let ruff fix and format the code
 	$(BIN)/ruff format .
 
 architectures: $(DEV_STAMP) ## measure every model family and write docs/architectures.md
-	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/architecture_page.py
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/support $(BIN)/python tests/support/architecture_page.py
 
 tiny: $(DEV_STAMP) ## train the embedded model again, from scratch (long; see docs/tiny.md)
 	$(BIN)/python -m recipes.tiny.pretrain $(ARGS)

@@ -12,7 +12,7 @@ import dockerfile
 import image_root
 import pytest
 import yaml
-from conftest import environment
+from clean_environment import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
@@ -273,7 +273,7 @@ def test_the_steps_of_the_dockerfile_run_in_a_debian_root():
     """The one test with a network, for packages: its child gets the machine's environment."""
     ours = environment(Path(), gpu=False)
     with subprocess.Popen(
-        [sys.executable, "tests/image_root.py"],
+        [sys.executable, "tests/support/image_root.py"],
         env={name: value for name, value in os.environ.items() if name not in ours},
         cwd=ROOT,
         stdout=subprocess.PIPE,

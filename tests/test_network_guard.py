@@ -101,7 +101,7 @@ def test_a_swallowed_attempt_fails_the_test_that_made_it(tmp_path):
     (tmp_path / "conftest.py").write_text(
         Path(__file__).with_name("conftest.py").read_text(encoding="utf-8")
     )
-    (tmp_path / "offline").symlink_to(Path(network_guard.__file__).parent)
+    (tmp_path / "support").symlink_to(Path(__file__).parent / "support")
     (tmp_path / "test_sly.py").write_text(
         "import socket\n"
         "def test_sly():\n"

@@ -17,7 +17,7 @@ nothing warns. Right/wrong data are bool or 0/1 scores; everything else is a rea
   minimum detectable        exact power of that test     power of that test
 
 Below the switches the bootstrap covers less than 94% of the time where 95% is asked for: 92% with
-10 discordant items of 500, 93% with 50 skewed scores (t: 95%). tests/test_statistics_rates.py
+10 discordant items of 500, 93% with 50 skewed scores (t: 95%). tests/compare/test_paired_rates.py
 simulates it.
 An interval and a test are two methods: near p = 0.05 one may exclude 0 while the other does not.
 """

@@ -27,7 +27,7 @@ KNOWN: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "qwen3-4b": ((6,), ()),
     "qwen3-14b": ((6,), ()),
     "qwen2.5-14b": ((4,), ()),
-    # by our rule from the per-layer maxima of arXiv 2605.15572 (tests/max_activations.json)
+    # by our rule from the per-layer maxima of arXiv 2605.15572 (tests/support/max_activations.json)
     "qwen2.5-1.5b": ((1,), ()),
     "qwen2.5-7b": ((3,), ()),
     "qwen2.5-32b": ((4,), ()),

@@ -1,0 +1,331 @@
+import json
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from wemask.data import examples as data
+from wemask.data import records
+from wemask.data.examples import DataConfig, load_examples
+from wemask.embedded import problems
+from wemask.errors import ConfigError, DataError
+
+CONF = Path(__file__).parents[2] / "conf"
+PRESETS = sorted(path.stem for path in (CONF / "data").glob("*.yaml"))
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def write(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load(path: Path | str, **kwargs) -> datasets.Dataset:
+    return load_examples(DataConfig(name="jsonl", path=str(path), **kwargs))
+
+
+def first(tmp_path: Path, row: dict, **kwargs) -> dict:
+    example = dict(load(write(tmp_path / "x.jsonl", [row]), **kwargs)[0])
+    assert example.pop("source").endswith("x.jsonl, line 1")
+    return example
+
+
+GSM = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(5)]
+EXPECTED = {"prompt": [user("q")], "completion": [assistant("a")]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "completion": "a"},
+        {"prompt": [user("q")], "completion": "a"},
+        {"prompt": "q", "completion": [assistant("a")]},
+        {"prompt": [user("q")], "completion": [assistant("a")], "prompt_id": "7"},
+        {"prompt": "q", "response": "a"},
+        {"question": "q", "answer": "a"},
+        {"inputs": "q", "targets": "a", "task": "t"},
+        {"instruction": "q", "output": "a", "input": ""},
+        {"instruction": "q", "output": "a"},
+        {"input": "q", "output": "a"},
+        {"problem": "q", "solution": "a"},
+        {"messages": [user("q"), assistant("a")]},
+        {"prompt": "q", "messages": [user("q"), assistant("a")]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"extra_info": {"question": "q", "answer": "a"}, "id": 3},
+    ],
+    ids=lambda row: "+".join(row),
+)
+def test_usual_columns_are_recognised(tmp_path, row):
+    assert first(tmp_path, row) == EXPECTED
+
+
+def test_input_of_an_instruction_is_added_to_the_prompt(tmp_path):
+    row = {"instruction": "Translate.", "input": "Hund", "output": "dog"}
+    assert first(tmp_path, row)["prompt"] == [user("Translate.\n\nHund")]
+    row = {"question": "q", "context": "c", "answer": "a"}
+    assert first(tmp_path, row, columns={"input": "context"})["prompt"] == [user("q\n\nc")]
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"question": "q", "answer": "1", "response": "r"}, "data.columns.completion=response"),
+        ({"prompt": "q", "question": "q", "answer": "a"}, "data.columns.prompt=prompt"),
+        ({"prompt": "q", "completion": "a", "messages": []}, "data.columns.messages=messages"),
+        ({"text": "q a"}, "data.columns.prompt=COLUMN data.columns.completion=COLUMN"),
+        (
+            {"prompt": "q", "extra_info": {"answer": "1", "response": "r"}},
+            "data.columns.prompt=prompt data.columns.completion=extra_info.response",
+        ),
+    ],
+)
+def test_doubtful_columns_are_listed_with_the_line_to_type(tmp_path, row, line):
+    with pytest.raises(DataError) as error:
+        load(write(tmp_path / "x.jsonl", [row]))
+    assert line in str(error.value)
+    assert all(name in str(error.value) for name in records.column_names(row))
+
+
+def test_named_columns_win_and_the_other_role_is_recognised(tmp_path):
+    row = {"prompt": "q", "extra_info": {"answer": "1", "response": "a"}, "answer": "no"}
+    assert first(tmp_path, row, columns={"completion": "extra_info.response"}) == EXPECTED
+    row = {"a.b": "q", "a": {"b": "no"}, "c": "a"}
+    assert first(tmp_path, row, columns={"question": "a.b", "answer": "c"}) == EXPECTED
+    row = {"chat": [user("q"), assistant("a")], "prompt": "no", "completion": "no"}
+    assert first(tmp_path, row, columns={"messages": "chat", "prompt": None}) == EXPECTED
+
+
+def test_a_named_column_that_is_not_there_names_the_nearest(tmp_path):
+    path = write(tmp_path / "x.jsonl", [{"frage": "q", "antwort": "a"}])
+    with pytest.raises(DataError, match=r"'antwrt'.*Did you mean 'antwort'.*frage, antwort"):
+        load(path, columns={"prompt": "frage", "completion": "antwrt"})
+
+
+CHAT = [user("1+1?"), assistant("2"), user("2+2?"), assistant("4")]
+
+
+def test_conversations_train_every_turn_or_the_last(tmp_path):
+    rows = [{"messages": [user("q"), assistant("a")]}, {"messages": CHAT}]
+    path = write(tmp_path / "x.jsonl", rows)
+    examples = load(path)
+    assert examples.column_names == ["messages", "source"]
+    assert examples["messages"][:] == [row["messages"] for row in rows]
+    examples = load(path, turns="last")
+    assert examples.column_names == ["prompt", "completion", "source"]
+    assert examples["prompt"][1] == CHAT[:3]
+    assert examples["completion"][1] == CHAT[3:]
+
+
+def test_the_system_message_is_put_where_there_is_none(tmp_path):
+    row = {"prompt": "q", "completion": "a"}
+    system = {"role": "system", "content": "Be brief."}
+    assert first(tmp_path, row, system="Be brief.")["prompt"] == [system, user("q")]
+    own = {"role": "system", "content": "Own."}
+    row = {"messages": [own, user("q"), assistant("a")]}
+    assert first(tmp_path, row, system="Be brief.")["prompt"] == [own, user("q")]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"question": "q", "answer": "  "}, r"line 2: completion \(column 'answer'\) is empty"),
+        ({"question": "", "answer": "a"}, r"line 2: prompt \(column 'question'\) is empty"),
+        ({"question": "q"}, "line 2: expected a column 'answer', found question"),
+        ({"question": "q", "answer": None}, "expected text or one assistant message, found null"),
+        ({"question": "q", "answer": 7}, "expected text or one assistant message, found int '7'"),
+        ({"question": {"a": 1}, "answer": "a"}, "expected text or a list of messages, found dict"),
+        ({"question": [], "answer": "a"}, "list of messages is empty"),
+        ({"question": ["q"], "answer": "a"}, "message 1: expected role and content, found str"),
+        ({"question": [assistant("q")], "answer": "a"}, "last message of a prompt from the user"),
+        ({"question": [user(" ")], "answer": "a"}, r"message 1 \(user\) is empty"),
+        ({"question": [{"role": "bot"}], "answer": "a"}, "found 'bot'"),
+        ({"question": "q", "answer": [user("a")]}, "expected one assistant message, found user"),
+        ({"question": "q", "answer": []}, "list of messages is empty"),
+    ],
+)
+def test_records_that_cannot_be_used_are_named_with_their_line(tmp_path, row, reason):
+    with pytest.raises(DataError, match=reason) as error:
+        load(write(tmp_path / "x.jsonl", [GSM[0], row]))
+    assert "1 of 2 records" in str(error.value)
+    assert "data.invalid=drop" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([user("q")], "expected the last message from the assistant, found 'user'"),
+        ([assistant("a")], "expected a user message before"),
+        ([user("q"), {**assistant("a"), "tool_calls": [{}]}], "tool calls are not supported"),
+        ("q", "expected a list of messages, found str"),
+    ],
+)
+def test_conversations_that_cannot_be_used_are_named(tmp_path, messages, reason):
+    with pytest.raises(DataError, match=reason):
+        load(write(tmp_path / "x.jsonl", [{"messages": messages}]))
+
+
+def test_all_bad_records_are_counted_and_the_first_ones_shown(tmp_path):
+    bad = [{"question": "", "answer": "a"}] * 8
+    path = write(tmp_path / "x.jsonl", [*GSM, *bad])
+    with pytest.raises(
+        DataError, match=r"8 of 13 records(.|\n)*line 10: (.|\n)*and 3 more"
+    ) as error:
+        load(path)
+    assert str(error.value).count("is empty") == data.SHOWN
+
+
+def test_dropped_records_are_counted_and_named_in_the_log(tmp_path, caplog):
+    path = write(tmp_path / "x.jsonl", [GSM[0], {"question": "", "answer": "a"}, GSM[1]])
+    with caplog.at_level(logging.WARNING):
+        examples = load(path, invalid="drop")
+    assert examples["source"][:] == [f"{path}, line 1", f"{path}, line 3"]
+    assert "1 of 3 records" in caplog.text
+    assert "line 2: prompt (column 'question') is empty" in caplog.text
+
+
+def test_nothing_left_is_an_error_even_when_dropping(tmp_path):
+    path = write(tmp_path / "x.jsonl", [{"question": "", "answer": "a"}])
+    with pytest.raises(DataError, match="None is left"):
+        load(path, invalid="drop")
+
+
+def test_limit_reads_only_the_first_records(tmp_path):
+    path = write(tmp_path / "x.jsonl", [*GSM, {"question": ""}])
+    assert len(load(path, limit=3)) == 3
+    with pytest.raises(DataError):
+        load(path, limit=6)
+
+
+def test_an_unreachable_hub_says_what_was_sought_and_what_to_type(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"ORG/NAME: no such file.*OfflineMode.*data.path=FILE"):
+        load("ORG/NAME")
+
+
+def test_a_hub_dataset_is_read_like_a_file(monkeypatch):
+    calls = []
+
+    def fake(path: str, **kwargs) -> datasets.Dataset:
+        calls.append((path, kwargs))
+        return datasets.Dataset.from_list([{**row, "other": 1} for row in GSM])
+
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    examples = load("openai/gsm8k", hub_config="main", split="test", hub_revision="e53f048")
+    assert calls == [("openai/gsm8k", {"name": "main", "split": "test", "revision": "e53f048"})]
+    assert examples["source"][4] == "openai/gsm8k [test], row 5"
+    assert examples["completion"][4] == [assistant("#### 5")]
+
+
+def test_large_data_are_memory_mapped_and_never_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = write(tmp_path / "x.jsonl", [*GSM, {"question": ""}])
+    small = load(path, invalid="drop")
+    monkeypatch.setattr(data, "MEMORY_ROWS", 2)
+    large = load(path, invalid="drop")
+    assert not small.cache_files
+    assert large.cache_files
+    assert large.to_list() == small.to_list()
+    assert large.features == small.features
+    assert load(path, invalid="drop")._fingerprint == large._fingerprint
+    write(path, [GSM[0], GSM[0], {"question": "new", "answer": "new"}])
+    assert load(path, invalid="drop")["prompt"][2] == [user("new")]  # the same settings as above
+
+
+def test_embedded_problems_come_as_they_are_generated():
+    examples = load_examples(DataConfig(n_train=30, seed=3))
+    items = problems.generate(30, split="train", family="sft", seed=3)
+    assert examples["prompt"][:] == [[user(item["question"])] for item in items]
+    assert examples["completion"][:] == [[assistant(item["answer"])] for item in items]
+    assert len(load_examples(DataConfig(split="test", n_test=7, family="pretrain"))) == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "gsm8kk", "path": "x"}, "Did you mean 'gsm8k'"),
+        ({"name": "gsm8k"}, "data=gsm8k needs data.path="),
+        ({"name": "embedded", "path": "x.jsonl"}, "has no data.path"),
+        ({"split": "tain"}, "Did you mean 'train'"),
+        ({"family": "stf"}, "Did you mean 'sft'"),
+        ({"turns": "lst"}, "Did you mean 'last'"),
+        ({"invalid": "dorp"}, "Did you mean 'drop'"),
+        ({"limit": 0}, "data.limit must be at least 1, got 0"),
+        ({"limit": True}, "data.limit must be"),
+        ({"n_train": 2.5}, "data.n_train must be"),
+        ({"seed": "a"}, "data.seed must be"),
+        ({"columns": {"promt": "x"}}, r"data.columns.promt.*Did you mean 'prompt'"),
+        ({"columns": {"prompt": 3}}, "must be a column name, got 3"),
+        ({"columns": {"prompt": "a", "question": "b"}}, "prompt is already a"),
+        ({"columns": {"messages": "a", "prompt": "b"}}, "not both"),
+        ({"columns": "prompt"}, "must map roles to columns"),
+    ],
+)
+def test_wrong_settings_name_the_nearest(values, message):
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(**values)
+
+
+def test_all_wrong_settings_are_reported_together():
+    with pytest.raises(ConfigError) as error:
+        DataConfig(name="nothing", limit=-1, columns={"x": "y"})
+    assert [word in str(error.value) for word in ("name", "limit", "columns.x")] == [True] * 3
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_makes_a_config(preset):
+    with initialize_config_dir(str(CONF / "data"), version_base="1.3"):
+        values = OmegaConf.to_container(compose(preset))
+    assert values["name"] == preset
+    assert set(values) <= {field.name for field in fields(DataConfig)}
+    if preset != "embedded":
+        values["path"] = values["path"] or "x.jsonl"
+        assert set(values["columns"]) == {"prompt", "completion", "input", "messages"}
+    DataConfig(**values)
+    assert sorted(PRESETS) == sorted(data.NAMES)
+
+
+PRESET_ROWS = {
+    "gsm8k": {"question": "q", "answer": "a"},
+    "gsm8k_cot": {"prompt": [user("q")], "extra_info": {"response": "a", "answer": "no"}},
+    "flan": {"inputs": "q", "targets": "a", "task": "t"},
+    "jsonl": {"instruction": "q", "output": "a"},
+    "parquet": {"question": "q", "answer": "a"},
+}
+
+
+@pytest.mark.parametrize("preset", PRESET_ROWS)
+def test_presets_read_their_layout(tmp_path, preset):
+    pq.write_table(pa.Table.from_pylist([PRESET_ROWS[preset]]), tmp_path / "x.parquet")
+    with initialize_config_dir(str(CONF / "data"), version_base="1.3"):
+        values = OmegaConf.to_container(compose(preset, [f"path={tmp_path}/x.parquet"]))
+    example = load_examples(DataConfig(**values))[0]
+    assert {key: example[key] for key in EXPECTED} == EXPECTED
+
+
+TEXT = st.text(min_size=1, max_size=20).filter(lambda text: text.strip())
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8))
+def test_any_text_survives_the_way_through_a_file(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("any") / "x.jsonl"
+    write(path, [{"question": q, "answer": a} for q, a in rows])
+    examples = load(path)
+    assert [prompt[0]["content"] for prompt in examples["prompt"]] == [q for q, _ in rows]
+    assert [answer[0]["content"] for answer in examples["completion"]] == [a for _, a in rows]
