@@ -198,6 +198,16 @@ def test_normalise_is_idempotent() -> None:
     ]
 
 
+def test_a_sweep_may_be_asked_for_anywhere() -> None:
+    """Hydra's parser refuses words on both sides of a flag; model=custom would be such a word."""
+    for words in (
+        ["model.path=folder", "-m", "seed=0,1"],
+        ["-m", "model.path=folder", "seed=0,1"],
+        ["model.path=folder", "seed=0,1", "-m"],
+    ):
+        assert normalise(words) == ["-m", "model=custom", "model.path=folder", "seed=0,1"]
+
+
 def test_train_overrides_keep_what_decides_the_run_and_nothing_else() -> None:
     words = [
         *("model=tiny", "++trainer.max_steps=4", "seed=2", "operator.layers=[2,3]"),

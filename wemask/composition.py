@@ -20,6 +20,7 @@ TYPED: list[str] = []  # the words of the command line, before `normalise`
 # sbatch, and variables.
 PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
 SLURM = "launcher/slurm.yaml"
+MULTIRUN = ("-m", "--multirun")
 OPTIONAL_GROUPS = ("experiment", "debug")  # Hydra ignores an unknown name of these: we do not
 
 
@@ -56,7 +57,7 @@ def command(name: str, run: Callable[[Any], None]) -> None:
 
     with exit_on_error():
         flags = {word for word in sys.argv[1:] if word.startswith("-")}
-        if flags <= {"-m", "--multirun"}:  # not --help, --cfg and the like
+        if flags <= set(MULTIRUN):  # not --help, --cfg and the like
             words = [word for word in sys.argv[1:] if word not in flags]
             sweep = flags or any(_is_sweep(word) for word in words)
             compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
@@ -107,7 +108,10 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     ]
     chosen = any(word.startswith("model=") for word in words)
     another = any(word.startswith("model.path=") for word in words)
-    return ["model=custom", *words] if another and not chosen else words
+    # argparse, which Hydra uses, gives up on words on both sides of a flag.
+    sweep = [word for word in words if word in MULTIRUN]
+    custom = ["model=custom"] if another and not chosen else []
+    return [*sweep, *custom, *(word for word in words if word not in MULTIRUN)]
 
 
 def train_overrides(arguments: Sequence[str]) -> list[str]:
