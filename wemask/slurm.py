@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import wemask
+from wemask.composition import MULTIRUN
 from wemask.config import RunConfig, digest, run_config
 from wemask.errors import ConfigError, RunFolderError
 from wemask.launcher import LauncherConfig
@@ -110,7 +111,7 @@ def submit_planned() -> None:
 
 def is_sweep(typed: Sequence[str], planned: Sequence[Planned]) -> bool:
     """Whether a command line was a multirun, also where it came to one job only."""
-    return len(planned) > 1 or bool({"-m", "--multirun"} & set(typed))
+    return len(planned) > 1 or bool({*MULTIRUN} & {*typed})
 
 
 def _without_dry_run(words: Sequence[str]) -> list[str]:
