@@ -225,7 +225,7 @@ class Part:
 
 # On an H200 (2026-11-27) a job needed 35 s to begin, mostly imports, 9 s for 272 outputs of GSM8K
 # and 31 s for 541 of IFEval with 400 tokens; five jobs at once trained at 1.1 to 2.4 s a step of 64
-# examples. Four lanes fit 80 GB.
+# examples. That four lanes fit 80 GB is reckoned.
 PARTS = {
     "overhead": Part(share=0.36, jobs=overhead_jobs, figures=overhead_figures),
     "sft": Part(share=0.30, jobs=sft_jobs, figures=sft_figures, lanes=4),

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from wemask.errors import ConfigError, RunFolderError
 from wemask.files import digest
 from wemask.launch.ranks import PATIENCE
-from wemask.settings.composition import job_words, script_path, shown
+from wemask.settings.composition import MULTIRUN, job_words, script_path, shown
 from wemask.settings.config import RunConfig, run_config
 from wemask.settings.launcher import LauncherConfig
 from wemask.train.summary import expected_memory
@@ -107,7 +107,7 @@ def submit_planned(planned: Sequence[Planned], words: Sequence[str]) -> None:
 
 def is_sweep(typed: Sequence[str], planned: Sequence[Planned]) -> bool:
     """Whether a command line was a multirun, also where it came to one job only."""
-    return len(planned) > 1 or bool({"-m", "--multirun"} & set(typed))
+    return len(planned) > 1 or bool({*MULTIRUN} & {*typed})
 
 
 def _without_dry_run(words: Sequence[str]) -> list[str]:
