@@ -84,7 +84,7 @@ test-slurm: $(DEV_STAMP) ## start a real Slurm of two nodes on this host and run
 
 test-distributed: $(DEV_STAMP) ## run the tests of DDP, DeepSpeed and FSDP2 on two CPU ranks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --timeout 900 tests/train/test_engines.py \
-		tests/train/test_engine_faults.py tests/launch/test_launchers.py tests/train/test_watching_deepspeed.py $(ARGS)
+		tests/train/test_engine_faults.py tests/launch/test_launchers.py tests/train/test_monitoring_deepspeed.py $(ARGS)
 
 test-gpu: $(DEV_STAMP) ## run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu --timeout 900 $(ARGS)

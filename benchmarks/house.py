@@ -4,8 +4,8 @@
     python benchmarks/house.py --walk     # and how far a setting and an item walk (a minute)
 
 A walk counts files of ours on the call stack, from the script to the function that uses the value:
-for a setting, from train.py to the call that makes the operator's layer; for an item, all files and
-functions that run between reading a task's file and its p-value, on two items.
+for a setting, from train.py to the call that makes the operator's layer; for an item, those of all
+functions that are given its question or give it back, and those that compute its p-value.
 """
 
 import argparse
@@ -33,18 +33,39 @@ def told(self, **settings):
     return made(self, **settings)
 Softening.__init__ = told
 """
-# Says which functions of ours ran at all while two items were evaluated.
+# Says which functions of ours were given, or gave back, something that holds the item's question,
+# or the comparison of its scores.
 ITEM = """
-import atexit, sys
-seen = set()
-def note(frame, event, argument):
+import atexit, sys, types
+from pathlib import Path
+seen, MARK = {}, "Ninety-nine baskets"
+def holds(value, depth=6):
+    if isinstance(value, str):
+        return MARK in value
+    if depth == 0 or isinstance(value, (types.ModuleType, type, Path)) or callable(value):
+        return False
+    if isinstance(value, dict):
+        return any(holds(v, depth - 1) for v in list(value.values())[:50])
+    if isinstance(value, (list, tuple)):
+        return any(holds(v, depth - 1) for v in value[:50])
+    if type(value).__module__.startswith("wemask"):
+        return holds(dict(getattr(value, "__dict__", {})), depth - 1)
+    if type(value).__name__ == "Dataset":
+        return holds(value.to_list(), depth - 1)
+    return type(value).__name__ == "Instance" and holds([value.doc, value.arguments], depth - 1)
+def note(frame, event, value):
     code = frame.f_code
-    if event == "call" and code.co_filename.startswith(ROOT) and not code.co_name.startswith("<"):
-        seen.add((code.co_filename, code.co_qualname))
+    place = (code.co_filename, code.co_qualname)
+    if event not in ("call", "return") or place in seen or not place[0].startswith(ROOT):
+        return
+    if event == "call":
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        value = {name: frame.f_locals.get(name) for name in names if name != "self"}
+    if holds(value) or type(value).__name__ == "PairedComparison":
+        seen[place] = True
 sys.setprofile(note)
-atexit.register(lambda: print("WALK", *sorted(f"{file}:{name}" for file, name in seen)))
+atexit.register(lambda: print("WALK", *[f"{file}:{name}" for file, name in seen]))
 """
-ROOMS = ("evaluate", "compare")  # where an item goes: read, asked, judged, kept, compared
 
 
 def lines_of(folder: Path) -> int:
@@ -126,17 +147,24 @@ def walked(script: str, before: str, *words: str) -> list[str]:
 def walks() -> dict[str, object]:
     """Through how many files a setting and an item go."""
     setting = walked("train.py", SETTING)
-    asked = ("arms=[base,base_again]", "limit=2", "tasks.synthetic.max_new_tokens=4")
-    item = [
-        place
-        for place in walked("evaluate.py", ITEM, *asked)
-        if place.split("/")[1] in ROOMS and place.startswith("wemask/")
-    ]
-    files = sorted({place.split(":")[0] for place in item})
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "items.jsonl"
+        question = "Ninety-nine baskets hold {} eggs each. How many eggs are there?"
+        rows = [{"question": question.format(n), "answer": f"#### {99 * n}"} for n in (2, 3)]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        item = walked(
+            "evaluate.py",
+            ITEM,
+            *("arms=[base,base_again]", "tasks=[gsm8k]", f"tasks.gsm8k.path={data}"),
+            "tasks.gsm8k.max_new_tokens=4",
+        )
+    item = [place for place in item if place.startswith("wemask/")]
+    files = list(dict.fromkeys(place.split(":")[0] for place in item))
     return {
         "files from train.py to a softened layer": [len(setting), setting],
-        "files, functions of evaluate/ and compare/ for an item": [len(files), len(item)],
+        "files, functions that handle an item": [len(files), len(item)],
         "these files": files,
+        "these functions": item,
     }
 
 

@@ -29,7 +29,7 @@ from wemask.checkpoint.pretrained import load_tokenizer
 from wemask.measure.probe import fixed_probe
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
-from wemask.train.watching import WatchCallback
+from wemask.train.monitoring import WatchCallback
 
 ARMS = ("A", "A/A", "W")
 

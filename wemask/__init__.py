@@ -16,8 +16,8 @@ from wemask.version import __version__
 _HOME = {
     "Criterion": "detection.me_layer",
     "MELayerReport": "detection.me_layer",
-    "LearnableStrength": "operator.strength",
-    "StrengthSchedule": "operator.strength",
+    "LearnableStrength": "operator.settings",
+    "StrengthSchedule": "operator.settings",
     "WeMaskConfig": "operator.settings",
     "SoftenHandle": "operator.handle",
     "WeMaskWarning": "operator.patch",
@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from wemask.evaluate.scoring import answers
     from wemask.operator.handle import SoftenHandle
     from wemask.operator.patch import WeMaskWarning, soften
-    from wemask.operator.settings import WeMaskConfig
-    from wemask.operator.strength import LearnableStrength, StrengthSchedule
+    from wemask.operator.settings import LearnableStrength, StrengthSchedule, WeMaskConfig
 
 
 def __getattr__(name: str) -> Any:

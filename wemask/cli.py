@@ -26,7 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 OPERATOR = "operator settings, e.g. rate=0.01 tokens=primary layers=[2,3]"
-EXPERIMENTS = "necessity, sufficiency, location, specificity, dose, quadratic; all or none [all]"
+EXPERIMENTS_HELP = (
+    "necessity, sufficiency, location, specificity, dose, quadratic; all or none [all]"
+)
 OF_TRAINING = "settings, as for train.py"
 WANDB = "log to W&B (offline unless WANDB_MODE=online)"
 Words = Annotated[list[str] | None, Argument(metavar="KEY=VALUE", help=OPERATOR)]
@@ -100,7 +102,7 @@ def _analyse(
     context: typer.Context,
     chosen: ModelOptions,
     words: Words = None,
-    experiments: Annotated[list[str] | None, Option(metavar="NAME", help=EXPERIMENTS)] = None,
+    experiments: Annotated[list[str] | None, Option(metavar="NAME", help=EXPERIMENTS_HELP)] = None,
     texts: Annotated[Path | None, Option(help=".txt or data file [word problems]")] = None,
     column: Annotated[str | None, Option(help="[text, else all that hold text]")] = None,
     count: Annotated[int, Option(help="texts at most")] = 64,

@@ -21,7 +21,7 @@ from wemask import errors
 from wemask.errors import ConfigError, WemaskError
 
 T = TypeVar("T")
-PATIENCE = 10  # seconds that a rank leaves rank 0 to say what is wrong
+RANK0_SECONDS = 10  # seconds that a rank leaves rank 0 to say what is wrong
 
 
 def rank() -> int:
@@ -192,7 +192,7 @@ def agree(value: str, what: str) -> None:
         )
 
 
-def say(error: WemaskError) -> None:
+def say_once(error: WemaskError) -> None:
     """Print an error once, though every rank has it, and give rank 0 time to do so."""
     if is_main():
         print(f"\nError: {error}", file=sys.stderr, flush=True)
@@ -201,7 +201,7 @@ def say(error: WemaskError) -> None:
     if started() and not error.of_main:
         print(f"\nError on rank {rank()}: {error}", file=sys.stderr, flush=True)
     else:
-        time.sleep(PATIENCE)  # whoever started us ends us when rank 0 is gone
+        time.sleep(RANK0_SECONDS)  # whoever started us ends us when rank 0 is gone
 
 
 def adopt_environment() -> None:

@@ -15,12 +15,12 @@ from torch import nn
 
 from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
-from wemask.compare.results import LayerMetrics as SchemaKeys
-from wemask.compare.results import Results
+from wemask.compare.results import LayerRow, Results
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
-from wemask.evaluate.arms import ARMS, ArmRun
+from wemask.evaluate.arm_run import ArmRun
+from wemask.evaluate.arms import ARMS
 from wemask.evaluate.evaluation import Load, TaskConfig, check_tasks, evaluate_arm
 from wemask.files import digest, saving, say
 from wemask.measure.layer_sums import LayerMetrics
@@ -351,7 +351,7 @@ def _softening(
 
 def _in_schema(rows: list[LayerMetrics]) -> list[dict[str, Any]]:
     """The metrics that results.json holds; `wemask analyse` has all of them."""
-    return [{key: row.to_dict()[key] for key in SchemaKeys.__annotations__} for row in rows]
+    return [{key: row.to_dict()[key] for key in LayerRow.__annotations__} for row in rows]
 
 
 # --- one arm --------------------------------------------------------------------------------------

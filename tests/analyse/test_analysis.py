@@ -11,8 +11,9 @@ from rich.console import Console
 
 from wemask.analyse import analysis
 from wemask.analyse.analysis import CHOICES, AnalysisConfig, analyse
-from wemask.analyse.conditions import COLUMNS, Subject
+from wemask.analyse.conditions import Subject
 from wemask.analyse.experiments import EXPERIMENTS
+from wemask.analyse.rows import COLUMNS
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, RunFolderError

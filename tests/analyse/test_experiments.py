@@ -9,7 +9,7 @@ from families import DIMS, LAYERS, MAGNITUDE, MASSIVE, ME_LAYER, build, detect, 
 from planted.sinks import plant_sinks
 
 import wemask
-from wemask.analyse.conditions import COLUMNS, METRICS, Condition, Subject, table
+from wemask.analyse.conditions import METRICS, Condition, Subject
 from wemask.analyse.experiments import (
     EXPERIMENTS,
     Dose,
@@ -23,6 +23,7 @@ from wemask.analyse.experiments import (
     softened_dims,
     spread,
 )
+from wemask.analyse.rows import COLUMNS, table
 from wemask.errors import ConfigError, DetectionError
 from wemask.evaluate.arms import CONTROLS
 from wemask.measure.layer_sums import Batch

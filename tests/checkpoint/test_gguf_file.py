@@ -22,7 +22,7 @@ from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.cli import main
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ModelError
-from wemask.evaluate.arms import ArmRun
+from wemask.evaluate.arm_run import ArmRun
 from wemask.train.memory import on_meta, shape_of
 
 RELATIVE = ("--criterion", "relative", "--min-ratio", "60", "--min-jump", "5")

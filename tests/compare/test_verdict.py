@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from report_cases import ARMS, ITEMS, made_up, made_up_report, made_up_samples
 
 from wemask.compare.results import Results, validate_results
-from wemask.compare.verdict import birth_sentence, find_comparison, headline, judge, p_words, points
+from wemask.compare.verdict import (
+    birth_sentence,
+    find_comparison,
+    headline,
+    judgement_of,
+    p_words,
+    points,
+)
 from wemask.report.disagreements import disagreements, shorten, visible
 
 
@@ -48,7 +55,7 @@ def test_the_verdict_is_two_sentences_with_all_numbers(results: Results) -> None
 def test_no_difference_is_not_could_not_have_seen_one(change: dict[str, Any], outcome: str) -> None:
     data = made_up()
     data["comparisons"][1].update(change)
-    assert judge(data, data["comparisons"][1]).outcome == outcome
+    assert judgement_of(data, data["comparisons"][1]).outcome == outcome
     sentence = headline(validate_results(data))[1]
     words = {
         "better": "7.0 points higher than SFT",
@@ -70,7 +77,7 @@ def test_a_task_at_its_floor_or_ceiling_tells_nothing(mean: float, outcome: str)
     for scores in data["arms"].values():
         scores["arith"].update(mean=mean, low=mean - 0.01, high=mean + 0.01)
     data["comparisons"][1].update(low=-0.1, high=0.1, delta=0.0, p_holm=1.0)
-    assert judge(data, data["comparisons"][1]).outcome == outcome
+    assert judgement_of(data, data["comparisons"][1]).outcome == outcome
 
 
 def test_a_clear_difference_near_zero_still_counts() -> None:
@@ -78,7 +85,7 @@ def test_a_clear_difference_near_zero_still_counts() -> None:
     for arm, mean in zip(ARMS, (0.0, 0.0, 0.01, 0.04), strict=True):
         data["arms"][arm]["arith"].update(mean=mean, low=0.0, high=0.05)
     data["comparisons"][1].update(delta=0.03, low=0.015, high=0.045, p_holm=0.001)
-    assert judge(data, data["comparisons"][1]).outcome == "better"
+    assert judgement_of(data, data["comparisons"][1]).outcome == "better"
 
 
 def test_the_question_is_the_same_whichever_arm_comes_first(results: Results) -> None:

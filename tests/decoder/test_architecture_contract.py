@@ -38,7 +38,7 @@ from transformers import __version__
 import wemask
 from wemask import WeMaskConfig
 from wemask.errors import ModelError, PatchError
-from wemask.operator.dims import observe
+from wemask.operator.handle import observe
 
 
 def every_seed(quick: tuple[int, ...]) -> list[Any]:

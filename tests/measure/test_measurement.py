@@ -14,7 +14,7 @@ import wemask
 from wemask.errors import DetectionError
 from wemask.measure import metrics
 from wemask.measure.layer_sums import Batch, Median
-from wemask.measure.measurement import Measurement, massive_tokens, measure, probe_batches
+from wemask.measure.measurement import Measurement, measure, primary_tokens, probe_batches
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -209,7 +209,7 @@ def test_other_architectures(family):
 
 def test_massive_tokens_are_those_of_the_thresholds():
     case, (ids, mask, massive) = shared(), inputs()
-    assert torch.equal(massive_tokens(case.model, case.report, ids, mask), massive & mask.bool())
+    assert torch.equal(primary_tokens(case.model, case.report, ids, mask), massive & mask.bool())
     cut = probe_batches(case.model, case.report, ids[1:2], mask[1:2])
     assert cut[0].input_ids.shape == (1, 9)  # pads on the right are cut off
     assert torch.equal(cut[0].massive, massive[1:2, :9])

@@ -10,7 +10,7 @@ from run_support import settings
 
 from wemask.measure.measurement import measure
 from wemask.measure.probe import LENGTH, Probe, fixed_probe, probe_texts
-from wemask.operator.dims import observe
+from wemask.operator.handle import observe
 from wemask.train.prepare import Prepared, prepare
 
 OPERATOR = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from training_oracle import SITES, batch, expected, soften
 
 import wemask
-from wemask.operator.dims import observe
+from wemask.operator.handle import observe
 
 FAMILIES = ["llama", "phi", "gemma2", "olmo2"]
 

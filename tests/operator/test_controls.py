@@ -34,8 +34,8 @@ from wemask import WeMaskConfig
 from wemask.decoder.parts import find_decoder
 from wemask.detection.tracing import trace_layers
 from wemask.errors import ConfigError, ModelError, PatchError
-from wemask.operator.dims import observe
 from wemask.operator.equation import damp_uniformly, fill_dims, soften_dims
+from wemask.operator.handle import observe
 from wemask.operator.tokens import tokens_at
 from wemask.settings.composition import compose, section
 

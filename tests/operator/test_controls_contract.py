@@ -17,7 +17,7 @@ from wemask import WeMaskConfig
 from wemask.checkpoint import contract as validate_module
 from wemask.checkpoint.contract import Check, validate
 from wemask.errors import PatchError
-from wemask.operator.dims import observe
+from wemask.operator.handle import observe
 
 PLACE = 5  # of the wrong token; the probe prompts have a massive one at places 0 to 4
 VISIBLE = 1e-3

@@ -13,7 +13,7 @@ from training_oracle import GIVEN, SITES, batch, soften, truth
 
 import wemask
 from wemask import WeMaskConfig
-from wemask.operator.strength import LearnableStrength
+from wemask.operator.settings import LearnableStrength
 
 MILD = LearnableStrength(initial=0.6, scale=3.0)
 KEYS = {f"model.layers.{i}.self_attn.softening.theta" for i in GIVEN}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import wemask
 from wemask import StrengthSchedule, WeMaskConfig
 from wemask.errors import ConfigError, DetectionError, ModelError, PatchError
-from wemask.operator.dims import observe, probe_ids
+from wemask.operator.handle import observe, probe_ids
 
 VISIBLE = 1e-2  # a softening moves some logit by at least this share of the largest
 

@@ -292,7 +292,9 @@ def test_write_report_without_the_detection_leaves_only_the_relief_out(
 def test_write_report_of_broken_results_writes_nothing(tmp_path: Path) -> None:
     broken = made_up()
     broken["arms"]["sft"]["arith"]["mean"] = math.nan
-    with pytest.raises(DataError, match=r"results.arms.sft.arith.mean must be a finite number, got nan"):
+    with pytest.raises(
+        DataError, match=r"results.arms.sft.arith.mean must be a finite number, got nan"
+    ):
         write_report(broken, tmp_path / "out", None, {})
     assert not (tmp_path / "out").exists()
 

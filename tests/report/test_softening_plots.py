@@ -9,13 +9,13 @@ import pytest
 from matplotlib.colors import to_hex
 from report_cases import made_up, made_up_report
 
-from wemask.compare.results import Softening, validate_results
+from wemask.compare.results import SofteningRecord, validate_results
 from wemask.report import plots
 from wemask.report.report import build_figures
 from wemask.report.softening_plots import SINK, has_sink_maps, sink_count, sink_words
 
 
-def softening(off: Any, on: Any, softened: list[int] | None = None) -> Softening:
+def softening(off: Any, on: Any, softened: list[int] | None = None) -> SofteningRecord:
     """Made-up metrics; `off` and `on` are lists, one per layer, of heads or None."""
 
     def rows(masses: Any) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def softening(off: Any, on: Any, softened: list[int] | None = None) -> Softening
         ]
 
     metrics = {"off": rows(off), "on": rows(on)}
-    return cast(Softening, {"layers": softened or [1], "metrics": metrics})
+    return cast(SofteningRecord, {"layers": softened or [1], "metrics": metrics})
 
 
 def grid(layers: int, heads: int) -> list[list[float]]:

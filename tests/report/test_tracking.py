@@ -85,7 +85,7 @@ def no_wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setattr(wandb_service, "PATIENCE", 2.0)
+    monkeypatch.setattr(wandb_service, "FIRST_ANSWER_SECONDS", 2.0)
     wandb.teardown()
     yield
     wandb.teardown()

@@ -136,7 +136,7 @@ def test_a_hub_that_answers_is_used(monkeypatch):
     asked = hub(monkeypatch, object())
     assert settings("model=smollm2").model.path == SMOLLM2["path"]
     assert settings("model=smollm2").model.stands_for is None
-    assert asked == [(SMOLLM2["path"], {"revision": None, "timeout": packaged.PATIENCE})]  # once
+    assert asked == [(SMOLLM2["path"], {"revision": None, "timeout": packaged.HUB_SECONDS})]  # once
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "model.safetensors.index.json"])

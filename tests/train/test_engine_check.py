@@ -17,7 +17,7 @@ from wemask.train import engine_check as running
 from wemask.train.engine_check import Engine, check_engine, check_resumable, read_engine
 from wemask.train.engine_check import running as runs
 from wemask.train.saved_state import is_whole, last_checkpoint, what_is_wrong
-from wemask.train.trainer import arguments_of
+from wemask.train.training import arguments_of
 
 PRESETS = ("zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
 

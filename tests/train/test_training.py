@@ -38,8 +38,7 @@ from wemask.train import prepare as prepare_module
 from wemask.train import trainer, training
 from wemask.train.prepare import prepare
 from wemask.train.saved_state import last_checkpoint
-from wemask.train.trainer import arguments_of
-from wemask.train.training import train
+from wemask.train.training import arguments_of, train
 
 # --- what a run leaves ----------------------------------------------------------------------------
 

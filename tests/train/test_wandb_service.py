@@ -73,7 +73,7 @@ if sys.argv[1] == "closed":
     server.server_close()
 else:
     threading.Thread(target=server.serve_forever, daemon=True).start()
-wandb_service.PATIENCE = 4
+wandb_service.FIRST_ANSWER_SECONDS = 4
 try:
     run = wandb_service.open_run(
         print, dir=Path(sys.argv[2]), mode="online", project="p", id="abc12345", resume="allow"

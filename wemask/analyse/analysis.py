@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
+from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows
 from wemask.analyse.experiments import EXPERIMENTS
 from wemask.analyse.figures import build_analysis_figures
 from wemask.analyse.findings import findings
 from wemask.analyse.page import AnalysisFacts, Cost, Impossible, Texts, render_analysis
 from wemask.analyse.quadratic import quadratic_form
+from wemask.analyse.rows import table
 from wemask.checkpoint.fingerprint import sample_weights
 from wemask.decoder.parts import unwrap
 from wemask.detection.me_layer import MELayerReport

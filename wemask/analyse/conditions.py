@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 from torch import nn
 
+from wemask.analyse.rows import COLUMNS
 from wemask.decoder.parts import Decoder, find_decoder, unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError, ModelError, PatchError
@@ -22,12 +22,6 @@ METRICS = (
     *("massive_magnitude", "massive_ratio", "sink_mass", "sink_rate", "value_norm_ratio"),
     *("attention_input_rigidity", "matrix_entropy", "effective_rank", "anisotropy", "mean_cosine"),
 )
-COLUMNS = (
-    *("experiment", "group", "at", "amount", "rate", "seed"),
-    *("metric", "layer", "value"),
-)
-
-
 IMPOSSIBLE = (PatchError, ModelError)
 """What `Subject.measure` raises where a model does not allow a condition (no norm weight, say)."""
 
@@ -120,13 +114,3 @@ def condition_rows(condition: Condition, found: Measurement, me_layer: int) -> l
             for row in found.layers
         ]
     return rows
-
-
-def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows -> the tidy table, whole numbers as whole numbers also where some are missing."""
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    for column in ("at", "seed", "layer"):
-        frame[column] = frame[column].astype("Int64")
-    for column in ("amount", "rate", "value"):
-        frame[column] = frame[column].astype("float64")
-    return frame

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows, table
+from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows
 from wemask.analyse.interventions import (
     FFN_SITES,
     ordinary,
@@ -33,6 +33,7 @@ from wemask.analyse.interventions import (
     together,
     write_state,
 )
+from wemask.analyse.rows import table
 from wemask.decoder.parts import effective_scale
 from wemask.errors import ConfigError
 from wemask.evaluate.arms import CONTROLS, DRAWN, control_changes

@@ -20,7 +20,7 @@ from wemask.analyse.rows import (
 )
 from wemask.detection.me_layer import MELayerReport
 from wemask.report.figures import ReportFigure
-from wemask.report.page import environment, pictures, style
+from wemask.report.page import pictures, style, template_environment
 
 # ------------------------------------------------------------------------------- what it is given
 
@@ -148,7 +148,7 @@ def render_analysis(
     """Render the analysis as one page that loads nothing: style and figures are inside."""
     report = MELayerReport.from_dict(facts["me_layer"])
     sections = [_section(name, facts, tables) for name in QUESTIONS]
-    templates = environment(autoescape=True)
+    templates = template_environment(autoescape=True)
     templates.filters |= {"number": number, "change": change_words}
     return templates.get_template("analysis.html").render(
         facts=facts,

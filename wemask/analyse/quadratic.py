@@ -32,7 +32,7 @@ from wemask.decoder.passage import evaluating
 from wemask.detection.calibration import calibration_inputs
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError, ModelError
-from wemask.measure.measurement import massive_tokens
+from wemask.measure.measurement import primary_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +270,7 @@ def _observe(
     finally:
         for hook in hooks:
             hook.remove()
-    massive = massive_tokens(model, report, ids, mask).flatten()[places]
+    massive = primary_tokens(model, report, ids, mask).flatten()[places]
     if not massive.any():
         raise DetectionError(
             f"No token of the given texts is massive after layer {block.index}. Give "

@@ -6,14 +6,17 @@ never an error: conditions can be impossible in a model.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from wemask.analyse.conditions import COLUMNS
 from wemask.compare.verdict import arm_words
 
+COLUMNS = (
+    *("experiment", "group", "at", "amount", "rate", "seed"),
+    *("metric", "layer", "value"),
+)
 METRIC_WORDS = {
     "massive_magnitude": "massive magnitude",
     "massive_ratio": "massive ratio",
@@ -47,6 +50,16 @@ GROUP_WORDS = {
     "wemask": "the operator",
 }
 OVERALL = -1  # where a key must be a number: no layer
+
+
+def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows -> the tidy table, whole numbers as whole numbers also where some are missing."""
+    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    for column in ("at", "seed", "layer"):
+        frame[column] = frame[column].astype("Int64")
+    for column in ("amount", "rate", "value"):
+        frame[column] = frame[column].astype("float64")
+    return frame
 
 
 def metric_words(metric: str) -> str:

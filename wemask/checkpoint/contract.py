@@ -25,8 +25,7 @@ from wemask.detection.gates import gap_around
 from wemask.detection.me_layer import MIN_SEPARATION, MELayerReport
 from wemask.errors import DetectionError, PatchError
 from wemask.measure.measurement import entering
-from wemask.operator.dims import probe_ids
-from wemask.operator.handle import SoftenHandle
+from wemask.operator.handle import SoftenHandle, probe_ids
 from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.settings.texts import load_texts

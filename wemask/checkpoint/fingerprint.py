@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from wemask.decoder.parts import find_decoder, unwrap
 from wemask.decoder.sharded import size, whole
 
-Sample = dict[str, list[float]]
+WeightSample = dict[str, list[float]]
 SIZE = 32  # values of each kind
 ROUNDING = 2.0**-6  # bfloat16 has 8 bits; two roundings, and a margin
 
 
 @torch.no_grad()
-def sample_weights(model: nn.Module) -> Sample | None:
+def sample_weights(model: nn.Module) -> WeightSample | None:
     """Some values of the embeddings and block norms, or None where they cannot be read.
 
     They cannot on the meta device (offloaded), where they are quantised to whole numbers, or are no
@@ -63,7 +63,7 @@ def _spaced(weights: list[Tensor]) -> list[float]:
     return values
 
 
-def same_weights(saved: Sample | None, found: Sample | None) -> bool:
+def same_weights(saved: WeightSample | None, found: WeightSample | None) -> bool:
     """False where both are known and differ by more than the rounding of a dtype.
 
     Raises:

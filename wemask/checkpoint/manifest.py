@@ -13,14 +13,13 @@ from typing import Any
 
 from torch import nn
 
-from wemask.checkpoint.fingerprint import Sample, sample_weights
+from wemask.checkpoint.fingerprint import WeightSample, sample_weights
 from wemask.decoder.parts import unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ModelError, PatchError, WemaskError
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
-from wemask.operator.settings import WeMaskConfig
-from wemask.operator.strength import check_strength, is_number
+from wemask.operator.settings import WeMaskConfig, check_strength, is_number
 
 CONFIG_NAME = "wemask_config.json"
 SCHEMA_VERSION = 2
@@ -34,11 +33,11 @@ _REQUIRED = ("schema_version", "operator", "strength", "layers", "dims", "report
 
 def mark(folder: Path, handle: SoftenHandle) -> None:
     """Make a folder that save_pretrained wrote a softened one: its operator, and the stops."""
-    write_marks(folder, describe(handle))
+    write_marks(folder, manifest_values(handle))
 
 
 def write_marks(folder: Path, values: dict[str, Any]) -> None:
-    """The same for what `describe` said."""
+    """The same for what `manifest_values` said."""
     (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
     _rename(folder / "config.json", "model_type", PREFIX)
     _rename(folder / "adapter_config.json", "peft_type", PREFIX.upper())
@@ -68,7 +67,7 @@ def handle_of(model: nn.Module) -> SoftenHandle:
     return handle
 
 
-def describe(handle: SoftenHandle) -> dict[str, Any]:
+def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
     """What wemask_config.json says; where parameters are sharded, all ranks must ask."""
     config = handle.model.config
     return {
@@ -125,7 +124,7 @@ class Manifest:
     base_revision: str | None
     parts: dict[str, Any]
     """`model.wemask_parts`: names of architecture parts that are not recognised."""
-    weights_sample: Sample | None
+    weights_sample: WeightSample | None
     """None where the weights could not be read when it was written (sharded, quantised)."""
 
 

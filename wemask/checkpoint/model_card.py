@@ -5,8 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from wemask.checkpoint.manifest import Manifest
-from wemask.operator.settings import WeMaskConfig
-from wemask.operator.strength import LearnableStrength
+from wemask.operator.settings import LearnableStrength, WeMaskConfig
 
 _TEXT = """# {title}
 

@@ -21,8 +21,8 @@ from wemask.checkpoint.manifest import (
     PREFIX,
     VARIANT,
     Manifest,
-    describe,
     handle_of,
+    manifest_values,
     mark,
     read_config,
     read_manifest,
@@ -75,7 +75,7 @@ def save(
         options["max_shard_size"] = max_shard_size
     if state_dict is not None:
         options["state_dict"] = state_dict
-    values = describe(handle)
+    values = manifest_values(handle)
     if not write:
         return
     model.save_pretrained(folder, **options)  # pyright: ignore[reportCallIssue]

@@ -20,7 +20,7 @@ from wemask.compare.evaluated_runs import OWN_CONDITIONS, Entry, Groups, tasks_o
 from wemask.compare.results import SCHEMA_VERSION
 from wemask.compare.verdict import NEAR_ZERO
 from wemask.evaluate.arms import ARMS
-from wemask.evaluate.evaluation import TaskResult
+from wemask.evaluate.tasks.stored import TaskResult
 from wemask.settings.run_folder import environment
 
 ALL_PAIRS = 5  # with more arms than this, each is compared with its reference only

@@ -9,7 +9,7 @@ from typing import Any
 from wemask.compare.results import Results, load_results
 from wemask.errors import DataError
 from wemask.evaluate.arms import ARMS
-from wemask.evaluate.evaluation import TaskResult, read_result
+from wemask.evaluate.tasks.stored import TaskResult, read_result
 from wemask.files import digest
 from wemask.settings.run_folder import flat
 

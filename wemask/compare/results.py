@@ -56,7 +56,7 @@ class ModelInfo(TypedDict):
     dtype: str
 
 
-class LayerMetrics(TypedDict):
+class LayerRow(TypedDict):
     """One decoder layer, measured with the softening off or on; None where it does not apply."""
 
     layer: int  # 0-based decoder layer
@@ -70,11 +70,11 @@ class LayerMetrics(TypedDict):
 class SofteningMetrics(TypedDict):
     """The same probe texts through the base model, softening off and on."""
 
-    off: list[LayerMetrics]
-    on: list[LayerMetrics]
+    off: list[LayerRow]
+    on: list[LayerRow]
 
 
-class Softening(TypedDict):
+class SofteningRecord(TypedDict):
     """What the operator does to the base model."""
 
     config: dict[str, Json]  # the fields of WeMaskConfig
@@ -203,7 +203,7 @@ class Results(TypedDict):
     machine: str
     model: ModelInfo
     me_layer: dict[str, Json]  # MELayerReport.to_dict(), a document with its own version
-    softening: Softening | None  # None: nothing to soften
+    softening: SofteningRecord | None  # None: nothing to soften
     tasks: dict[str, TaskInfo]
     settings: dict[str, Json]  # resolved: arm -> every setting that can change its result
     conditions: dict[str, dict[str, Json]]  # task -> engine: batch size, dtype, versions, ...

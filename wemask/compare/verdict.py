@@ -49,7 +49,7 @@ QUESTIONS = (("wemask_sft", "sft"), ("training_free", "base"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Judgement:
     """One comparison and what it allows one to say."""
 
     comparison: Comparison
@@ -125,11 +125,11 @@ def find_comparison(results: Results, task: str, a: str, b: str) -> Comparison |
     return None
 
 
-def judge(results: Results, comparison: Comparison) -> Finding:
+def judgement_of(results: Results, comparison: Comparison) -> Judgement:
     """Classify one comparison by the constants at the top of this file."""
     task = comparison["task"]
     scores = [arm[task] for arm in results["arms"].values() if task in arm]
-    return Finding(
+    return Judgement(
         comparison=comparison,
         outcome=_outcome(comparison, scores),
         mean_a=results["arms"][comparison["a"]][task]["mean"],
@@ -167,7 +167,7 @@ def birth_sentence(me_layer: dict[str, Any], model_name: str) -> str:
     return f"{sentence}; {last}."
 
 
-def finding_words(finding: Finding) -> str:
+def finding_words(finding: Judgement) -> str:
     """One comparison as a clause: "on arith, WeMask-SFT scored 7.5 points higher than SFT: ..."."""
     c = finding.comparison
     a, b, n = arm_words(c["a"]), arm_words(c["b"]), c["n"]
@@ -219,11 +219,13 @@ def _help_sentence(results: Results) -> str:
     return f"Whether WeMask helps was not tested: no pair of arms with and without it ({arms})."
 
 
-def _findings(results: Results, a: str, b: str) -> list[Finding]:
+def _findings(results: Results, a: str, b: str) -> list[Judgement]:
     """All comparisons of arms named a with arms named b, whatever their settings."""
     left, right = arms_named(results, a), arms_named(results, b)
     tasks = ordered_tasks(results)
-    return [judge(results, row) for task in tasks for row in between(results, task, left, right)]
+    return [
+        judgement_of(results, row) for task in tasks for row in between(results, task, left, right)
+    ]
 
 
 def between(
@@ -274,14 +276,14 @@ def specificity(results: Results, real: str) -> str:
         gain = next(iter(over_reference(results, task, labels[0])), None)
         compared = {c: find_comparison(results, task, labels[0], c) for c in controls}
         beaten: dict[str, Outcome] = {
-            c: judge(results, row).outcome for c, row in compared.items() if row is not None
+            c: judgement_of(results, row).outcome for c, row in compared.items() if row is not None
         }
         if gain is not None and beaten:
-            sentences.append(_specific_words(task, judge(results, gain), beaten))
+            sentences.append(_specific_words(task, judgement_of(results, gain), beaten))
     return "".join(f" {_capital(sentence)}." for sentence in sentences)
 
 
-def _specific_words(task: str, gain: Finding, against: Mapping[str, Outcome]) -> str:
+def _specific_words(task: str, gain: Judgement, against: Mapping[str, Outcome]) -> str:
     better = [c for c, outcome in against.items() if outcome == "better"]
     worse = [c for c, outcome in against.items() if outcome == "worse"]
     equal = [arm_words(c) for c in against if c not in better]
@@ -301,7 +303,7 @@ def _specific_words(task: str, gain: Finding, against: Mapping[str, Outcome]) ->
     )
 
 
-def _clauses(findings: list[Finding], pair: str) -> str:
+def _clauses(findings: list[Judgement], pair: str) -> str:
     """Every finding in full where there are few, else grouped by outcome."""
     if len(findings) <= 2:
         return "; ".join(finding_words(f) for f in findings)

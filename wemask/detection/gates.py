@@ -48,7 +48,7 @@ class States:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class GateSplit:
     """A threshold between the strongest tokens and the rest."""
 
     threshold: float
@@ -144,13 +144,13 @@ def _finite(ratio: float) -> float | None:
     return ratio if math.isfinite(ratio) else None
 
 
-def primary_split(states: States) -> Split:
+def primary_split(states: States) -> GateSplit:
     """Between the primary tokens and all others."""
     others = states.values[~states.primary]
     return _split(states, states.values[states.primary], others)
 
 
-def widest_split(states: States) -> Split:
+def widest_split(states: States) -> GateSplit:
     """At or below the weakest primary token, where the gap is widest.
 
     Below all tokens that pass the criterion where the gap there is comfortable: then weaker
@@ -170,16 +170,16 @@ def widest_split(states: States) -> Split:
     return _split(states, ranked[: least + best], ranked[least + best :])
 
 
-def _split(states: States, massive: Tensor, ordinary: Tensor) -> Split:
+def _split(states: States, massive: Tensor, ordinary: Tensor) -> GateSplit:
     smallest, count = float(massive.min()), len(massive)
     if not len(ordinary):  # nothing ordinary was seen: stay below everything massive
-        return Split(threshold=smallest / COMFORTABLE, ratio=math.inf, above=count)
+        return GateSplit(threshold=smallest / COMFORTABLE, ratio=math.inf, above=count)
     largest = max(states.floor, float(ordinary.max()))
     middle = math.sqrt(smallest * largest)
-    return Split(threshold=middle, ratio=smallest / largest, above=count)
+    return GateSplit(threshold=middle, ratio=smallest / largest, above=count)
 
 
-def doubts(states: States, split: Callable[[States], Split]) -> str:
+def doubts(states: States, split: Callable[[States], GateSplit]) -> str:
     """Why a split is not to be trusted, "" where it is.
 
     A half without a primary token makes no split, and one text has no halves: then the ratio alone

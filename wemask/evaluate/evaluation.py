@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from wemask.errors import ConfigError, DataError, WemaskError
 from wemask.evaluate.journal import Journal
 from wemask.evaluate.tasks.samples import Sample, Sent, read_log
-from wemask.evaluate.tasks.settings import OWN_TASKS, TaskConfig, tasks_from_config
 from wemask.evaluate.tasks.stored import TaskResult, by_item, read_result, write_result
+from wemask.evaluate.tasks.task_config import OWN_TASKS, TaskConfig, tasks_from_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -277,9 +277,9 @@ def _judged(
 
 def _key(run: _Run, lm: "WemaskLM", loaded: "LoadedTask", fingerprint: str) -> dict[str, Any]:
     """Everything that could change the result; the path of a file does not, its items do."""
-    from wemask.evaluate.harness import describe
+    from wemask.evaluate.harness import prompts_and_items
 
-    about = describe(lm, loaded, limit=run.limit, seed=run.seed)
+    about = prompts_and_items(lm, loaded, limit=run.limit, seed=run.seed)
     settings = {k: v for k, v in asdict(run.config).items() if k not in ("path", "limit")}
     package = Path(__file__).parent
     template = [about["chat_template"], about["prompts"]]

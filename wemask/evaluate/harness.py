@@ -276,7 +276,9 @@ def run_task(
     return cast(dict[str, list[dict[str, Any]]], cast(Any, results)["samples"])
 
 
-def describe(lm: WemaskLM, loaded: LoadedTask, *, limit: int | None, seed: int) -> dict[str, Any]:
+def prompts_and_items(
+    lm: WemaskLM, loaded: LoadedTask, *, limit: int | None, seed: int
+) -> dict[str, Any]:
     """Return what the items and prompts are: every document, and the first prompt of each task."""
     chat = lm.add_bos_token is False
     items, prompts = list[str](), list[str]()

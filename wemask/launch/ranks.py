@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PATIENCE = "300"  # seconds for ranks that were told to stop: saving a large model takes minutes
+SHUTDOWN_SECONDS = (
+    "300"  # seconds for ranks that were told to stop: saving a large model takes minutes
+)
 
 
 # --- the environment that we were started in ------------------------------------------------------
@@ -36,7 +38,7 @@ def torchrun(arguments: Sequence[str]) -> int:
     Returns:
         0; what the ranks exit with where they said why (2); else 1.
     """
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", PATIENCE)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

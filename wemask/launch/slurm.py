@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wemask.errors import ConfigError, RunFolderError
 from wemask.files import digest
-from wemask.launch.ranks import PATIENCE
+from wemask.launch.ranks import SHUTDOWN_SECONDS
 from wemask.settings.composition import MULTIRUN, job_words, script_path, shown
 from wemask.settings.config import RunConfig, run_config
 from wemask.settings.launcher import LauncherConfig
@@ -31,7 +31,7 @@ JOB = "slurm/job.json"
 TRAINING_ONLY = re.compile(
     r"\+*~?(launcher|method|dry_run|train_missing|paths\.run_dir)\b|--?(m|multirun)$"
 )
-ARMS = {
+EVALUATED_ARMS = {
     frozenset({"sft"}): "arms=[base,sft]",
     frozenset({"wemask"}): "arms=[base,training_free,wemask_sft]",
 }
@@ -186,7 +186,7 @@ def evaluation_after(
     flag = ["-m"] if sweep and _sweeps(typed) else []
     words = [word for word in typed if not TRAINING_ONLY.match(word)]
     given = {word.partition("=")[0].lstrip("+") for word in launcher.evaluate_words}
-    arms = ARMS.get(frozenset(run.config.method for run in planned))
+    arms = EVALUATED_ARMS.get(frozenset(run.config.method for run in planned))
     words += [arms] if arms and "arms" not in given else []
     words += ["train_missing=false"] if "train_missing" not in given else []
     return [*flag, *words, *launcher.evaluate_words]
@@ -253,7 +253,9 @@ def _render(
         python=launcher.python or sys.executable,
         nodes=launcher.nodes,
         cpus=launcher.cpus_per_task,
-        patience=max(launcher.signal_seconds, 30) if launcher.signal_seconds else int(PATIENCE),
+        patience=max(launcher.signal_seconds, 30)
+        if launcher.signal_seconds
+        else int(SHUTDOWN_SECONDS),
         wait=launcher.signal_seconds // 2,
         requeue=launcher.requeue,
     )

@@ -109,7 +109,7 @@ def status(folder: Path) -> list[tuple[str, str]]:
         RunFolderError: it is no run folder.
         ConfigError: squeue does not answer.
     """
-    from wemask.settings.lock import describe, holder
+    from wemask.settings.lock import holder, holder_words
     from wemask.train.progress import Progress
     from wemask.train.saved_state import last_checkpoint
 
@@ -120,7 +120,7 @@ def status(folder: Path) -> list[tuple[str, str]]:
         )
     lines = [("run", str(folder)), *_jobs(folder)]
     if (owner := holder(folder)) is not None:
-        lines.append(("in use by", describe(owner)))
+        lines.append(("in use by", holder_words(owner)))
     if (progress := Progress.read(folder)) is not None:
         lines.append(("step", f"{progress.step} of {progress.max_steps}"))
         lines.append(("loss", "unknown" if progress.loss is None else f"{progress.loss:.4f}"))

@@ -80,12 +80,12 @@ def probe_batches(
     ):
         width = int(mask.any(0).nonzero().max()) + 1
         ids, mask = ids[:, :width], mask[:, :width]
-        massive = massive_tokens(model, report, ids, mask)
+        massive = primary_tokens(model, report, ids, mask)
         batches.append(Batch(input_ids=ids, attention_mask=mask, massive=massive))
     return batches
 
 
-def massive_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: Tensor) -> Tensor:
+def primary_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: Tensor) -> Tensor:
     """The real tokens that the ME Layer makes massive, bool [B, T] on the CPU.
 
     Told where that is clearest; where primary tokens are told from weaker ones nowhere, all.

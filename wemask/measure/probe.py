@@ -18,8 +18,7 @@ from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs, 
 from wemask.detection.me_layer import MELayerReport
 from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import Measurement, measure, probe_batches
-from wemask.operator.dims import observing
-from wemask.operator.handle import SoftenHandle
+from wemask.operator.handle import SoftenHandle, observing
 
 TEXTS = CALIBRATION_TEXTS[:4]  # beside the report's probe prompt
 LENGTH = 64  # tokens of a text at most: T of the sink rate by convention (arXiv 2410.10781)

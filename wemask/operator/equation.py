@@ -8,7 +8,7 @@ and nothing else changes: not the residual stream, not other tokens, not other l
 With s = 0 it is the identity, bit for bit.
 
 Pure functions of tensors. Which tokens: `tokens.py`; m: `top_dims` of the ME Layer's norm weight
-(`dims.py`); s: `strength.py`; all choices: `settings.py`; into a model: `layers.py`, `patch.py`.
+(`dims.py`); s and all other choices: `settings.py`; into a model: `layers.py`, `patch.py`.
 Shapes: B batch, T tokens, D hidden size, k softened dims.
 """
 

@@ -1,19 +1,22 @@
-"""The handle of a softened model: what was touched, the strength in force, and the way back."""
+"""The handle of a softened model: what was touched, the strength in force, and the way back.
+
+`observe` and `observing` say what the softening does to a prompt.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wemask.decoder.parts import Block
+from wemask.decoder.passage import evaluating
 from wemask.decoder.sharded import whole
 from wemask.errors import PatchError
-from wemask.operator.layers import Softening, restore_classes, swap_classes
-from wemask.operator.settings import WeMaskConfig
-from wemask.operator.strength import check_strength
+from wemask.operator.layers import Observation, Softening, restore_classes, swap_classes
+from wemask.operator.settings import WeMaskConfig, check_strength
 
 if TYPE_CHECKING:
     from wemask.detection.me_layer import MELayerReport
@@ -155,3 +158,37 @@ def _strength(softening: Softening) -> float:
         return softening.strength
     assert softening.theta is not None
     return float(softening.s_of(whole(softening.theta)))
+
+
+@contextmanager
+def observing(handle: SoftenHandle, mask: Tensor | None = None) -> Iterator[dict[int, Observation]]:
+    """Within it, each softened layer says what it touches; of pads (0 in the mask) nothing."""
+    observed = {s.index: Observation(mask) for s in handle.softenings()}
+    try:
+        for softening in handle.softenings():
+            softening.observed = observed[softening.index]
+        yield observed
+    finally:
+        for softening in handle.softenings():
+            softening.observed = None
+
+
+@torch.no_grad()
+def observe(
+    handle: SoftenHandle, model: nn.Module, input_ids: Tensor | None = None, **inputs: Any
+) -> dict[int, Observation]:
+    """Run a prompt (default: the report's) and say what each softened layer touched."""
+    if input_ids is None:
+        input_ids = probe_ids(model, handle.report)
+    with observing(handle) as observed, evaluating(model):
+        model(input_ids=input_ids, use_cache=False, **inputs)
+    return observed
+
+
+def probe_ids(model: nn.Module, report: "MELayerReport | None") -> Tensor:
+    """Token ids [1, T] that show a massive token: the report's, else the first ids of the model."""
+    embeddings = model.get_input_embeddings().weight  # pyright: ignore
+    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
+    if report is not None and report.probe_ids:
+        return torch.tensor([report.probe_ids], device=device)
+    return torch.arange(min(8, embeddings.shape[0]), device=device).unsqueeze(0)

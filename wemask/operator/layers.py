@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from wemask.errors import PatchError
 from wemask.operator.equation import batch_activation_dims, damp_uniformly, fill_dims, soften_dims
-from wemask.operator.settings import WeMaskConfig
-from wemask.operator.strength import LearnableStrength
+from wemask.operator.settings import LearnableStrength, WeMaskConfig
 from wemask.operator.tokens import massive_tokens, tokens_at
 
 

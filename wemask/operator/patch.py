@@ -10,6 +10,7 @@ and FSDP (which wraps by class name) see the module that they know.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +27,9 @@ from wemask.decoder.parts import (
 from wemask.decoder.passage import evaluating
 from wemask.detection.me_layer import layers_by_reason
 from wemask.errors import ConfigError, DetectionError, PatchError
-from wemask.operator.dims import choose_dims, choose_fill, observe, probe_ids
-from wemask.operator.handle import SoftenHandle
-from wemask.operator.layers import Softening
+from wemask.operator.dims import choose_dims, choose_fill
+from wemask.operator.handle import SoftenHandle, observe, probe_ids
+from wemask.operator.layers import Observation, Softening
 from wemask.operator.settings import WeMaskConfig
 
 if TYPE_CHECKING:
@@ -93,8 +94,13 @@ def soften(
     try:
         _install(handle, decoder, layers)
         _check_dims(dims, decoder, layers)
-        _set_dims(handle, choose_dims(handle, base, decoder) if dims is None else dims)
-        _set_fill(handle, choose_fill(handle, base) if fill is None else fill)
+        if dims is None:
+            seen = partial(_unsoftened, handle, base)
+            dims = choose_dims(config, report, handle.layers, decoder, seen)
+        _set_dims(handle, dims)
+        if fill is None:
+            fill = choose_fill(config, handle.dims, partial(_unsoftened, handle, base))
+        _set_fill(handle, fill)
         if learned:
             handle.learned = learned
         _probe(handle, base)
@@ -313,6 +319,11 @@ def _check_dims(
 def _device(layer: nn.Module) -> torch.device:
     devices = {p.device for p in layer.parameters() if not p.is_meta}
     return next(iter(devices), torch.device("cpu"))
+
+
+def _unsoftened(handle: SoftenHandle, model: nn.Module) -> dict[int, Observation]:
+    with handle.at_strength(0.0):
+        return observe(handle, model)
 
 
 def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) -> None:

@@ -26,7 +26,7 @@ class ArmOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
+class Disagreement:
     """One item and what every arm made of it."""
 
     task: str
@@ -40,7 +40,7 @@ class Example:
 class Disagreements:
     """Some of the items that divide the arms, and how many there are."""
 
-    shown: list[Example]
+    shown: list[Disagreement]
     total: int
 
 
@@ -50,7 +50,7 @@ def disagreements(results: Results, samples: Samples, per_pair: int = PER_PAIR) 
     `samples[(arm, task)]` are the records of samples.jsonl. For every ordered pair of arms of a
     task the first `per_pair` items are taken, so that no pair is crowded out by a stronger one.
     """
-    shown: list[Example] = []
+    shown: list[Disagreement] = []
     total = 0
     arms = main_arms(results)
     for task in ordered_tasks(results):
@@ -126,7 +126,7 @@ def _spread(
     return chosen
 
 
-def _example(task: str, item: Sequence[Mapping[str, object]]) -> Example:
+def _example(task: str, item: Sequence[Mapping[str, object]]) -> Disagreement:
     outputs = [
         ArmOutput(
             arm=str(record["arm"]),
@@ -138,7 +138,7 @@ def _example(task: str, item: Sequence[Mapping[str, object]]) -> Example:
         for record in item
     ]
     first = item[0]
-    return Example(
+    return Disagreement(
         task=task,
         id=str(first["id"]),
         prompt=shorten(str(first["prompt"])),

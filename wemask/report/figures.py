@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from wemask.compare.results import Results, Softening
+from wemask.compare.results import Results, SofteningRecord
 from wemask.compare.verdict import (
     arm_words,
     compared,
@@ -148,7 +148,7 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
 
 
-def _sink_figure(softening: Softening) -> list[ReportFigure]:
+def _sink_figure(softening: SofteningRecord) -> list[ReportFigure]:
     """The sink maps; none where the attention of single heads was not measured."""
     if not has_sink_maps(softening["metrics"]):
         return []

@@ -43,9 +43,9 @@ def svg_uri(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{encoded}"
 
 
-def environment(*, autoescape: bool) -> Environment:
+def template_environment(*, autoescape: bool) -> Environment:
     """Templates of this package, with the filters that they share."""
-    environment = Environment(
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=autoescape,
         undefined=StrictUndefined,  # a misspelt name is an error, not a hole in the page
@@ -53,7 +53,7 @@ def environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
+    templates.filters |= {
         "arm": arm_words,
         "percent": percent,
         "points": points,
@@ -65,7 +65,7 @@ def environment(*, autoescape: bool) -> Environment:
         "cell": _markdown_cell,
         "fenced": _markdown_fence,
     }
-    return environment
+    return templates
 
 
 def _yaml(settings: dict[str, Any]) -> str:

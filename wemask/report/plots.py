@@ -14,7 +14,7 @@ from wemask.compare.verdict import (
     NEAR_ZERO,
     arm_words,
     compared,
-    judge,
+    judgement_of,
     ordered_tasks,
     p_words,
     points,
@@ -222,7 +222,7 @@ def _left_of(axes: Axes, y: float, up: float, text: str, **look: Any) -> None:
 
 
 def _forest_title(results: "Results") -> str:
-    found = [judge(results, c).outcome for c in compared(results)]
+    found = [judgement_of(results, c).outcome for c in compared(results)]
     if not found:
         return "No two arms were compared"
     clear = sum(outcome in ("better", "worse") for outcome in found)

@@ -23,7 +23,7 @@ from wemask.compare.verdict import (
     difference_words,
     finding_words,
     headline,
-    judge,
+    judgement_of,
     main_arms,
     ordered_tasks,
     real_arms,
@@ -31,9 +31,9 @@ from wemask.compare.verdict import (
 from wemask.detection.me_layer import MELayerReport
 from wemask.files import write_whole
 from wemask.report import plots, study_plots
-from wemask.report.disagreements import Example, Samples, disagreements
+from wemask.report.disagreements import Disagreement, Samples, disagreements
 from wemask.report.figures import ReportFigure, build_figures
-from wemask.report.page import TEMPLATES, environment, pictures, style
+from wemask.report.page import TEMPLATES, pictures, style, template_environment
 
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
 
@@ -86,7 +86,7 @@ def render_html(
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        environment(autoescape=True)
+        template_environment(autoescape=True)
         .get_template("report.html")
         .render(
             _facts(results, samples),
@@ -103,7 +103,7 @@ def render_markdown(
     results: Results, figures: Sequence[ReportFigure], samples: Samples | None = None
 ) -> str:
     """Render the report for GitHub; it links figures/NAME.png beside it."""
-    template = environment(autoescape=False).get_template("report.md")
+    template = template_environment(autoescape=False).get_template("report.md")
     return template.render(_facts(results, samples), figures=figures)
 
 
@@ -133,7 +133,7 @@ def _score_words(score: Any) -> str:
 
 def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     """What both templates read."""
-    findings = [judge(results, comparison) for comparison in compared(results)]
+    findings = [judgement_of(results, comparison) for comparison in compared(results)]
     detected = MELayerReport.from_dict(results["me_layer"])
     return {
         "results": results,
@@ -167,7 +167,7 @@ def _specific(results: Results) -> list[dict[str, Any]]:
                         "task": task,
                         "arm": arm,
                         "gain": gain,
-                        "against": against and judge(results, against),
+                        "against": against and judgement_of(results, against),
                         "budget": info[arm]["budget"],
                     }
                 )
@@ -178,11 +178,11 @@ def _sentence(clause: str) -> str:
     return f"{clause[:1].upper()}{clause[1:]}."
 
 
-def _first_examples(shown: Sequence[Example], task: str) -> list[Example]:
+def _first_examples(shown: Sequence[Disagreement], task: str) -> list[Disagreement]:
     """Two examples of a task, if possible such that divide the arms in question."""
     pair = set(QUESTIONS[0])
 
-    def beside_the_point(example: Example) -> bool:
+    def beside_the_point(example: Disagreement) -> bool:
         return len({o.correct for o in example.outputs if o.arm in pair}) < 2
 
     return sorted((e for e in shown if e.task == task), key=beside_the_point)[:2]

@@ -22,7 +22,7 @@ from wemask.report.style import (
 )
 
 if TYPE_CHECKING:
-    from wemask.compare.results import LayerMetrics, Softening, SofteningMetrics
+    from wemask.compare.results import LayerRow, SofteningMetrics, SofteningRecord
 
 SINK = 0.3
 """A (layer, head) pair with more sink mass than this counts as a sink (arXiv 2410.10781)."""
@@ -78,12 +78,12 @@ def moved_words(what: str, off: float, on: float, words: Callable[[float], str])
     return f"{'lowers' if on < off else 'raises'} {what} from {words(off)} to {words(on)}"
 
 
-def _mean_of(rows: "list[LayerMetrics]", key: Literal["sink_mass"]) -> float:
+def _mean_of(rows: "list[LayerRow]", key: Literal["sink_mass"]) -> float:
     values = [row[key] for row in rows if row[key] is not None]
     return float(np.mean(np.array(values, dtype=float))) if values else math.nan
 
 
-def _peak_of(rows: "list[LayerMetrics]") -> float:
+def _peak_of(rows: "list[LayerRow]") -> float:
     return max((m for row in rows if (m := row["massive_max"]) is not None), default=math.nan)
 
 
@@ -91,7 +91,7 @@ def _peak_of(rows: "list[LayerMetrics]") -> float:
 
 
 @styled
-def sink_maps(softening: "Softening") -> Figure:
+def sink_maps(softening: "SofteningRecord") -> Figure:
     """Sink mass of every (layer, head), softening off and on side by side, on one colour scale.
 
     `softening` is `results["softening"]`. A bar marks the softened layers, a line in the scale the

@@ -14,7 +14,7 @@ from wemask.compare.verdict import (
     arm_words,
     arms_named,
     between,
-    judge,
+    judgement_of,
     over_reference,
     points,
 )
@@ -66,7 +66,7 @@ def controls(results: Results, task: str, real: str) -> Figure:
 def apart(results: Results, task: str, real: str, control: str) -> bool:
     """Whether a control is told apart from its real arm."""
     rows = between(results, task, arms_named(results, real), [control])
-    return any(judge(results, row).outcome in ("better", "worse") for row in rows)
+    return any(judgement_of(results, row).outcome in ("better", "worse") for row in rows)
 
 
 def seeded_arms(results: Results, task: str) -> dict[str, dict[int, float]]:

@@ -92,7 +92,7 @@ class exit_on_error:  # noqa: N801  (reads as a statement)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, WemaskError):
-            distributed.say(error)
+            distributed.say_once(error)
             raise SystemExit(error.exit_code) from None
         if isinstance(error, KeyboardInterrupt):
             print("\nInterrupted. The same command resumes.", file=sys.stderr)

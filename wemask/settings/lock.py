@@ -44,13 +44,13 @@ def locked(folder: Path, say: Say = print) -> Iterator[None]:
         lock = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise RunFolderError(
-            f"{folder} is in use by {describe(holder(folder) or {})}: two jobs on one run folder "
-            "would destroy each other's checkpoints. Wait for it or end it; the same command then "
-            f"resumes. (If you know that it is dead: rm {folder / LOCK})"
+            f"{folder} is in use by {holder_words(holder(folder) or {})}: two jobs on one run "
+            "folder would destroy each other's checkpoints. Wait for it or end it; then the same "
+            f"command resumes. (If you know that it is dead: rm {folder / LOCK})"
         ) from error
     with lock:
         if (left := holder(folder)) is not None:
-            say(f"The lock of {describe(left)} was taken over: it ended without letting go.")
+            say(f"The lock of {holder_words(left)} was taken over: it ended without letting go.")
         write_whole(folder / NAME, json.dumps(ourselves))
         try:
             yield
@@ -69,7 +69,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else {}
 
 
-def describe(owner: dict[str, Any]) -> str:
+def holder_words(owner: dict[str, Any]) -> str:
     """A holder in words."""
     job = f", Slurm job {owner['job']}" if owner.get("job") else ""
     since = f", since {owner['since']}" if owner.get("since") else ""

@@ -14,7 +14,7 @@ from pathlib import Path
 from wemask.errors import ModelError
 
 PREFIX = "package:"
-PATIENCE = 5  # seconds that the hub may take to answer
+HUB_SECONDS = 5  # seconds that the hub may take to answer
 _FORM = re.compile(rf"{PREFIX}([\w.-]+)==([\w.]+)(?:#sha256=([0-9a-f]{{64}}))?")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -79,7 +79,7 @@ def can_be_had(name: str, revision: str | None) -> bool:
         if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
             return True
     try:  # not from_pretrained: that tries for a minute
-        HfApi().model_info(name, revision=revision, timeout=PATIENCE)
+        HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
     except (OSError, httpx.HTTPError):
         return False
     return True

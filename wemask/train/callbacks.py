@@ -1,4 +1,4 @@
-"""What a training run changes from step to step, and survives; watching.py: what it logs."""
+"""What a training run changes from step to step, and survives; monitoring.py: what it logs."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from wemask import distributed
 from wemask.operator.handle import SoftenHandle
-from wemask.operator.strength import StrengthSchedule
+from wemask.operator.settings import StrengthSchedule
 
 
 class SofteningCallback(TrainerCallback):

@@ -176,7 +176,7 @@ def estimate_run(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Memory:
     stage = zero.get("stage", 0)
     if config.fsdp:
         stage = 3 if config.fsdp.get("reshard_after_forward", True) else 2
-    # as trainer.py has it: half precision where the model is in it and the machine can
+    # as training.py has it: half precision where the model is in it and the machine can
     half = bool(trainer.get("bf16", on_gpu and shape.bytes_each == 2) or trainer.get("fp16"))
     return estimate(
         replace(shape, bytes_each=2) if half and config.deepspeed else shape,

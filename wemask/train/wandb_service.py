@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import wandb
 
 EVENTS = ("on_log", "on_save", "on_evaluate", "on_predict", "on_train_end")
-PATIENCE = 30.0  # seconds for the server's first answer; W&B's own 90 look like a hang
+FIRST_ANSWER_SECONDS = 30.0  # seconds for the server's first answer; W&B's own 90 look like a hang
 FINISH = 120.0  # seconds for what is left to upload at the end; W&B's own are without end
 # What a server that was reached says to a key, a team or a project: to try later is of no use.
 REFUSED = re.compile(r"error 40[0134]\b|permission denied|unauthori[sz]ed", re.IGNORECASE)
@@ -45,7 +45,7 @@ def open_run(
     from wandb.errors import AuthenticationError, CommError
 
     limits: dict[str, Any] = {
-        "init_timeout": PATIENCE,
+        "init_timeout": FIRST_ANSWER_SECONDS,
         "finish_timeout": FINISH,
         "finish_timeout_raises": True,
     }

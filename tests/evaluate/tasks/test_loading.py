@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from wemask.errors import ConfigError, DataError
 from wemask.evaluate.evaluation import OWN_TASKS, TaskConfig, check_tasks, tasks_from_config
 from wemask.evaluate.tasks import loading
-from wemask.evaluate.tasks.settings import JUDGED_TASKS, TASK_FOLDER
+from wemask.evaluate.tasks.task_config import JUDGED_TASKS, TASK_FOLDER
 
 CHOICE = {
     "task": "colours",

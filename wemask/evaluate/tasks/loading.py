@@ -21,7 +21,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from wemask.errors import ConfigError, DataError, WemaskError, nearest
 from wemask.evaluate.tasks import local
-from wemask.evaluate.tasks.settings import OWN_TASKS, TASK_FOLDER, TaskConfig
+from wemask.evaluate.tasks.task_config import OWN_TASKS, TASK_FOLDER, TaskConfig
 
 PLAIN_STOP = ["Question:"]  # without a chat template a model runs on into the next question
 

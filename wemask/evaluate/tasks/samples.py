@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from wemask.errors import ConfigError
-from wemask.evaluate.tasks.settings import TaskConfig
+from wemask.evaluate.tasks.task_config import TaskConfig
 
 PREFERRED = ("acc", "exact_match", "prompt_level_strict_acc")
 

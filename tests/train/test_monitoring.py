@@ -15,8 +15,8 @@ from transformers import TrainerControl, TrainerState
 from wemask.errors import ConfigError, DetectionError, ModelError
 from wemask.measure.probe import Probe, fixed_probe
 from wemask.train import watching
+from wemask.train.monitoring import WatchCallback, keep_lines
 from wemask.train.prepare import Prepared, prepare
-from wemask.train.watching import WatchCallback, keep_lines
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def test_settings_that_make_no_sense_are_refused(word: str, expected: str) -> No
         settings(word)
 
 
-def test_watching_does_not_make_another_run() -> None:
+def test_monitoring_does_not_make_another_run() -> None:
     words = ("logger.watch_every=3", "logger.watch_budget=null")
     assert settings(*words).folder() == settings().folder()
 
