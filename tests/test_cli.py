@@ -10,10 +10,10 @@ import pytest
 import typer
 
 from wemask.cli import app, main
-from wemask.cli_model import ModelOptions
 from wemask.detection.me_layer import MELayerReport
 from wemask.embedded import TINY_PATH
 from wemask.operator.patch import WeMaskWarning
+from wemask.settings.model_options import ModelOptions
 from wemask.version import __version__
 
 STORIES = Path(os.environ.get("WEMASK_STORIES", "/work/shared/models/stories260K"))

@@ -7,7 +7,6 @@ import pytest
 # A room imports of those below it only; rooms in one line do not know each other.
 FLOORS = (
     {"cli"},
-    {"cli_model"},
     {"study", "analyse"},
     {"report"},
     {"compare"},

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
-from wemask.cli_model import ModelOptions, model_overrides, takes_model
 from wemask.errors import ConfigError
 from wemask.files import digest, saving, say
 from wemask.settings.composition import compose, exit_on_error, script_path, section
+from wemask.settings.model_options import ModelOptions, model_overrides, takes_model
 from wemask.version import __version__
 
 app = typer.Typer(
@@ -58,6 +58,20 @@ def _start(
     context.with_resource(exit_on_error())  # around the command
 
 
+def _detected(chosen: ModelOptions) -> tuple[Any, Any, Any, Any]:
+    """The settings, the model and the tokenizer that were chosen, and what detection reports."""
+    from wemask.checkpoint.pretrained import load_model, load_tokenizer
+    from wemask.detection.detect import detect
+
+    config = chosen.config()
+    reading = chosen.detection_arguments(config)  # a file that cannot be read, before the weights
+    model = load_model(config.path, **config.load_options())
+    tokenizer = load_tokenizer(
+        config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    return config, model, tokenizer, detect(model, tokenizer, **reading)
+
+
 @app.command("detect")
 @takes_model
 def _detect(
@@ -66,16 +80,14 @@ def _detect(
     out: Annotated[Path | None, Option(help="folder to write to [outputs/detect/NAME]")] = None,
 ) -> None:
     """Find the ME Layer: per-layer table, verdict, me_layer.json, two figures."""
-    from wemask.detection.detect import detect
     from wemask.detection.known_models import compare_with_published
     from wemask.report import plots
     from wemask.report.relief import relief
     from wemask.train.summary import layer_table
 
     console = context.obj
-    config, model, tokenizer = chosen.load()
+    config, _, _, report = _detected(chosen)
     say(console, f"Model: {config.source}")
-    report = detect(model, tokenizer, **chosen.detection_arguments(config))
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
     say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
@@ -118,7 +130,6 @@ def _analyse(
     so the same command goes on where it was stopped.
     """
     from wemask.analyse.analysis import AnalysisConfig, analyse
-    from wemask.detection.detect import detect
 
     # `--experiments dose necessity rate=0.1`: settings are the words with a "=".
     given = [word for text in experiments or () for word in text.split(",") if word]
@@ -132,8 +143,7 @@ def _analyse(
         batch_size=batch_size,
         operator=_operator(chosen.model, [word for word in given if "=" in word]),
     )
-    config, model, tokenizer = chosen.load()
-    report = detect(model, tokenizer, **chosen.detection_arguments(config))
+    config, model, tokenizer, report = _detected(chosen)
     say(context.obj, report.verdict)
     page = analyse(
         model,
@@ -175,11 +185,9 @@ def _validate(context: typer.Context, chosen: ModelOptions, words: Words = None)
     all.
     """
     from wemask.checkpoint.contract import validate
-    from wemask.detection.detect import detect
 
     console, operator = context.obj, _operator(chosen.model, words or ())
-    config, model, tokenizer = chosen.load()
-    report = detect(model, tokenizer, **chosen.detection_arguments(config))
+    _, model, tokenizer, report = _detected(chosen)
     console.print(report.verdict, markup=False)
     failed = 0
     for check in validate(model, tokenizer, report, operator, chats=not chosen.no_chats):

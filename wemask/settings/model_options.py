@@ -81,21 +81,6 @@ class ModelOptions:
             return {"criterion": self.criterion, **given}
         return given if own is None else {"criterion": dataclasses.replace(own, **given)}
 
-    def load(self) -> tuple["ModelConfig", Any, Any]:
-        """The settings, the model and its tokenizer.
-
-        Raises:
-            ConfigError, ModelError: a setting that makes no sense, or no such model.
-        """
-        from wemask.checkpoint.pretrained import load_model, load_tokenizer
-
-        config = self.config()
-        model = load_model(config.path, **config.load_options())
-        tokenizer = load_tokenizer(
-            config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-        return config, model, tokenizer
-
 
 def model_overrides(name: str) -> list[str]:
     """The Hydra words that choose the model `name`; a folder is put in afterwards."""
