@@ -1,0 +1,131 @@
+"""An arm under the settings of a run: what is loaded, and how its results are known again."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from wemask.checkpoint.pretrained import load_model, load_tokenizer
+from wemask.checkpoint.save_load import load
+from wemask.evaluate.arms import ARMS, Arm
+from wemask.files import digest
+from wemask.operator.patch import soften
+from wemask.operator.settings import WeMaskConfig
+from wemask.settings.config import RunConfig
+from wemask.train.prepare import detect_run, load_base
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmRun:
+    """An arm with its settings: what is loaded, and how its results are known again."""
+
+    name: str
+    config: RunConfig
+    """Of the run, with the arm's own method and operator."""
+
+    @classmethod
+    def of(cls, name: str, config: RunConfig) -> "ArmRun":
+        """The run of arm `name` under an experiment's settings.
+
+        Raises:
+            ConfigError: the control's settings contradict those of the operator.
+        """
+        arm = ARMS[name]
+        changes = dict(arm.changes)
+        if arm.drawn:
+            changes["seed"] = config.operator.seed + config.seed
+        operator = dataclasses.replace(config.operator, **changes)
+        run = dataclasses.replace(config, operator=operator).with_method(arm.method)
+        return cls(name=name, config=run)
+
+    @property
+    def arm(self) -> Arm:
+        return ARMS[self.name]
+
+    @property
+    def operator(self) -> WeMaskConfig | None:
+        """The operator that is on when the arm answers."""
+        return self.config.operator if self.config.softens or self.arm.softened_after else None
+
+    @property
+    def folder(self) -> Path:
+        """Where the arm's `eval/` goes."""
+        return self.config.folder() / self.arm.subfolder
+
+    @property
+    def final(self) -> Path:
+        """The trained weights."""
+        return self.config.folder() / "final"
+
+    @property
+    def missing(self) -> bool:
+        """Whether it has to be trained first."""
+        return self.config.trains and not self.final.exists()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of training or of a control's draw; None where nothing is drawn."""
+        if self.config.trains:
+            return self.config.seed
+        return self.config.operator.seed if self.arm.drawn else None
+
+    def settings(self) -> dict[str, Any]:
+        """All that can change its result, but for the seed: equal in runs that are repetitions."""
+        values = self.config.identity()
+        values.pop("seed", None)
+        if self.operator is not None:
+            values["operator"] = self.operator.to_dict()
+            values |= self.config.detection_settings()
+            if self.arm.drawn:
+                del values["operator"]["seed"]
+        return values
+
+    def fingerprint(self) -> str:
+        """Changes with the weights and with the operator, and when a run is trained again."""
+        files = sorted(self.final.glob("*.safetensors")) if self.config.trains else []
+        stamp = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        return digest([self.name, self.settings(), self.seed, stamp])
+
+    def about(self, budget: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What `wemask compare` needs to know about these results, as plain values."""
+        return {
+            "arm": self.name,
+            "method": self.config.method,
+            "seed": self.seed,
+            "settings": self.settings(),
+            "operator": self.operator.to_dict() if self.operator is not None else None,
+            "run_folder": str(self.config.folder()) if self.config.trains else None,
+            "budget": dict(budget) if budget is not None else None,
+        }
+
+    def load(self) -> tuple[nn.Module, Any]:
+        """Model and tokenizer, softened where the arm is.
+
+        Raises:
+            WemaskError: the run is damaged, or the model cannot be softened.
+        """
+        run = self.config
+        options = {**run.model.load_options(), "revision": None}
+        if run.method == "wemask":
+            options.pop("revision")
+            return load(self.final, **options)
+        if not run.trains:
+            model, tokenizer, _ = load_base(run)
+        elif (self.final / "adapter_config.json").exists():
+            model, tokenizer = self._load_adapter()
+        else:
+            model = load_model(str(self.final), **options)
+            tokenizer = load_tokenizer(str(self.final))
+        if self.operator is not None:
+            report = detect_run(run, model, tokenizer)
+            soften(model, report, self.operator)
+        return model, tokenizer
+
+    def _load_adapter(self) -> tuple[nn.Module, Any]:
+        from peft import PeftModel
+
+        base, _, _ = load_base(self.config)
+        model = PeftModel.from_pretrained(base, str(self.final)).eval()  # pyright: ignore
+        return model, load_tokenizer(str(self.final))
