@@ -33,8 +33,8 @@ SPARE = 2 * MIB
 WHEELS = """
     annotated-doc annotated-types chardet DataProperty datasets defusedxml dill evaluate filelock
     hydra-core immutabledict latex2sympy2_extended lm_eval math-verify mbstrdecoder more-itertools
-    multiprocess nltk omegaconf pathvalidate peft pydantic pydantic_core pytablewriter pytz shellingham
-    tabledata tcolorpy transformers trl typepy typer typing-inspection
+    multiprocess nltk omegaconf pathvalidate peft pydantic pydantic_core pytablewriter pytz
+    shellingham tabledata tcolorpy transformers trl typepy typer typing-inspection
 """.split()
 # These publish no wheels; they are pure Python, so ours will do.
 BUILT = "antlr4-python3-runtime langdetect rouge_score sqlitedict word2number".split()
