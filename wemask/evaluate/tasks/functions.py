@@ -14,9 +14,9 @@ import yaml
 from datasets import Dataset
 
 from wemask.embedded import problems
-from wemask.errors import DataError, nearest
+from wemask.errors import DataError
 from wemask.evaluate.scoring import answers
-from wemask.evaluate.tasks.local import WHERE
+from wemask.evaluate.tasks.local import WHERE, column
 from wemask.evaluate.tasks.samples import Answer, unique_id
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -77,14 +77,6 @@ def docs_of(read: Read, instruction: str = "") -> Callable[..., Dataset]:
     return build
 
 
-def column(row: Row, name: str, where: str) -> object:
-    """Return what `row` has under `name`; DataError with the nearest column where it has not."""
-    if name not in row:
-        found = [other for other in row if other != WHERE]
-        raise DataError(f"{where}: no column {name!r} among {found}.{nearest(name, found)}")
-    return row[name]
-
-
 def _columns(question: str, gold: str) -> Callable[[Row, str], Item]:
     return lambda row, where: Item(column(row, question, where), column(row, gold, where))
 
@@ -104,7 +96,7 @@ def _gsm8k(row: Row, where: str) -> Item:
 
 def _gsm8k_cot(row: Row, where: str) -> Item:
     """Chat records: the one user turn, verbatim, and `reward_model.ground_truth`."""
-    turns: Any = column(row, "prompt", where)
+    turns = column(row, "prompt", where)
     roles = [turn.get("role") for turn in turns] if isinstance(turns, list) else turns
     if roles != ["user"]:
         raise DataError(f"{where}: expected one user turn in 'prompt', found {roles!r}.")

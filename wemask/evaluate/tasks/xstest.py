@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from wemask.errors import DataError
 from wemask.evaluate.scoring.refusals import is_refusal
-from wemask.evaluate.tasks.functions import Item, Row, column, docs_of
+from wemask.evaluate.tasks.functions import Item, Row, docs_of
+from wemask.evaluate.tasks.local import column
 from wemask.evaluate.tasks.samples import Answer
 
 ANSWER, REFUSAL, EMPTY = "answer", "refusal", "empty"
