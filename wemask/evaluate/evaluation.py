@@ -50,8 +50,7 @@ VERSIONED = ("lm_eval", "transformers", "torch", "math-verify")
 SCORING = (
     "scoring/answers.py",
     "scoring/equivalence.py",
-    "scoring/refusal_patterns.py",
-    "scoring/refusal_questions.py",
+    "scoring/refusal_words.txt",
     "scoring/refusals.py",
     "scoring/symbolic.py",
     "tasks/functions.py",
