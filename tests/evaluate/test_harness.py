@@ -15,7 +15,8 @@ from wemask.embedded import problems
 from wemask.errors import ModelError
 from wemask.evaluate import harness
 from wemask.evaluate.evaluation import TaskConfig
-from wemask.evaluate.harness import Prompt, WemaskLM
+from wemask.evaluate.harness import WemaskLM
+from wemask.evaluate.tasks.samples import Sent
 
 PROMPTS = (
     "Tom has 3 apples.",
@@ -180,7 +181,7 @@ def test_batches_hold_every_prompt_once_and_fit_the_context(
 def test_a_prompt_is_never_empty(tiny: Any) -> None:
     lm = WemaskLM(tiny.model, tiny.tokenizer, chat=True, progress=False)
     prompt = lm._prepare("", {"max_gen_toks": 4})
-    assert prompt == Prompt(ids=[tiny.tokenizer.bos_token_id], budget=4, cut=False)
+    assert prompt == Sent(text="", ids=[tiny.tokenizer.bos_token_id], budget=4, cut=False)
 
 
 def test_nothing_is_printed_without_progress(

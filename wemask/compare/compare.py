@@ -31,10 +31,7 @@ ALL_PAIRS = 5  # with more arms than this, each is compared with its reference o
 def compare(task: str, a: Sequence[Entry], b: Sequence[Entry]) -> dict[str, Any]:
     """Arm a minus arm b on one task: `results.Comparison` without names, kind and `p_holm`.
 
-    Args:
-        task: the benchmark; every run has it, on the same items.
-        a: the runs of one arm.
-        b: the runs of the other.
+    `a` and `b` are the runs of the arms; every run has the task, on the same items.
     """
     scores_a, scores_b = _item_scores(task, a), _item_scores(task, b)
     items = statistics.compare_paired(scores_a, scores_b)

@@ -10,7 +10,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -54,15 +54,6 @@ GREEDY = {
 SAMPLED = {"top_k": 0}  # instead, where a task samples: no cut at 50 tokens that nobody asked for
 CHUNK = 16  # batches of multiple-choice requests that are written down together
 TURN = "wemask-turn"  # stands for an assistant's words when the template is asked how a turn ends
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A prompt as the model gets it."""
-
-    ids: list[int]
-    budget: int  # tokens that may be generated
-    cut: bool  # whether its beginning was left out for want of room
 
 
 class WemaskLM(_HFLM):
@@ -130,7 +121,7 @@ class WemaskLM(_HFLM):
                 texts = self._once(unit, partial(self._generate, asked, own))
                 for i, (text, finished) in zip(batch, texts, strict=True):
                     outputs[i] = text
-                    self._remember(requests[i].args[0], prompts[i], finished)
+                    self.sent[requests[i].args[0]] = replace(prompts[i], finished=finished)
                 bar.update(len(batch))
         return outputs
 
@@ -186,16 +177,17 @@ class WemaskLM(_HFLM):
         disable_tqdm = disable_tqdm or not self.progress
         return super()._loglikelihood_tokens(fitting, disable_tqdm, override_bs)
 
-    def _prepare(self, text: str, settings: dict[str, Any]) -> Prompt:
+    def _prepare(self, text: str, settings: dict[str, Any]) -> Sent:
         ids = self.tok_encode(text) or [self.prefix_token_id]
-        asked = settings["max_gen_toks"]
-        if len(ids) + asked <= self.max_length:
-            return Prompt(ids=ids, budget=asked, cut=False)
-        # A model with a short context spends half of it on the output, at most. One budget for all
-        # prompts that are short of room lets them share batches without running past the context.
-        budget = min(asked, self.max_length // 2)
+        budget = settings["max_gen_toks"]
+        if len(ids) + budget > self.max_length:
+            # A model with a short context spends half of it on the output, at most. One budget for
+            # all prompts that are short of room lets them share batches inside of the context.
+            budget = min(budget, self.max_length // 2)
         short = self._cut(ids, self.max_length - budget)
-        return Prompt(ids=short, budget=budget, cut=len(short) < len(ids))
+        cut = len(short) < len(ids)
+        shown = self.tok_decode(short, skip_special_tokens=False) if cut else text
+        return Sent(text=shown, ids=short, budget=budget, cut=cut)
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         """Shorten to `room` tokens from the left, keeping a BOS token in front."""
@@ -204,17 +196,10 @@ class WemaskLM(_HFLM):
         keep = 1 if room > 1 and ids[0] == self.tokenizer.bos_token_id else 0
         return ids[:keep] + ids[len(ids) - room + keep :]
 
-    def _remember(self, text: str, prompt: Prompt, finished: bool) -> None:
-        shown = self.tok_decode(prompt.ids, skip_special_tokens=False) if prompt.cut else text
-        self.sent[text] = Sent(text=shown, finished=finished, cut=prompt.cut, budget=prompt.budget)
-
     def _generate(
-        self, prompts: Sequence[Prompt], settings: dict[str, Any]
+        self, prompts: Sequence[Sent], settings: dict[str, Any]
     ) -> list[tuple[str, bool]]:
-        """Run one left-padded batch of prompts with one budget.
-
-        Returns (output, whether it ended by itself) per prompt.
-        """
+        """Run one left-padded batch with one budget; (output, whether it ended by itself) each."""
         padded = self.tokenizer.pad(
             {"input_ids": [prompt.ids for prompt in prompts]},
             padding_side="left",
@@ -316,7 +301,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _batches(
-    prompts: Sequence[Prompt], settings: Sequence[Mapping[str, Any]], size: int
+    prompts: Sequence[Sent], settings: Sequence[Mapping[str, Any]], size: int
 ) -> Iterator[list[int]]:
     """Split into batches of one decoding and budget, longest prompts first: few pads."""
     kinds = [json.dumps(own, sort_keys=True, default=str) for own in settings]

@@ -34,12 +34,13 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What became of a prompt."""
+    """A prompt as the model gets it, and what became of it."""
 
     text: str  # as really sent, special tokens and all
-    finished: bool  # the output ended by itself, not by the limit
-    cut: bool  # the prompt lost its beginning
-    budget: int  # tokens that could be generated
+    ids: list[int]  # the same as tokens
+    budget: int  # tokens that can be generated
+    cut: bool  # it lost its beginning, for want of room
+    finished: bool = False  # the output ended by itself, not by the limit
 
 
 def read_log(
