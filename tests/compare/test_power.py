@@ -27,3 +27,12 @@ def test_mcnemar_power_matches_the_sum_over_all_tables(case: tuple[int, float, f
         if b + c and stats.binomtest(b, b + c).pvalue <= 0.05
     )
     assert mcnemar_power(*case) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [10, 50, 200, 1319])
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.3, 1.0])
+def test_exact_mcnemar_never_exceeds_its_level(n: int, rate: float) -> None:
+    size = mcnemar_power(n, rate / 2, rate / 2)
+    assert size <= 0.05 + 1e-9
+    if n * rate >= 100:
+        assert size >= 0.033  # conservative, and no more than its discreteness makes it
