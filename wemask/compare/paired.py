@@ -113,7 +113,7 @@ def compare_seeds(a: Scores, b: Scores, *, confidence: float = 0.95) -> PairedCo
 
     Args:
         a: one score per seed, e.g. a run's accuracy, shape [seeds]; real, even if all are 0 or 1.
-        b: scores of the other method for the same seeds in the same order, shape [seeds].
+        b: the other method's for the same seeds in the same order.
         confidence: of the interval.
 
     Raises DataError as `compare_paired` does, and for a single seed, which has no spread.
@@ -155,7 +155,7 @@ def compare_clustered(
 
     Args:
         a: one score per item, shape [n].
-        b: scores of the other arm for the same items in the same order, shape [n].
+        b: scores of the other arm for the same items in the same order.
         clusters: the source of each item, a text or a number, length n.
         confidence: of the interval.
 

@@ -29,7 +29,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from wemask.errors import ModelError
 from wemask.evaluate.journal import Journal
@@ -290,9 +290,7 @@ def seeded(seed: int) -> Iterator[None]:
     # Tasks of lm-eval's draw from numpy's global generator.
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.manual_seed(seed)
+        set_seed(seed)
         try:
             yield
         finally:
