@@ -52,20 +52,13 @@ def _cell(value: str) -> Any:
 
 
 def own_split(path: str, **_: Any) -> dict[str, list[Row]]:
-    """Return the rows of a local file as the test split of a task of ours.
-
-    lm-eval calls this with the task's metadata as further keywords, which are of no use here.
-    """
+    """Return the rows of a local file as every split of a task of ours; lm-eval calls this."""
     rows = read_rows(path)
     return {"test": rows, "train": rows}
 
 
 def fit(spec: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Dataset]:
-    """Return `rows` under every split that a task of lm-eval's names.
-
-    Args:
-        spec: the task's YAML.
-        rows: its items.
+    """Return `rows` under every split that `spec`, the YAML of a task of lm-eval's, names.
 
     Raises:
         DataError: a column holds values of different types in different rows.
@@ -91,17 +84,10 @@ def fit(spec: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Dataset]:
 
 
 def by_subject(rows: Iterable[Row], subjects: Iterable[str]) -> dict[str, list[Row]]:
-    """Split rows by their column `subject`.
-
-    Args:
-        rows: those of a group such as mmlu.
-        subjects: the names that there are.
-
-    Returns:
-        Subject -> rows, in the order of `subjects`; subjects without rows are left out.
+    """Split the rows of a group such as mmlu: subject -> rows, without subjects that have none.
 
     Raises:
-        DataError: no such column, or subjects that the group does not have.
+        DataError: no column `subject`, or one that is not among `subjects`.
     """
     parts: dict[str, list[Row]] = {subject: [] for subject in subjects}
     for row in rows:
