@@ -152,12 +152,9 @@ def same_pairs(groups: Groups) -> list[dict[str, Any]]:
 
 
 def document(groups: Groups, folder: Path, facts: Mapping[str, Any]) -> Any:
-    """The whole of results.json.
+    """The whole of results.json, which will be in `folder`; paths in it are relative to that.
 
-    Args:
-        groups: of `group`.
-        folder: where results.json will be; paths in it are relative to it.
-        facts: command, created, wemask_version, model, me_layer, softening, absent, notes.
+    `facts`: command, created, wemask_version, model, me_layer, softening, absent, notes.
     """
     info = {label: _arm_info(runs) for label, runs in groups.items()}
     first = {task: _runs_of(groups, task)[0].results[task] for task in tasks_of(groups)}

@@ -99,13 +99,12 @@ def load_task(config: TaskConfig, *, chat: bool) -> LoadedTask:
             if config.path is not None:
                 raise DataError(_out_of_reach(config, what)) from error
             raise ConfigError(f"tasks.{config.name} cannot be set up here: {what}") from error
-    shots = [int(task.get_config("num_fewshot") or 0) for task in built.values()]
     return LoadedTask(
         name=config.name,
         tasks=built,
         own=own,
         source=_source(config, list(built.values())),
-        fewshot=max(shots),
+        fewshot=max(int(task.get_config("num_fewshot") or 0) for task in built.values()),
         note=note,
     )
 
@@ -160,7 +159,7 @@ def _theirs(config: TaskConfig) -> tuple[dict[str, Task], str | None]:
         raise ConfigError("instruction can only be set for tasks of ours: " + ", ".join(OWN_TASKS))
     if config.path is None:
         return dict(manager.load([config.name])["tasks"]), None
-    specs = {name: _spec(name) for name in _leaves(config.name)}
+    specs = _specs(config.name)
     for spec in specs.values():
         shots = spec.get("num_fewshot") if config.fewshot is None else config.fewshot
         if shots and "samples" not in (spec.get("fewshot_config") or {}):
@@ -190,23 +189,19 @@ def _split(path: str, specs: dict[str, dict[str, Any]]) -> tuple[dict[str, Task]
     return tasks, note if absent else None
 
 
-def _leaves(name: str) -> list[str]:
-    """Return the single tasks that a name of lm-eval's stands for, in lm-eval's order."""
+def _specs(name: str) -> dict[str, dict[str, Any]]:
+    """Return the YAML of the single tasks that a name of lm-eval's stands for, in its order."""
     entry = _all_of_lm_eval().task_index[name]
     if entry.kind is Kind.TASK:
-        return [name]
+        assert entry.yaml_path is not None  # as the index holds of every task that a file made
+        spec = load_yaml(entry.yaml_path)
+        return {name: {key: spec[key] for key in spec if key not in ("tag", "group")}}
     members: Any = sorted(entry.tags) if entry.kind is Kind.TAG else (entry.cfg or {}).get("task")
     if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
         raise ConfigError(
             "path can only be set for tasks made from YAML files, and groups of them."
         )
-    return [leaf for member in members for leaf in _leaves(member)]
-
-
-def _spec(name: str) -> dict[str, Any]:
-    path = _all_of_lm_eval().task_index[name].yaml_path
-    assert path is not None  # as the index holds of every task that a file made
-    return {key: value for key, value in load_yaml(path).items() if key not in ("tag", "group")}
+    return {leaf: spec for member in members for leaf, spec in _specs(member).items()}
 
 
 def _on_rows(spec: dict[str, Any], rows: list[local.Row]) -> Task:

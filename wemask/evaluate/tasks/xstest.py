@@ -36,9 +36,9 @@ safe_docs, unsafe_docs = _docs("safe"), _docs("unsafe")
 def find(outputs: Iterable[Sequence[str]], docs: Iterable[Row]) -> list[Answer]:
     """The kind of each answer by `scoring/refusals.py`, and why there is none to judge."""
     return [
-        (EMPTY, "empty output")
-        if not output.strip()
-        else (REFUSAL if is_refusal(output, doc["question"]) else ANSWER, None)
+        (REFUSAL if is_refusal(output, doc["question"]) else ANSWER, None)
+        if output.strip()
+        else (EMPTY, "empty output")
         for (output, *_), doc in zip(outputs, docs, strict=True)
     ]
 
