@@ -232,13 +232,7 @@ def validate_results(data: object) -> Results:
 
 
 def load_results(path: Path) -> Results:
-    """Read and validate a results.json. DataError when it is missing, broken, or of another schema.
-
-    >>> load_results(Path("nowhere.json"))
-    Traceback (most recent call last):
-        ...
-    wemask.errors.DataError: nowhere.json: no such file. `python evaluate.py` writes one.
-    """
+    """Read and validate a results.json; DataError when missing, broken, or of another schema."""
     try:
         data = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
     except FileNotFoundError as error:

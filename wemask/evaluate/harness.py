@@ -121,7 +121,8 @@ class WemaskLM(_HFLM):
                 texts = self._once(unit, partial(self._generate, asked, own))
                 for i, (text, finished) in zip(batch, texts, strict=True):
                     outputs[i] = text
-                    self.sent[requests[i].args[0]] = replace(prompts[i], finished=finished)
+                    done = replace(prompts[i], ids=[], finished=finished)
+                    self.sent[requests[i].args[0]] = done
                 bar.update(len(batch))
         return outputs
 

@@ -37,7 +37,7 @@ class Sent:
     """A prompt as the model gets it, and what became of it."""
 
     text: str  # as really sent, special tokens and all
-    ids: list[int]  # the same as tokens
+    ids: list[int]  # the same as tokens; [] once the output is there, for there may be many
     budget: int  # tokens that can be generated
     cut: bool  # it lost its beginning, for want of room
     finished: bool = False  # the output ended by itself, not by the limit
