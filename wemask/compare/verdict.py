@@ -28,9 +28,9 @@ OUTCOME_WORDS: dict[Outcome, str] = {
     "floor": "tells nothing: accuracy near zero",
     "ceiling": "tells nothing: accuracy near the ceiling",
 }
+_PLAIN = ("base", "random_dims", "lowest_dims", "wrong_layers", "wrong_token")
 _ARM_WORDS = {
-    **{name: name.replace("_", " ") for name in ("base", "random_dims", "lowest_dims")},
-    **{name: name.replace("_", " ") for name in ("wrong_layers", "wrong_token")},
+    **{name: name.replace("_", " ") for name in _PLAIN},
     "training_free": "training-free WeMask",
     "sft": "SFT",
     "wemask_sft": "WeMask-SFT",

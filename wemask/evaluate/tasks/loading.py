@@ -279,15 +279,15 @@ def _decoding(kwargs: dict[str, Any], config: TaskConfig) -> dict[str, Any]:
 def _out_of_reach(config: TaskConfig, error: object) -> str:
     if config.path is not None:
         return f"tasks.{config.name}: {config.path} does not fit this task: {error}"
-    help = "Without a network, name a local copy with the same columns"
+    way = "Without a network, name a local copy with the same columns"
     if config.name not in OWN_TASKS and config.name not in _all_of_lm_eval().all_subtasks:
-        help = (
+        way = (
             "Run it once with a network: the hub cache keeps the data of its subtasks. "
             "Or, for a group by subject as mmlu is, name a local file with a column "
             f"{local.SUBJECT}"
         )
     return (
-        f"tasks.{config.name}: the data cannot be had: {error}. {help}: "
+        f"tasks.{config.name}: the data cannot be had: {error}. {way}: "
         f"tasks.{config.name}.path=FILE.jsonl"
     )
 
