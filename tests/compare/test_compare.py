@@ -1,85 +1,24 @@
-import itertools
+"""Arms in pairs: which pairs, over which units, and the document that comes of it."""
+
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from compared_runs import entry, facts, result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wemask.compare import paired as statistics
 from wemask.compare.compare import compare, compare_all, document, pairs, same_pairs
-from wemask.compare.evaluated_runs import Entry, check_comparable, group
+from wemask.compare.evaluated_runs import Entry, group
 from wemask.compare.results import validate_results
-from wemask.errors import DataError
-from wemask.evaluate.evaluation import TaskResult
-
-MODEL = {"name": "tiny", "path": "tiny", "parameters": 10, "dtype": "float32"}
-
-
-def result(
-    correct: list[bool], name: str = "t", clusters: list[str] | None = None, **conditions: Any
-) -> TaskResult:
-    samples: Any = [
-        {
-            "id": str(i),
-            "draw": 0,
-            "correct": right,
-            "reason": None,
-            "cluster": clusters[i] if clusters else None,
-            "metrics": {"exact_match": float(right)},
-        }
-        for i, right in enumerate(correct)
-    ]
-    return TaskResult(
-        name=name,
-        metric="exact_match",
-        samples=samples,
-        seconds=1.0,
-        source="here",
-        template_sha256="s",
-        fewshot=0,
-        note=None,
-        path=Path(f"run/{np.random.default_rng().integers(1 << 60)}/eval/t/samples.jsonl"),
-        reused=False,
-        conditions={"items_sha256": "i", "batch_size": 8, "arm": "x", **conditions},
-        about={},
-    )
-
-
-def entry(
-    arm: str, correct: list[bool], seed: int | None = None, task: Any = None, **settings: Any
-) -> Entry:
-    method = {"sft": "sft", "wemask_sft": "wemask"}.get(arm, "base")
-    about = {
-        "arm": arm,
-        "method": method,
-        "seed": seed,
-        "settings": {"model": MODEL, **settings},
-        "operator": None,
-        "run_folder": f"run/{arm}/{seed}" if method != "base" else None,
-        "budget": None,
-    }
-    return Entry(about=about, results={"t": task or result(correct)})
 
 
 def rows(*entries: Entry) -> list[dict[str, Any]]:
     groups = group(entries)
     return document(groups, Path(), facts())["comparisons"]
-
-
-def facts() -> dict[str, Any]:
-    return {
-        "command": "c",
-        "created": "2026-11-24T00:00:00+00:00",
-        "wemask_version": "0",
-        "model": MODEL,
-        "me_layer": {"layer": 1},
-        "softening": None,
-        "absent": {},
-        "notes": [],
-    }
 
 
 def test_differences_are_those_of_the_paired_items() -> None:
@@ -171,21 +110,6 @@ def test_turning_a_comparison_around_turns_its_numbers_around(pairs: Any, seeds:
     assert one["low"] <= one["delta"] + 1e-12 and one["delta"] <= one["high"] + 1e-12
 
 
-def test_arms_of_one_name_are_told_apart_by_what_differs() -> None:
-    doses = itertools.product((0.01, 0.1), (0.5, 1.0))
-    entries = [
-        entry("training_free", [True], None, operator={"rate": r, "strength": s, "dims": "me_norm"})
-        for r, s in doses
-    ]
-    assert list(group([entry("base", [True]), *entries])) == [
-        "base",
-        "training_free (rate=0.01, strength=0.5)",
-        "training_free (rate=0.01, strength=1.0)",
-        "training_free (rate=0.1, strength=0.5)",
-        "training_free (rate=0.1, strength=1.0)",
-    ]
-
-
 def test_many_arms_are_compared_with_their_reference_only() -> None:
     info = {
         name: {"arm": name.split()[0], "again": False, "control_of": None, "reference": reference}
@@ -197,42 +121,6 @@ def test_many_arms_are_compared_with_their_reference_only() -> None:
     assert pairs(info) == [(f"training_free ({i})", "base", "main") for i in range(6)]
     few = dict(list(info.items())[:3])
     assert len(pairs(few)) == 3
-
-
-def test_the_same_arm_twice_is_refused_and_read_twice_is_one() -> None:
-    one, other = entry("base", [True]), entry("base", [True])
-    assert len(group([one, one])["base"]) == 1
-    with pytest.raises(DataError, match="are the same arm"):
-        group([one, other])
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"items_sha256": "j"}, "items_sha256 is i in base, j in sft"),
-        ({"batch_size": 4}, "batch_size is 8 in base, 4 in sft"),
-        ({"versions": {"torch": "1"}}, "versions.torch is None in base, 1 in sft"),
-    ],
-)
-def test_another_engine_or_other_items_are_no_comparison(changed: Any, words: str) -> None:
-    entries = [entry("base", [True]), entry("sft", [], 0, result([True], **changed))]
-    with pytest.raises(DataError, match=words):
-        check_comparable(group(entries))
-    check_comparable(group([entries[0], entry("sft", [False], 0)]))
-
-
-def test_other_or_doubled_items_are_no_comparison() -> None:
-    with pytest.raises(DataError, match="other items"):
-        check_comparable(group([entry("base", [True]), entry("sft", [True, False], 0)]))
-    twice = result([True, True])
-    twice.samples[1].update(id="0", draw=0)  # the same id again reads as a second draw
-    with pytest.raises(DataError, match="other items"):
-        check_comparable(group([entry("base", [True, True]), entry("sft", [], 0, twice)]))
-
-
-def test_only_an_aa_arm_may_have_batches_of_another_size() -> None:
-    again = entry("base_again", [], None, result([True], batch_size=4))
-    check_comparable(group([entry("base", [True]), again]))
 
 
 def test_the_document_follows_the_schema_and_names_what_misleads() -> None:

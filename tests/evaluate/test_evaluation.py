@@ -10,14 +10,11 @@ from typing import Any, get_type_hints
 
 import pytest
 from evaluation_support import REPOSITORY, oracle, run, synthetic_oracle, write_jsonl
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wemask.errors import ConfigError, RunFolderError
 from wemask.evaluate import evaluation
 from wemask.evaluate.evaluation import Sample, TaskConfig, check_tasks, evaluate_arm
 from wemask.evaluate.tasks import loading
-from wemask.evaluate.tasks.samples import unique_id
 
 
 def test_an_oracle_gets_exactly_its_known_accuracy(tiny: Any, tmp_path: Path) -> None:
@@ -28,47 +25,6 @@ def test_an_oracle_gets_exactly_its_known_accuracy(tiny: Any, tmp_path: Path) ->
     assert result.accuracy == 7 / 20
     assert (result.metric, result.fewshot, result.note) == ("exact_match", 0, None)
     assert result.extraction_failures == 0
-
-
-def test_math_is_judged_by_value_and_failures_keep_their_reason(tiny: Any, tmp_path: Path) -> None:
-    path = write_jsonl(
-        tmp_path / "math.jsonl",
-        [
-            {"problem": "half?", "answer": "\\frac{1}{2}"},
-            {"problem": "interval?", "answer": "[1,2]"},
-            {"problem": "nothing?", "answer": "7"},
-            {"problem": "substring?", "answer": "7"},
-        ],
-    )
-    says = {
-        "half?": "It is \\boxed{0.5}.",
-        "interval?": "\\boxed{[1,2]}",
-        "nothing?": "\\boxed{}",
-        "substring?": "\\boxed{77}",
-    }
-    task = TaskConfig(name="math500", path=str(path))
-    (result,) = run(oracle(tiny, says), tiny, [task], tmp_path / "run").values()
-    assert [sample["correct"] for sample in result.samples] == [True, True, False, False]
-    assert [sample["extracted"] for sample in result.samples] == ["0.5", "[1,2]", None, "77"]
-    assert [sample["reason"] is None for sample in result.samples] == [True, True, False, True]
-    assert result.extraction_failures == 1
-    assert "\\boxed{}" in result.samples[0]["prompt"]
-
-
-def test_gsm8k_takes_the_gold_behind_the_hashes(tiny: Any, tmp_path: Path) -> None:
-    path = write_jsonl(
-        tmp_path / "g.jsonl",
-        [
-            {"question": "A?", "answer": "500 + 600 = <<500+600=1100>>1100\n#### 1,100"},
-            {"question": "B?", "answer": 5},
-        ],
-    )
-    task = TaskConfig(name="gsm8k", path=str(path), instruction=" Think.")
-    model = oracle(tiny, {"A? Think.": "#### 1100", "B? Think.": "#### 6"})
-    (result,) = run(model, tiny, [task], tmp_path / "run").values()
-    assert [sample["gold"] for sample in result.samples] == ["1,100", "5"]
-    assert [sample["correct"] for sample in result.samples] == [True, False]
-    assert result.source == str(path)
 
 
 def test_samples_are_complete_and_parseable(tiny: Any, tmp_path: Path) -> None:
@@ -98,14 +54,6 @@ def test_ids_are_the_same_in_every_arm_and_under_every_limit(tiny: Any, tmp_path
     (b,) = run(model, tiny, task, tmp_path / "b", limit=3, arm="sft").values()
     assert [s["id"] for s in b.samples] == [s["id"] for s in a.samples][:3]
     assert b.template_sha256 == a.template_sha256
-
-
-@given(texts=st.lists(st.text(max_size=3), max_size=20))
-def test_ids_are_unique_also_for_repeated_texts(texts: list[str]) -> None:
-    seen: dict[str, int] = {}
-    ids = [unique_id(text, seen) for text in texts]
-    assert len(set(ids)) == len(ids)
-    assert ids[:1] == [unique_id(text, {}) for text in texts[:1]]
 
 
 def test_odd_output_survives_the_file(tiny: Any, tmp_path: Path) -> None:
@@ -221,7 +169,8 @@ def test_the_scoring_files_are_all_of_them() -> None:
                 files = [f"{module}.py", *(f"{module}/{alias.name}.py" for alias in node.names)]
                 ahead |= {file for file in files if (package / file).exists()}
         ahead -= found | others
-    assert found | {"tasks/judging.py"} == set(evaluation.SCORING)
+    read = {"tasks/judging.py", "scoring/refusal_words.txt"}  # by those that import does not show
+    assert found | read == set(evaluation.SCORING)
 
 
 @pytest.mark.parametrize(

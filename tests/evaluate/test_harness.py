@@ -15,7 +15,8 @@ from wemask.embedded import problems
 from wemask.errors import ModelError
 from wemask.evaluate import harness
 from wemask.evaluate.evaluation import TaskConfig
-from wemask.evaluate.harness import Prompt, WemaskLM
+from wemask.evaluate.harness import WemaskLM
+from wemask.evaluate.tasks.samples import Sent
 
 PROMPTS = (
     "Tom has 3 apples.",
@@ -161,15 +162,17 @@ def test_batches_hold_every_prompt_once_and_fit_the_context(
     lm._max_length, lm.tokenizer = 64, tiny.tokenizer
     bos = tiny.tokenizer.bos_token_id
     lm.tok_encode = lambda text: [bos, *range(3, 2 + int(text))]
-    prompts = {i: lm._prepare(str(n), {"max_gen_toks": asked}) for i, n in enumerate(lengths)}
-    batches = list(harness._batches(prompts, size))
+    prompts = [lm._prepare(str(n), {"max_gen_toks": asked}) for n in lengths]
+    kinds = [{"do_sample": n % 3 == 0} for n in lengths]
+    batches = list(harness._batches(prompts, kinds, size))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         budgets = {prompts[i].budget for i in batch}
         assert len(budgets) == 1
+        assert len({kinds[i]["do_sample"] for i in batch}) == 1
         assert len(batch) <= size
         assert max(len(prompts[i].ids) for i in batch) + budgets.pop() <= 64
-    for prompt, length in zip(prompts.values(), lengths, strict=True):
+    for prompt, length in zip(prompts, lengths, strict=True):
         assert prompt.ids[0] == bos
         assert prompt.cut == (len(prompt.ids) < length)
         assert 1 <= prompt.budget <= asked
@@ -178,7 +181,7 @@ def test_batches_hold_every_prompt_once_and_fit_the_context(
 def test_a_prompt_is_never_empty(tiny: Any) -> None:
     lm = WemaskLM(tiny.model, tiny.tokenizer, chat=True, progress=False)
     prompt = lm._prepare("", {"max_gen_toks": 4})
-    assert prompt == Prompt(ids=[tiny.tokenizer.bos_token_id], budget=4, cut=False)
+    assert prompt == Sent(text="", ids=[tiny.tokenizer.bos_token_id], budget=4, cut=False)
 
 
 def test_nothing_is_printed_without_progress(

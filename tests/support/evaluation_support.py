@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from wemask.embedded import problems
-from wemask.evaluate.evaluation import TaskConfig, evaluate_arm
+from wemask.evaluate.evaluation import TaskConfig, TaskResult, evaluate_arm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -57,3 +57,9 @@ def run(model: Any, tiny: Any, tasks: list[TaskConfig], folder: Path, **kwargs: 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def ask(tiny: Any, folder: Path, name: str, path: Path, says: dict[str, str]) -> TaskResult:
+    """The result of the task `name` on a local file, answered as told."""
+    task = TaskConfig(name=name, path=str(path))
+    return run(oracle(tiny, says), tiny, [task], folder / "run")[name]

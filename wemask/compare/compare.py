@@ -31,10 +31,7 @@ ALL_PAIRS = 5  # with more arms than this, each is compared with its reference o
 def compare(task: str, a: Sequence[Entry], b: Sequence[Entry]) -> dict[str, Any]:
     """Arm a minus arm b on one task: `results.Comparison` without names, kind and `p_holm`.
 
-    Args:
-        task: the benchmark; every run has it, on the same items.
-        a: the runs of one arm.
-        b: the runs of the other.
+    `a` and `b` are the runs of the arms; every run has the task, on the same items.
     """
     scores_a, scores_b = _item_scores(task, a), _item_scores(task, b)
     items = statistics.compare_paired(scores_a, scores_b)
@@ -45,16 +42,14 @@ def compare(task: str, a: Sequence[Entry], b: Sequence[Entry]) -> dict[str, Any]
     ]
     # An intersection-union test: the least sure unit decides, and the level still holds.
     decides = max(evidence, key=lambda e: (e["p_value"], e["high"] - e["low"]))
-    return {
-        "n": items.n,
-        "delta": items.delta,
-        "a_only": items.a_only,
-        "b_only": items.b_only,
-        "odds_ratio": items.odds_ratio,
-        "effect_size": items.effect_size,
-        **decides,
-        "others": [e for e in evidence if e is not decides],
-    }
+    others = [e for e in evidence if e is not decides]
+    found = _read(items, "n", "delta", "a_only", "b_only", "odds_ratio", "effect_size")
+    return {**found, **decides, "others": others}
+
+
+def _read(values: object, *names: str) -> dict[str, Any]:
+    """Attributes that results.json has under the same names."""
+    return {name: getattr(values, name) for name in names}
 
 
 def _item_scores(task: str, runs: Sequence[Entry]) -> list[float]:
@@ -63,15 +58,8 @@ def _item_scores(task: str, runs: Sequence[Entry]) -> list[float]:
 
 
 def _evidence(unit: str, units: int, test: Any, seen: float | None, name: str) -> dict[str, Any]:
-    return {
-        "unit": unit,
-        "units": units,
-        "low": test.low,
-        "high": test.high,
-        "p_value": test.p_value,
-        "minimum_detectable": seen,
-        "test": name,
-    }
+    sure = _read(test, "low", "high", "p_value")
+    return {"unit": unit, "units": units, **sure, "minimum_detectable": seen, "test": name}
 
 
 def _by_clusters(
@@ -155,18 +143,8 @@ def same_pairs(groups: Groups) -> list[dict[str, Any]]:
                 pair = statistics.compare_paired(
                     after.results[task].scores, before.results[task].scores
                 )
-                rows.append(
-                    {
-                        "task": task,
-                        "arm": label,
-                        "seed_a": after.seed,
-                        "seed_b": before.seed,
-                        "delta": pair.delta,
-                        "low": pair.low,
-                        "high": pair.high,
-                        "p_value": pair.p_value,
-                    }
-                )
+                of = {"task": task, "arm": label, "seed_a": after.seed, "seed_b": before.seed}
+                rows.append({**of, **_read(pair, "delta", "low", "high", "p_value")})
     return rows
 
 
@@ -174,12 +152,9 @@ def same_pairs(groups: Groups) -> list[dict[str, Any]]:
 
 
 def document(groups: Groups, folder: Path, facts: Mapping[str, Any]) -> Any:
-    """The whole of results.json.
+    """The whole of results.json, which will be in `folder`; paths in it are relative to that.
 
-    Args:
-        groups: of `group`.
-        folder: where results.json will be; paths in it are relative to it.
-        facts: command, created, wemask_version, model, me_layer, softening, absent, notes.
+    `facts`: command, created, wemask_version, model, me_layer, softening, absent, notes.
     """
     info = {label: _arm_info(runs) for label, runs in groups.items()}
     first = {task: _runs_of(groups, task)[0].results[task] for task in tasks_of(groups)}
@@ -206,16 +181,11 @@ def _runs_of(groups: Groups, task: str) -> list[Entry]:
 
 
 def _arm_info(runs: Sequence[Entry]) -> dict[str, Any]:
-    about, arm = runs[0].about, ARMS[runs[0].arm]
+    about = runs[0].about
     return {
-        "arm": about["arm"],
-        "method": about["method"],
+        **{key: about[key] for key in ("arm", "method", "operator", "budget")},
         "seeds": [run.seed for run in runs if run.seed is not None],
-        "operator": about["operator"],
-        "reference": arm.reference,
-        "control_of": arm.control_of,
-        "again": arm.again,
-        "budget": about["budget"],
+        **_read(ARMS[runs[0].arm], "reference", "control_of", "again"),
     }
 
 
@@ -226,15 +196,11 @@ def _engine(result: TaskResult) -> dict[str, Any]:
 def _task_info(result: TaskResult) -> dict[str, Any]:
     clusters = {cluster for cluster in result.clusters if cluster is not None}
     return {
-        "metric": result.metric,
+        **_read(result, "metric", "source", "template_sha256", "fewshot", "note"),
         "n": len(result.ids),
         "draws": len(result.samples) // len(result.ids),
         "clusters": len(clusters) or None,
-        "source": result.source,
-        "template_sha256": result.template_sha256,
         "items_sha256": result.conditions["items_sha256"],
-        "fewshot": result.fewshot,
-        "note": result.note,
     }
 
 
@@ -243,10 +209,7 @@ def _score(runs: Sequence[Entry], task: str, folder: Path) -> dict[str, Any]:
     interval = statistics.mean_interval(_item_scores(task, having))
     metrics = [run.results[task].metrics for run in having]
     return {
-        "n": interval.n,
-        "mean": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
+        **_read(interval, "n", "mean", "low", "high"),
         "metrics": {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]},
         "runs": [_run_score(run, run.results[task], folder) for run in having],
     }
@@ -256,8 +219,7 @@ def _run_score(run: Entry, result: TaskResult, folder: Path) -> dict[str, Any]:
     return {
         "seed": run.seed,
         "mean": result.accuracy,
-        "extraction_failures": result.extraction_failures,
-        "seconds": result.seconds,
+        **_read(result, "extraction_failures", "seconds"),
         "samples": os.path.relpath(result.path, folder),
         "run_folder": run.about["run_folder"],
     }

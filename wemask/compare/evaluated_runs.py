@@ -70,17 +70,14 @@ def _place(entry: Entry) -> Path:
     return next(iter(entry.results.values())).path.parent.resolve()
 
 
-def _labels(groups: Mapping[tuple[str, str], list[Entry]]) -> list[str]:
+def _labels(groups: Mapping[tuple[str, str], list[Entry]]) -> Iterator[str]:
     settings = {key: _flat(runs[0].about["settings"]) for key, runs in groups.items()}
-    labels = []
-    for name, own in settings:
+    for (name, _), values in settings.items():
         alike = [s for (other, _), s in settings.items() if other == name]
         keys = dict.fromkeys(key for s in alike for key in s)
         different = [k for k in keys if len({json.dumps(s.get(k)) for s in alike}) > 1]
-        values = settings[name, own]
         words = ", ".join(f"{k.rpartition('.')[2]}={values.get(k)}" for k in different)
-        labels.append(f"{name} ({words})" if words else name)
-    return labels
+        yield f"{name} ({words})" if words else name
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +97,7 @@ def check_comparable(groups: Groups) -> None:
     problems = list[str]()
     for task in tasks_of(groups):
         runs = [(label, run) for label, group in groups.items() for run in group]
-        having = [(label, run) for label, run in runs if task in run.results]
-        (first, expected), *others = having
+        (first, expected), *others = [pair for pair in runs if task in pair[1].results]
         for label, run in others:
             problems += _differences(task, first, expected, label, run)
     if problems:
@@ -115,9 +111,8 @@ def check_comparable(groups: Groups) -> None:
 
 def _differences(task: str, first: str, expected: Entry, label: str, run: Entry) -> Iterator[str]:
     ours, theirs = (_flat(e.results[task].conditions) for e in (expected, run))
-    free = OWN_CONDITIONS
-    if ARMS[expected.arm].again or ARMS[run.arm].again:
-        free = (*free, "batch_size")
+    again = ARMS[expected.arm].again or ARMS[run.arm].again
+    free = (*OWN_CONDITIONS, "batch_size") if again else OWN_CONDITIONS
     for key in dict.fromkeys([*ours, *theirs]):
         if key not in free and ours.get(key) != theirs.get(key):
             found = f"{_short(ours.get(key))} in {first}, {_short(theirs.get(key))} in {label}"
@@ -183,9 +178,9 @@ def _of_comparison(folder: Path, results: Results) -> Iterator[Entry]:
 
 
 def _of_run(folder: Path) -> list[Entry]:
-    arms = ["", *sorted({ARMS[a].subfolder for a in ARMS if ARMS[a].subfolder})]
     found = [
-        sorted(meta.parent for meta in (folder / arm / "eval").glob("*/meta.json")) for arm in arms
+        sorted(meta.parent for meta in (folder / name / "eval").glob("*/meta.json"))
+        for name in sorted({arm.subfolder for arm in ARMS.values()})
     ]
     entries = [_entry(places) for places in found if places]
     if not entries:

@@ -1,6 +1,7 @@
 """Confidence intervals of a mean: of paired differences, of right/wrong scores, of real scores."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,12 +80,9 @@ def tango(a_only: int, b_only: int, n: int, confidence: float) -> tuple[float, f
 
     observed = (a_only - b_only) / n
 
-    def low_side(delta: float) -> float:
-        return n * (observed - delta) - z * error(delta)
-
-    def high_side(delta: float) -> float:
-        return n * (observed - delta) + z * error(delta)
+    def side(sign: int) -> Callable[[float], float]:
+        return lambda delta: n * (observed - delta) - sign * z * error(delta)
 
     # Beside `observed`, not at it: there the error is 0 when no or every item is discordant.
-    low = root(low_side, -1.0, observed - 1e-9) if observed > -1 else -1.0
-    return low, root(high_side, observed + 1e-9, 1.0) if observed < 1 else 1.0
+    low = root(side(1), -1.0, observed - 1e-9) if observed > -1 else -1.0
+    return low, root(side(-1), observed + 1e-9, 1.0) if observed < 1 else 1.0

@@ -113,12 +113,12 @@ def compare_seeds(a: Scores, b: Scores, *, confidence: float = 0.95) -> PairedCo
 
     Args:
         a: one score per seed, e.g. a run's accuracy, shape [seeds]; real, even if all are 0 or 1.
-        b: scores of the other method for the same seeds in the same order, shape [seeds].
+        b: the other method's for the same seeds in the same order.
         confidence: of the interval.
 
     Raises DataError as `compare_paired` does, and for a single seed, which has no spread.
     """
-    _check_settings(confidence, 100, 0)
+    _check_settings(confidence)
     left, right = _paired_scores(a, b)
     if len(left) == 1:
         raise DataError(
@@ -155,7 +155,7 @@ def compare_clustered(
 
     Args:
         a: one score per item, shape [n].
-        b: scores of the other arm for the same items in the same order, shape [n].
+        b: scores of the other arm for the same items in the same order.
         clusters: the source of each item, a text or a number, length n.
         confidence: of the interval.
 
@@ -164,7 +164,7 @@ def compare_clustered(
     """
     from statsmodels.regression.linear_model import OLS
 
-    _check_settings(confidence, 100, 0)
+    _check_settings(confidence)
     left, right = _paired_scores(a, b)
     groups = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)[1]
     if len(groups) != len(left):
@@ -186,7 +186,7 @@ def compare_clustered(
         delta=delta,
         low=low,
         high=high,
-        p_value=_p_of_alike(delta, count) if alike else float(fit.pvalues[0]),
+        p_value=_p_of_alike(delta != 0, count) if alike else float(fit.pvalues[0]),
         n=n,
         clusters=count,
         standard_error=error,
@@ -216,18 +216,23 @@ def _compare(
     n, differences = len(left), left - right
     a_only, b_only = int((differences > 0).sum()), int((differences < 0).sum())
     scale = float(max(np.abs(left).max(), np.abs(right).max()))
-    effect = _d_z(differences, scale)
+    deviation = float(differences.std(ddof=1)) if n > 1 else 0.0
+    delta = float(differences.mean())
+    effect = delta / deviation if deviation > EQUAL * scale else None
+    odds = None
     if binary:
         low, high, interval = binary_interval(differences, confidence, resamples, seed)
         discordant = a_only + b_only
         p_value = float(stats.binomtest(a_only, discordant).pvalue) if discordant else 1.0
         test = "exact McNemar"
         detectable = detectable_binary(n, discordant / n, 1 - confidence)
+        if discordant:
+            half = 0.5 * (min(a_only, b_only) == 0)
+            odds = (a_only + half) / (b_only + half)
     else:
         low, high, interval = real_interval(differences, scale, confidence, resamples, seed)
-        p_value, test = _paired_t(differences, effect, scale)
         detectable = detectable_real(differences, effect, 1 - confidence)
-    delta = float(differences.mean())
+        p_value, test = _paired_t(delta, effect, n, scale)
     return PairedComparison(
         delta=delta,
         low=min(low, delta),
@@ -238,7 +243,7 @@ def _compare(
         mean_b=float(right.mean()),
         a_only=a_only,
         b_only=b_only,
-        odds_ratio=_odds_ratio(a_only, b_only) if binary else None,
+        odds_ratio=odds,
         effect_size=effect,
         minimum_detectable=detectable,
         test=test,
@@ -273,43 +278,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Rejecting where the adjusted value is <= alpha keeps the family-wise error at alpha under any
     dependence. Raises DataError for a value that is not in [0, 1].
     """
+    from statsmodels.stats.multitest import multipletests
+
     if len(p_values) == 0:
         return []
     p = _scores(p_values, "p_values")
     if p.min() < 0 or p.max() > 1:
         raise DataError(f"p values lie in [0, 1], found {p.min():g} to {p.max():g}.")
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    return np.minimum(steps, 1.0)[np.argsort(order)].tolist()
+    adjusted: Any = multipletests(p, method="holm")[1]
+    return adjusted.tolist()
 
 
-def _paired_t(
-    differences: NDArray[np.float64], effect: float | None, scale: float
-) -> tuple[float, str]:
+def _paired_t(delta: float, effect: float | None, n: int, scale: float) -> tuple[float, str]:
     """Return (p, test); the t statistic is undefined when all differences are equal."""
-    n = len(differences)
     if effect is not None:
         return float(2 * stats.t.sf(abs(effect) * math.sqrt(n), n - 1)), "paired t"
-    mean = float(differences.mean())
-    p_value = _p_of_alike(0.0 if abs(mean) <= EQUAL * scale else mean, n)
-    return p_value, "exact sign-flip permutation"
+    return _p_of_alike(abs(delta) > EQUAL * scale, n), "exact sign-flip permutation"
 
 
-def _p_of_alike(delta: float, units: int) -> float:
-    """p of the exact sign-flip test where all `units` differ by the same `delta`."""
-    return 2.0 ** (1 - units) if delta else 1.0
-
-
-def _odds_ratio(a_only: int, b_only: int) -> float | None:
-    if a_only == b_only == 0:
-        return None
-    half = 0.5 * (min(a_only, b_only) == 0)
-    return (a_only + half) / (b_only + half)
-
-
-def _d_z(differences: NDArray[np.float64], scale: float) -> float | None:
-    deviation = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    return float(differences.mean()) / deviation if deviation > EQUAL * scale else None
+def _p_of_alike(differ: bool, units: int) -> float:
+    """p of the exact sign-flip test where all `units` differ by the same, or not at all."""
+    return 2.0 ** (1 - units) if differ else 1.0
 
 
 def _is_binary(scores: NDArray[np.float64]) -> bool:
@@ -320,17 +309,16 @@ def _scores(x: Any, name: str) -> NDArray[np.float64]:
     """Return `x` as finite float64 of shape [n], n >= 1, or raise DataError naming the item."""
     if hasattr(x, "detach"):  # a torch tensor, of any device and dtype, without importing torch
         x = x.detach().cpu().tolist()
-    if not isinstance(x, (str, bytes, dict, set, np.ndarray)) and isinstance(x, Iterable):
+    if isinstance(x, Iterable) and not isinstance(x, (str, bytes, dict, set, np.ndarray)):
         x = list(x)
     try:
         array = np.asarray(x)
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{name} must hold one number per item: {error}") from error
     if array.ndim == 1 and array.dtype.kind == "O":
-        wrong = [(i, value) for i, value in enumerate(array) if not isinstance(value, Real)]
-        if wrong:
-            at, value = wrong[0]
-            raise DataError(f"{name} must hold one number per item; item {at} is {value!r}.")
+        for i, value in enumerate(array):
+            if not isinstance(value, Real):
+                raise DataError(f"{name} must hold one number per item; item {i} is {value!r}.")
         array = array.astype(np.float64)
     if array.ndim != 1 or (array.dtype.kind not in "biuf" and array.size):
         raise DataError(
@@ -349,7 +337,7 @@ def _scores(x: Any, name: str) -> NDArray[np.float64]:
     return scores
 
 
-def _check_settings(confidence: float, resamples: int, seed: int) -> None:
+def _check_settings(confidence: float, resamples: int = 9999, seed: int = 0) -> None:
     if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise ConfigError(f"confidence must lie between 0 and 1, found {confidence!r}. Try 0.95.")
     if type(seed) is not int or seed < 0:

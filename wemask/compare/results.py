@@ -147,15 +147,15 @@ class Evidence(TypedDict):
 
     unit: str  # "items", "clusters" or "seeds"
     units: int
-    low: float
+    low: float  # 95% interval of the difference
     high: float
     p_value: Share
-    minimum_detectable: float | None
-    test: str
+    minimum_detectable: float | None  # smallest true difference that would have been seen
+    test: str  # behind p_value
 
 
-class Comparison(TypedDict):
-    """Arm a minus arm b on the same items."""
+class Comparison(Evidence):
+    """Arm a minus arm b on the same items, as sure as over the unit that is least sure."""
 
     task: str
     a: str
@@ -163,18 +163,11 @@ class Comparison(TypedDict):
     kind: str  # "main", "control" (a or b is one) or "same" (an A/A pair)
     n: int  # paired items
     delta: float  # mean(a) - mean(b)
-    low: float  # 95% interval of delta, over `unit`
-    high: float
-    p_value: Share
     p_holm: Share  # p_value after Holm's correction over the comparisons of this kind
     a_only: int  # items only a got right; with several runs: on which a was right more often
     b_only: int  # the same for b
     odds_ratio: float | None
     effect_size: float | None
-    minimum_detectable: float | None  # smallest true difference that would have been seen
-    test: str  # name of the test behind p_value
-    unit: str  # what varies: "seeds" where both arms have several, else "clusters", else "items"
-    units: int
     others: list[Evidence]  # the same comparison over the other units
 
 
@@ -220,11 +213,11 @@ _RESULTS = TypeAdapter(Results)
 
 def validate_results(data: object) -> Results:
     """Return `data` as Results, or raise one DataError that lists every problem with its place."""
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(data, dict) and version != SCHEMA_VERSION:
+    if isinstance(data, dict) and data.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
-            f"results: schema_version is {version!r}, this wemask reads {SCHEMA_VERSION}. "
-            "Write the file again with `python evaluate.py` (finished items are not repeated)."
+            f"results: schema_version is {data.get('schema_version')!r}, this wemask reads "
+            f"{SCHEMA_VERSION}. Write the file again with `python evaluate.py` (finished items are "
+            "not repeated)."
         )
     try:
         _RESULTS.validate_python(data)
@@ -239,19 +232,11 @@ def validate_results(data: object) -> Results:
 
 
 def load_results(path: Path) -> Results:
-    """Read and validate a results.json. DataError when it is missing, broken, or of another schema.
-
-    >>> load_results(Path("nowhere.json"))
-    Traceback (most recent call last):
-        ...
-    wemask.errors.DataError: nowhere.json: no such file. `python evaluate.py` writes one.
-    """
+    """Read and validate a results.json; DataError when missing, broken, or of another schema."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file. `python evaluate.py` writes one.") from error
-    try:
-        data = json.loads(text, parse_constant=_reject_constant)
     except ValueError as error:
         raise DataError(f"{path}: not strict JSON: {error}") from error
     return validate_results(data)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wemask.compare.results import ArmScore, Comparison, Results
+from wemask.compare.results import Comparison, Results
 
 SIGNIFICANT = 0.05  # on the Holm-corrected p-value; the interval must exclude zero as well
 RELEVANT = 0.05  # a difference of 5 points matters; a test blind to it says little
@@ -28,18 +28,15 @@ OUTCOME_WORDS: dict[Outcome, str] = {
     "floor": "tells nothing: accuracy near zero",
     "ceiling": "tells nothing: accuracy near the ceiling",
 }
+_PLAIN = ("base", "random_dims", "lowest_dims", "wrong_layers", "wrong_token")
 _ARM_WORDS = {
-    "base": "base",
+    **{name: name.replace("_", " ") for name in _PLAIN},
     "training_free": "training-free WeMask",
     "sft": "SFT",
     "wemask_sft": "WeMask-SFT",
     "sft_then_wemask": "SFT, softened after",
     "base_again": "base again (A/A)",
-    "random_dims": "random dims",
-    "lowest_dims": "lowest dims",
     "uniform": "uniform damping",
-    "wrong_layers": "wrong layers",
-    "wrong_token": "wrong token",
     "set_zero": "massive set to zero",
     "set_mean": "massive set to mean",
     "primary_tokens": "primary tokens only",
@@ -65,11 +62,8 @@ def arm_words(arm: str) -> str:
     An arm that we have no words for keeps its own name.
     """
     name, bracket, rest = arm.partition(" (")
-    plain = name.removesuffix("_sft")
-    if name in _ARM_WORDS or plain not in _ARM_WORDS:
-        words = _ARM_WORDS.get(name, name)
-    else:
-        words = f"{_ARM_WORDS[plain]}, SFT"
+    plain = _ARM_WORDS.get(name.removesuffix("_sft"))
+    words = _ARM_WORDS.get(name) or (f"{plain}, SFT" if plain else name)
     return f"{words}{bracket}{rest}"
 
 
@@ -115,26 +109,22 @@ def ordered_tasks(results: Results) -> list[str]:
 
 def find_comparison(results: Results, task: str, a: str, b: str) -> Comparison | None:
     """Arm a minus arm b on a task, turned around when the file holds b minus a."""
-    for comparison in results["comparisons"]:
-        if comparison["task"] != task:
-            continue
-        if (comparison["a"], comparison["b"]) == (a, b):
-            return comparison
-        if (comparison["a"], comparison["b"]) == (b, a):
-            return _turned(comparison)
+    for row in results["comparisons"]:
+        if row["task"] == task and {row["a"], row["b"]} == {a, b}:
+            return row if row["a"] == a else _turned(row)
     return None
 
 
 def judgement_of(results: Results, comparison: Comparison) -> Judgement:
     """Classify one comparison by the constants at the top of this file."""
-    task = comparison["task"]
-    scores = [arm[task] for arm in results["arms"].values() if task in arm]
+    arms, task = results["arms"], comparison["task"]
+    means = [scores[task]["mean"] for scores in arms.values() if task in scores]
     return Judgement(
         comparison=comparison,
-        outcome=_outcome(comparison, scores),
-        mean_a=results["arms"][comparison["a"]][task]["mean"],
-        mean_b=results["arms"][comparison["b"]][task]["mean"],
-        best=max(score["mean"] for score in scores),
+        outcome=_outcome(comparison, means),
+        mean_a=arms[comparison["a"]][task]["mean"],
+        mean_b=arms[comparison["b"]][task]["mean"],
+        best=max(means),
     )
 
 
@@ -169,63 +159,56 @@ def birth_sentence(me_layer: dict[str, Any], model_name: str) -> str:
 
 def finding_words(finding: Judgement) -> str:
     """One comparison as a clause: "on arith, WeMask-SFT scored 7.5 points higher than SFT: ..."."""
-    c = finding.comparison
-    a, b, n = arm_words(c["a"]), arm_words(c["b"]), c["n"]
-    if finding.outcome == "floor":
-        return (
-            f"on {c['task']}, accuracy is near zero on every arm (at most "
-            f"{percent(finding.best)}, n = {n}), which tells nothing about the method"
-        )
-    if finding.outcome == "ceiling":
-        return (
-            f"on {c['task']}, every arm gets nearly everything right (n = {n}), "
-            "which leaves no room to see a difference"
-        )
+    c, outcome = finding.comparison, finding.outcome
+    a, b, n, seen = arm_words(c["a"]), arm_words(c["b"]), c["n"], c["minimum_detectable"]
     means = f"{percent(finding.mean_a)} against {percent(finding.mean_b)}"
     over = "" if c["unit"] == "items" else f" over {unit_words(c)}"
     sure = (
         f"95% interval of the difference {points(c['low'])} to {points(c['high'])}{over}, "
         f"{p_words(c['p_holm'])}, n = {n}"
     )
-    if finding.outcome in ("better", "worse"):
-        word = "higher" if finding.outcome == "better" else "lower"
-        size = f"{abs(100 * c['delta']):.1f} points {word}"
-        return f"on {c['task']}, {a} scored {size} than {b}: {means} ({sure})"
     numbers = f"{means}, {points(c['delta'])} points ({sure})"
-    if finding.outcome == "unclear":
-        return (
-            f"on {c['task']}, the difference between {a} and {b} is not clear once the number of "
-            f"comparisons is counted: {numbers}"
+    if outcome == "floor":
+        said = (
+            f"accuracy is near zero on every arm (at most {percent(finding.best)}, n = {n}), "
+            "which tells nothing about the method"
         )
-    seen = c["minimum_detectable"]
-    if finding.outcome == "no_difference" and seen is not None:
-        return (
-            f"on {c['task']}, {a} and {b} do not differ: {numbers}; "
+    elif outcome == "ceiling":
+        said = (
+            f"every arm gets nearly everything right (n = {n}), "
+            "which leaves no room to see a difference"
+        )
+    elif outcome in ("better", "worse"):
+        size = f"{abs(100 * c['delta']):.1f} points {'higher' if outcome == 'better' else 'lower'}"
+        said = f"{a} scored {size} than {b}: {means} ({sure})"
+    elif outcome == "unclear":
+        said = (
+            f"the difference between {a} and {b} is not clear once the number of comparisons is "
+            f"counted: {numbers}"
+        )
+    elif outcome == "no_difference" and seen is not None:
+        said = (
+            f"{a} and {b} do not differ: {numbers}; "
             f"a difference of {100 * seen:.1f} points would have been seen"
         )
-    limit = "how large a one could have been is unknown"
-    if seen is not None:
-        limit = f"only one of {100 * seen:.1f} points or more could have been"
-    return f"on {c['task']}, no difference between {a} and {b} was seen: {numbers}, but {limit}"
+    else:
+        limit = "how large a one could have been is unknown"
+        if seen is not None:
+            limit = f"only one of {100 * seen:.1f} points or more could have been"
+        said = f"no difference between {a} and {b} was seen: {numbers}, but {limit}"
+    return f"on {c['task']}, {said}"
 
 
 def _help_sentence(results: Results) -> str:
     for a, b in QUESTIONS:
-        findings = _findings(results, a, b)
-        if findings:
-            pair = f"{arm_words(a)} against {arm_words(b)}"
-            return _capital(_clauses(findings, pair)) + "." + specificity(results, a)
+        left, right = arms_named(results, a), arms_named(results, b)
+        rows = [r for task in ordered_tasks(results) for r in between(results, task, left, right)]
+        if rows:
+            findings = [judgement_of(results, row) for row in rows]
+            said = _clauses(findings, f"{arm_words(a)} against {arm_words(b)}")
+            return f"{_capital(said)}.{specificity(results, a)}"
     arms = ", ".join(arm_words(arm) for arm in results["arms"]) or "none"
     return f"Whether WeMask helps was not tested: no pair of arms with and without it ({arms})."
-
-
-def _findings(results: Results, a: str, b: str) -> list[Judgement]:
-    """All comparisons of arms named a with arms named b, whatever their settings."""
-    left, right = arms_named(results, a), arms_named(results, b)
-    tasks = ordered_tasks(results)
-    return [
-        judgement_of(results, row) for task in tasks for row in between(results, task, left, right)
-    ]
 
 
 def between(
@@ -274,13 +257,12 @@ def specificity(results: Results, real: str) -> str:
     sentences = []
     for task in ordered_tasks(results):
         gain = next(iter(over_reference(results, task, labels[0])), None)
-        compared = {c: find_comparison(results, task, labels[0], c) for c in controls}
-        beaten: dict[str, Outcome] = {
-            c: judgement_of(results, row).outcome for c, row in compared.items() if row is not None
-        }
+        rows = {c: find_comparison(results, task, labels[0], c) for c in controls}
+        beaten = {c: judgement_of(results, row).outcome for c, row in rows.items() if row}
         if gain is not None and beaten:
-            sentences.append(_specific_words(task, judgement_of(results, gain), beaten))
-    return "".join(f" {_capital(sentence)}." for sentence in sentences)
+            said = _specific_words(task, judgement_of(results, gain), beaten)
+            sentences.append(f" {_capital(said)}.")
+    return "".join(sentences)
 
 
 def _specific_words(task: str, gain: Judgement, against: Mapping[str, Outcome]) -> str:
@@ -288,12 +270,10 @@ def _specific_words(task: str, gain: Judgement, against: Mapping[str, Outcome]) 
     worse = [c for c, outcome in against.items() if outcome == "worse"]
     equal = [arm_words(c) for c in against if c not in better]
     if gain.outcome != "better":
-        told = [arm_words(c) for c in (*better, *worse)]
-        apart = (
-            f"; of the controls only {', '.join(told)} differ from it"
-            if told
-            else (f", and none of {len(against)} controls is told apart from it")
-        )
+        apart = f", and none of {len(against)} controls is told apart from it"
+        if better or worse:
+            told = ", ".join(map(arm_words, better + worse))
+            apart = f"; of the controls only {told} differ from it"
         return f"on {task} there is no gain that could be specific{apart}"
     if not equal:
         return f"on {task} the gain is specific: every one of {len(against)} controls is below it"
@@ -307,28 +287,23 @@ def _clauses(findings: list[Judgement], pair: str) -> str:
     """Every finding in full where there are few, else grouped by outcome."""
     if len(findings) <= 2:
         return "; ".join(finding_words(f) for f in findings)
-    groups: dict[Outcome, list[str]] = {}
+    groups: dict[Outcome, list[str]] = {outcome: [] for outcome in OUTCOME_WORDS}
     for f in findings:
         c, (_, bracket, settings) = f.comparison, f.comparison["a"].partition(" (")
         change = f" ({points(c['delta'])})" if f.outcome in ("better", "worse") else ""
-        groups.setdefault(f.outcome, []).append(f"{c['task']}{bracket}{settings}{change}")
+        groups[f.outcome].append(f"{c['task']}{bracket}{settings}{change}")
     # The order of OUTCOME_WORDS puts what was found before what could not be.
-    grouped = "; ".join(
-        _listed(OUTCOME_WORDS[outcome], groups[outcome], len(findings))
-        for outcome in OUTCOME_WORDS
-        if outcome in groups
+    grouped = (
+        f"{OUTCOME_WORDS[outcome]} on {', '.join(places)}"
+        if len(places) <= LISTED
+        else f"{OUTCOME_WORDS[outcome]} in {len(places)} of {len(findings)} comparisons"
+        for outcome, places in groups.items()
+        if places
     )
-    return f"{pair}: {grouped}"
+    return f"{pair}: {'; '.join(grouped)}"
 
 
-def _listed(outcome: str, places: list[str], total: int) -> str:
-    if len(places) <= LISTED:
-        return f"{outcome} on {', '.join(places)}"
-    return f"{outcome} in {len(places)} of {total} comparisons"
-
-
-def _outcome(comparison: Comparison, scores: Iterable[ArmScore]) -> Outcome:
-    means = [score["mean"] for score in scores]
+def _outcome(comparison: Comparison, means: Sequence[float]) -> Outcome:
     excludes_zero = comparison["low"] > 0 or comparison["high"] < 0
     if comparison["p_holm"] < SIGNIFICANT and excludes_zero:
         return "better" if comparison["delta"] > 0 else "worse"

@@ -73,8 +73,7 @@ class ArmRun:
 
     def settings(self) -> dict[str, Any]:
         """All that can change its result, but for the seed: equal in runs that are repetitions."""
-        values = self.config.identity()
-        values.pop("seed", None)
+        values = {k: v for k, v in self.config.identity().items() if k != "seed"}
         if self.operator is not None:
             values["operator"] = self.operator.to_dict()
             values |= self.config.detection_settings()
@@ -106,26 +105,21 @@ class ArmRun:
         Raises:
             WemaskError: the run is damaged, or the model cannot be softened.
         """
-        run = self.config
-        options = {**run.model.load_options(), "revision": None}
+        run, final = self.config, str(self.final)
+        options = {k: v for k, v in run.model.load_options().items() if k != "revision"}
         if run.method == "wemask":
-            options.pop("revision")
-            return load(self.final, **options)
+            return load(final, **options)
         if not run.trains:
             model, tokenizer, _ = load_base(run)
-        elif (self.final / "adapter_config.json").exists():
-            model, tokenizer = self._load_adapter()
         else:
-            model = load_model(str(self.final), **options)
-            tokenizer = load_tokenizer(str(self.final))
+            tokenizer = load_tokenizer(final)
+            if (self.final / "adapter_config.json").exists():
+                from peft import PeftModel
+
+                base: Any = load_base(run)[0]
+                model = PeftModel.from_pretrained(base, final).eval()
+            else:
+                model = load_model(final, **options)
         if self.operator is not None:
-            report = detect_run(run, model, tokenizer)
-            soften(model, report, self.operator)
+            soften(model, detect_run(run, model, tokenizer), self.operator)
         return model, tokenizer
-
-    def _load_adapter(self) -> tuple[nn.Module, Any]:
-        from peft import PeftModel
-
-        base, _, _ = load_base(self.config)
-        model = PeftModel.from_pretrained(base, str(self.final)).eval()  # pyright: ignore
-        return model, load_tokenizer(str(self.final))

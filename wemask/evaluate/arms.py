@@ -54,8 +54,14 @@ def control_changes(control: str) -> dict[str, Any]:
     return {key: value for key, value in other.items() if value != real[key]}
 
 
-def _controls() -> dict[str, Arm]:
-    return {
+ARMS: dict[str, Arm] = {
+    "base": Arm(method="base"),
+    "base_again": Arm(method="base", reference="base", again=True),
+    "training_free": Arm(method="training_free", reference="base"),
+    "sft": Arm(method="sft"),
+    "wemask_sft": Arm(method="wemask", reference="sft"),
+    "sft_then_wemask": Arm(method="sft", reference="sft", softened_after=True),
+    **{
         f"{name}{suffix}": Arm(
             method=method,
             changes=control_changes(name),
@@ -68,17 +74,7 @@ def _controls() -> dict[str, Arm]:
             ("_sft", "wemask", "sft", "wemask_sft"),
         )
         for name in CONTROLS
-    }
-
-
-ARMS: dict[str, Arm] = {
-    "base": Arm(method="base"),
-    "base_again": Arm(method="base", reference="base", again=True),
-    "training_free": Arm(method="training_free", reference="base"),
-    "sft": Arm(method="sft"),
-    "wemask_sft": Arm(method="wemask", reference="sft"),
-    "sft_then_wemask": Arm(method="sft", reference="sft", softened_after=True),
-    **_controls(),
+    },
     # no control, which should do less, but a variant
     "primary_tokens": Arm(
         method="training_free", reference="base", changes=control_changes("primary_tokens")

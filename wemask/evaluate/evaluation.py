@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from wemask.errors import ConfigError, DataError, WemaskError
 from wemask.evaluate.journal import Journal
 from wemask.evaluate.tasks.samples import Sample, Sent, read_log
-from wemask.evaluate.tasks.stored import TaskResult, by_item, read_result, write_result
+from wemask.evaluate.tasks.stored import SAMPLES, TaskResult, read_result, write_result
 from wemask.evaluate.tasks.task_config import OWN_TASKS, TaskConfig, tasks_from_config
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ VERSIONED = ("lm_eval", "transformers", "torch", "math-verify")
 SCORING = (
     "scoring/answers.py",
     "scoring/equivalence.py",
-    "scoring/refusal_patterns.py",
-    "scoring/refusal_questions.py",
+    "scoring/refusal_words.txt",
     "scoring/refusals.py",
     "scoring/symbolic.py",
     "tasks/functions.py",
@@ -127,59 +127,46 @@ def evaluate_arm(
         RunFolderError: the results cannot be written.
     """
     from wemask.detection.tracing import evaluating  # torch: not for composing a config
+    from wemask.evaluate.harness import WemaskLM
     from wemask.evaluate.tasks.loading import load_task
 
     _check_call(tasks, limit, batch_size, fingerprint, about)
     results = dict[str, TaskResult]()
     with evaluating(model):
         for config in tasks:
+            chat = _wants_chat(config, tokenizer)
             run = _Run(
                 config=config,
                 arm=arm,
+                fingerprint=fingerprint,
                 folder=folder / "eval" / config.name,
                 limit=min((n for n in (limit, config.limit) if n is not None), default=None),
                 seed=seed,
-                chat=_wants_chat(config, tokenizer),
-                progress=progress,
                 about=dict(about or {}),
+                lm=WemaskLM(model, tokenizer, batch_size=batch_size, chat=chat, progress=progress),
+                loaded=(load or load_task)(config, chat=chat),
             )
-            lm = run.wrap(model, tokenizer, batch_size=batch_size)
-            loaded = (load or load_task)(config, chat=run.chat)
-            results[config.name] = _evaluate(run, lm, loaded, fingerprint)
+            results[config.name] = _evaluate(run)
     return results
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One arm on one task, decided but not run."""
+    """One arm on one task, ready to be asked."""
 
     config: TaskConfig
     arm: str
+    fingerprint: str
     folder: Path
     limit: int | None
     seed: int
-    chat: bool
-    progress: bool
     about: dict[str, Any]
-
-    def wrap(self, model: Any, tokenizer: Any, *, batch_size: int) -> "WemaskLM":
-        from wemask.evaluate.harness import WemaskLM
-
-        return WemaskLM(
-            model, tokenizer, batch_size=batch_size, chat=self.chat, progress=self.progress
-        )
-
-    def label(self, draw: int) -> str:
-        n = self.config.n_samples
-        return f"{self.config.name} [{self.arm}]" + (f" {draw + 1}/{n}" if n > 1 else "")
+    lm: "WemaskLM"
+    loaded: "LoadedTask"
 
 
 def _check_call(
-    tasks: Sequence[TaskConfig],
-    limit: int | None,
-    batch_size: int,
-    fingerprint: str,
-    about: Mapping[str, Any] | None,
+    tasks: Sequence[TaskConfig], limit: Any, batch_size: Any, fingerprint: str, about: Any
 ) -> None:
     problems = list[str]()
     if limit is not None and (type(limit) is not int or limit < 1):
@@ -188,10 +175,9 @@ def _check_call(
         problems.append(f"batch_size is a whole number >= 1, got {batch_size!r}.")
     if not fingerprint:
         problems.append("fingerprint is empty: finished results of another model would be reused.")
-    names = [config.name for config in tasks]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, n in Counter(config.name for config in tasks).items() if n > 1]
     if twice:
-        problems.append(f"Tasks named twice: {', '.join(twice)}.")
+        problems.append(f"Tasks named twice: {', '.join(sorted(twice))}.")
     try:
         json.dumps(about)
     except (TypeError, ValueError) as error:  # known now, not after hours
@@ -210,93 +196,77 @@ def _wants_chat(config: TaskConfig, tokenizer: "PreTrainedTokenizerBase") -> boo
     return has_template if config.chat is None else config.chat
 
 
-def _evaluate(run: _Run, lm: "WemaskLM", loaded: "LoadedTask", fingerprint: str) -> TaskResult:
-    key = _key(run, lm, loaded, fingerprint)
+def _evaluate(run: _Run) -> TaskResult:
+    key = _key(run)
     finished = _read_finished(run, key)
     if finished is not None:
         return finished
-    lm.journal = Journal(run.folder / "unfinished.jsonl", key)
+    run.lm.journal = journal = Journal(run.folder / "unfinished.jsonl", key)
     start = time.perf_counter()
-    metric, samples, notes = _ask(run, lm, loaded)
-    samples, unread = _judged(run, lm, loaded, samples)
-    result = {
-        "metric": metric,
-        "seconds": round(lm.journal.seconds + time.perf_counter() - start, 3),
-        "source": loaded.source,
-        "template_sha256": key["template_sha256"],
-        "fewshot": loaded.fewshot,
-        "note": "; ".join(note for note in (loaded.note, *notes, unread) if note) or None,
-    }
-    path = write_result(run.folder, samples, key=key, result=result, about=run.about)
-    lm.journal.remove()
-    return TaskResult(
+    metric, samples, notes = _ask(run)
+    if run.config.judge is not None:
+        from wemask.evaluate.tasks.judging import judge_samples
+
+        questions = run.loaded.questions()
+        samples, unread = judge_samples(samples, questions, run.config.judge, like=run.lm)
+        notes += unread
+    result = TaskResult(
         name=run.config.name,
+        metric=metric,
         samples=samples,
-        path=path,
+        seconds=round(journal.seconds + time.perf_counter() - start, 3),
+        source=run.loaded.source,
+        template_sha256=key["template_sha256"],
+        fewshot=run.loaded.fewshot,
+        note="; ".join([*filter(None, [run.loaded.note]), *notes]) or None,
+        path=run.folder / SAMPLES,
         reused=False,
         conditions=key,
         about=run.about,
-        **result,
     )
+    write_result(result)
+    journal.remove()
+    return result
 
 
-def _ask(
-    run: _Run, lm: "WemaskLM", loaded: "LoadedTask"
-) -> tuple[str, list[Sample], Sequence[str]]:
+def _ask(run: _Run) -> tuple[str, list[Sample], list[str]]:
     """Ask every item `n_samples` times; return the metric, the samples and notes on the outputs."""
     from wemask.evaluate.harness import run_task
 
     metric, passes, sent = "", list[list[Sample]](), list[Sent]()
-    for draw in range(run.config.n_samples):
-        lm.label = run.label(draw)
+    lm, loaded, config, n = run.lm, run.loaded, run.config, run.config.n_samples
+    for draw in range(n):
+        lm.label = f"{config.name} [{run.arm}]" + (f" {draw + 1}/{n}" if n > 1 else "")
         logged = run_task(lm, loaded, limit=run.limit, seed=run.seed, draw=draw)
         metric, samples = read_log(
-            logged, run.config, arm=run.arm, own=loaded.own, sent=lm.sent, draw=draw
+            logged, config, arm=run.arm, own=loaded.own, sent=lm.sent, draw=draw
         )
         passes.append(samples)
         sent += lm.sent.values()
-    return metric, by_item(passes), _notes(lm, loaded, sent)
+    by_item = [sample for draws in zip(*passes, strict=True) for sample in draws]
+    return metric, by_item, _notes(lm, loaded, sent)
 
 
-def _judged(
-    run: _Run, lm: "WemaskLM", loaded: "LoadedTask", samples: list[Sample]
-) -> tuple[list[Sample], str | None]:
-    if run.config.judge is None:
-        return samples, None
-    from wemask.evaluate.tasks.judging import judge_samples
-
-    return judge_samples(
-        samples,
-        loaded.questions(),
-        run.config.judge,
-        batch_size=lm.batch_size,
-        journal=lm.journal,
-        progress=run.progress,
-    )
-
-
-def _key(run: _Run, lm: "WemaskLM", loaded: "LoadedTask", fingerprint: str) -> dict[str, Any]:
+def _key(run: _Run) -> dict[str, Any]:
     """Everything that could change the result; the path of a file does not, its items do."""
     from wemask.evaluate.harness import prompts_and_items
 
-    about = prompts_and_items(lm, loaded, limit=run.limit, seed=run.seed)
-    settings = {k: v for k, v in asdict(run.config).items() if k not in ("path", "limit")}
+    about = prompts_and_items(run.lm, run.loaded, limit=run.limit, seed=run.seed)
     package = Path(__file__).parent
-    template = [about["chat_template"], about["prompts"]]
     return {
         "arm": run.arm,
-        "fingerprint": fingerprint,
-        "task": settings,
+        "fingerprint": run.fingerprint,
+        "task": {k: v for k, v in asdict(run.config).items() if k not in ("path", "limit")},
         "limit": run.limit,
         "seed": run.seed,
         "n": len(about["items"]),
         "items_sha256": _sha256("\n".join(about["items"])),
-        "template_sha256": _sha256(json.dumps(template)),
+        "template_sha256": _sha256(json.dumps([about["chat_template"], about["prompts"]])),
         "chat_template_sha256": _sha256(about["chat_template"] or ""),
-        "generation": json.loads(json.dumps(loaded.decoding(), default=str)),
-        "batch_size": lm.batch_size,
-        "dtype": str(lm.model.dtype),
-        "device": lm.device.type,
+        "generation": json.loads(json.dumps(run.loaded.decoding(), default=str)),
+        "batch_size": run.lm.batch_size,
+        "dtype": str(run.lm.model.dtype),
+        "device": run.lm.device.type,
         "scoring_sha256": _sha256("".join((package / file).read_text("utf-8") for file in SCORING)),
         **_judge_key(run.config),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
@@ -322,11 +292,10 @@ def _notes(lm: "WemaskLM", loaded: "LoadedTask", sent: Sequence[Sent]) -> list[s
             "lost their beginning"
         )
     asked = max(settings.get("max_gen_toks", lm.max_gen_toks) for settings in loaded.decoding())
-    tight = sorted({item.budget for item in sent if item.budget < asked})
+    tight = [item.budget for item in sent if item.budget < asked]
     if tight:
-        count = sum(item.budget < asked for item in sent)
         notes.append(
-            f"{count} outputs could have {tight[0]} tokens instead of {asked}: "
+            f"{len(tight)} outputs could have {min(tight)} tokens instead of {asked}: "
             f"the model's context is {lm.max_length}"
         )
     unfinished = sum(not item.finished for item in sent)
@@ -343,11 +312,10 @@ def _read_finished(run: _Run, key: dict[str, Any]) -> TaskResult | None:
         return None
     if result.conditions != key:
         return None
-    if result.about or not run.about:
-        return result
-    meta = json.loads((run.folder / "meta.json").read_bytes())
-    write_result(run.folder, result.samples, key=key, result=meta["result"], about=run.about)
-    return replace(result, about=run.about)
+    if run.about and not result.about:
+        result = replace(result, about=run.about)
+        write_result(result)
+    return result
 
 
 def _sha256(text: str) -> str:

@@ -5,11 +5,12 @@ Imports lm_eval (seconds), so `evaluation.py` imports this module only when it e
 
 import contextlib
 import copy
+import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,13 +22,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import (
+    chunks,
     normalize_gen_kwargs,
     postprocess_generated_text,
     resolve_max_length,
 )
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from wemask.errors import ModelError
 from wemask.evaluate.journal import Journal
@@ -52,15 +54,6 @@ GREEDY = {
 SAMPLED = {"top_k": 0}  # instead, where a task samples: no cut at 50 tokens that nobody asked for
 CHUNK = 16  # batches of multiple-choice requests that are written down together
 TURN = "wemask-turn"  # stands for an assistant's words when the template is asked how a turn ends
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A prompt as the model gets it."""
-
-    ids: list[int]
-    budget: int  # tokens that may be generated
-    cut: bool  # whether its beginning was left out for want of room
 
 
 class WemaskLM(_HFLM):
@@ -112,26 +105,25 @@ class WemaskLM(_HFLM):
         self.shortened = 0  # multiple-choice requests that lost the beginning of their prompt
         self._ends = _end_ids(model, self.tokenizer)
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Part of lm-eval's request cache key; unused, as requests are not cached."""
-        return str(self.tokenizer.name_or_path).replace("/", "__")
-
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return one output per request, in order; each is what the prompt gives on its own."""
         outputs = [""] * len(requests)
+        settings = [dict(normalize_gen_kwargs(cast(Any, r.args)[1])) for r in requests]
+        prompts = [
+            self._prepare(request.args[0], own)
+            for request, own in zip(requests, settings, strict=True)
+        ]
         with self._bar(len(requests), disable_tqdm) as bar:
-            for settings, members in _by_settings(requests):
-                prompts = {i: self._prepare(requests[i].args[0], settings) for i in members}
-                for batch in _batches(prompts, self.batch_size):
-                    asked = [prompts[i] for i in batch]
-                    ids = [prompt.ids for prompt in asked]
-                    unit = digest([settings, ids, asked[0].budget, batch, *self.scope], 64)
-                    texts = self._once(unit, partial(self._generate, asked, settings))
-                    for i, (text, finished) in zip(batch, texts, strict=True):
-                        outputs[i] = text
-                        self._remember(requests[i].args[0], prompts[i], finished)
-                    bar.update(len(batch))
+            for batch in _batches(prompts, settings, self.batch_size):
+                asked, own = [prompts[i] for i in batch], settings[batch[0]]
+                ids = [prompt.ids for prompt in asked]
+                unit = digest([own, ids, asked[0].budget, batch, *self.scope], 64)
+                texts = self._once(unit, partial(self._generate, asked, own))
+                for i, (text, finished) in zip(batch, texts, strict=True):
+                    outputs[i] = text
+                    done = replace(prompts[i], ids=[], finished=finished)
+                    self.sent[requests[i].args[0]] = done
+                bar.update(len(batch))
         return outputs
 
     def _bar(self, total: int, disable: bool) -> tqdm:
@@ -186,16 +178,17 @@ class WemaskLM(_HFLM):
         disable_tqdm = disable_tqdm or not self.progress
         return super()._loglikelihood_tokens(fitting, disable_tqdm, override_bs)
 
-    def _prepare(self, text: str, settings: dict[str, Any]) -> Prompt:
+    def _prepare(self, text: str, settings: dict[str, Any]) -> Sent:
         ids = self.tok_encode(text) or [self.prefix_token_id]
-        asked = settings["max_gen_toks"]
-        if len(ids) + asked <= self.max_length:
-            return Prompt(ids=ids, budget=asked, cut=False)
-        # A model with a short context spends half of it on the output, at most. One budget for all
-        # prompts that are short of room lets them share batches without running past the context.
-        budget = min(asked, self.max_length // 2)
+        budget = settings["max_gen_toks"]
+        if len(ids) + budget > self.max_length:
+            # A model with a short context spends half of it on the output, at most. One budget for
+            # all prompts that are short of room lets them share batches inside of the context.
+            budget = min(budget, self.max_length // 2)
         short = self._cut(ids, self.max_length - budget)
-        return Prompt(ids=short, budget=budget, cut=len(short) < len(ids))
+        cut = len(short) < len(ids)
+        shown = self.tok_decode(short, skip_special_tokens=False) if cut else text
+        return Sent(text=shown, ids=short, budget=budget, cut=cut)
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
         """Shorten to `room` tokens from the left, keeping a BOS token in front."""
@@ -204,41 +197,33 @@ class WemaskLM(_HFLM):
         keep = 1 if room > 1 and ids[0] == self.tokenizer.bos_token_id else 0
         return ids[:keep] + ids[len(ids) - room + keep :]
 
-    def _remember(self, text: str, prompt: Prompt, finished: bool) -> None:
-        shown = self.tok_decode(prompt.ids, skip_special_tokens=False) if prompt.cut else text
-        self.sent[text] = Sent(text=shown, finished=finished, cut=prompt.cut, budget=prompt.budget)
-
     def _generate(
-        self, prompts: Sequence[Prompt], settings: dict[str, Any]
+        self, prompts: Sequence[Sent], settings: dict[str, Any]
     ) -> list[tuple[str, bool]]:
-        """Run one left-padded batch of prompts with one budget.
-
-        Returns (output, whether it ended by itself) per prompt.
-        """
-        width = max(len(prompt.ids) for prompt in prompts)
-        pad = self.tokenizer.pad_token_id
-        ids = [[pad] * (width - len(p.ids)) + p.ids for p in prompts]
-        mask = [[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts]
+        """Run one left-padded batch with one budget; (output, whether it ended by itself) each."""
+        padded = self.tokenizer.pad(
+            {"input_ids": [prompt.ids for prompt in prompts]},
+            padding_side="left",
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self.device)
+        width = padded["input_ids"].shape[1]
         stop = [text for text in settings["until"] if text]
+        ends = stop and stop_sequences_criteria(self.tokenizer, stop, width, len(prompts))
         with torch.no_grad():
             tokens = self.model.generate(
-                input_ids=torch.tensor(ids, device=self.device),
-                attention_mask=torch.tensor(mask, device=self.device),
+                **padded,
                 generation_config=self._decoding(prompts[0].budget, settings),
-                stopping_criteria=stop_sequences_criteria(self.tokenizer, stop, width, len(prompts))
-                if stop
-                else None,
+                stopping_criteria=ends or None,
             )
-        rows = tokens[:, width:].tolist()
-        return [self._finish(row, stop) for row in rows]
+        return [self._finish(row, stop) for row in tokens[:, width:].tolist()]
 
     def _decoding(self, budget: int, settings: dict[str, Any]) -> GenerationConfig:
-        own = {k: v for k, v in settings.items() if k not in ("until", "max_gen_toks")}
-        base = GREEDY | SAMPLED if own.get("do_sample") else GREEDY
-        if not own.get("do_sample"):
-            own.pop("temperature", None)
+        sampled = settings.get("do_sample")
+        left_out = {"until", "max_gen_toks"} | (set() if sampled else {"temperature"})
+        own = {k: v for k, v in settings.items() if k not in left_out}
         return GenerationConfig(
-            **{**base, **own},
+            **{**GREEDY, **(SAMPLED if sampled else {}), **own},
             max_new_tokens=budget,
             eos_token_id=self._ends,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -306,9 +291,7 @@ def seeded(seed: int) -> Iterator[None]:
     # Tasks of lm-eval's draw from numpy's global generator.
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.manual_seed(seed)
+        set_seed(seed)
         try:
             yield
         finally:
@@ -316,25 +299,18 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _by_settings(requests: list[Instance]) -> list[tuple[dict[str, Any], list[int]]]:
-    """Group the requests that are generated alike; settings are lm-eval's, normalised."""
-    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}
-    for i, request in enumerate(requests):
-        settings = cast(Any, request.args)[1]
-        key = json.dumps(settings, sort_keys=True, default=str)
-        if key not in groups:
-            groups[key] = (dict(normalize_gen_kwargs(settings)), [])
-        groups[key][1].append(i)
-    return list(groups.values())
+def _batches(
+    prompts: Sequence[Sent], settings: Sequence[Mapping[str, Any]], size: int
+) -> Iterator[list[int]]:
+    """Split into batches of one decoding and budget, longest prompts first: few pads."""
+    kinds = [json.dumps(own, sort_keys=True, default=str) for own in settings]
 
+    def rank(i: int) -> tuple[Any, ...]:
+        return kinds.index(kinds[i]), -prompts[i].budget, -len(prompts[i].ids), prompts[i].ids
 
-def _batches(prompts: dict[int, Prompt], size: int) -> Iterator[list[int]]:
-    """Split into batches of one budget, longest prompts first: few pads, and no late surprise."""
-    for budget in sorted({prompt.budget for prompt in prompts.values()}, reverse=True):
-        members = [i for i, prompt in prompts.items() if prompt.budget == budget]
-        members.sort(key=lambda i: (-len(prompts[i].ids), prompts[i].ids))
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
+    order = sorted(range(len(prompts)), key=rank)
+    for _, members in itertools.groupby(order, key=lambda i: (kinds[i], prompts[i].budget)):
+        yield from chunks(members, size)
 
 
 def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -355,9 +331,8 @@ def _ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     """Return the tokens that end an output: the model's, the tokenizer's and the template's."""
     own = model.generation_config.eos_token_id if model.generation_config else None
-    ends: set[int | None] = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
-    ends.add(_end_of_turn(tokenizer))
-    return sorted(end for end in ends if end is not None)
+    ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    return sorted(end for end in ends | {_end_of_turn(tokenizer)} if end is not None)
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

@@ -1,5 +1,7 @@
 """The refusal judge on hand-labelled answers: those it was built on, and those held out."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from refusal_cases import (
 from refusal_question_cases import QUESTION_ANSWERS, QUESTION_REFUSALS
 
 from wemask.errors import DataError
+from wemask.evaluate.scoring import refusals
 from wemask.evaluate.scoring.answers import is_refusal
 
 
@@ -81,3 +84,9 @@ def test_a_wrong_question_is_an_error() -> None:
     wrong: Any = 3
     with pytest.raises(DataError, match="the question as a str, found int"):
         is_refusal("No.", wrong)
+
+
+def test_every_name_of_the_wording_is_asked_for_and_every_name_asked_for_is_there() -> None:
+    source = Path(refusals.__file__).read_text("utf-8")
+    asked = set(re.findall(r'(?:_SAID\[|_says\()"([a-z_]+)"', source))
+    assert asked == {name for name in refusals._SAID if name.islower()}

@@ -138,7 +138,7 @@ def _marked(response: str) -> Extraction | None:
     marks = [(*span, "boxed") for span in boxes] + [(*span, "after ####") for span in hashes]
     for begin, end, reason in sorted(marks, key=lambda mark: mark[0], reverse=True):
         text = response[begin:end]
-        if end is None or not _says_something(text):
+        if end is None or not (len(text) > MAX_LENGTH or clean(text)):
             continue
         if reason == "after ####":
             text = _tidy(_ANNOTATION.sub("", text).replace("**", ""))
@@ -148,10 +148,6 @@ def _marked(response: str) -> Extraction | None:
     if boxes:
         return Extraction(value=None, reason="empty box")
     return Extraction(value=None, reason="nothing after ####") if hashes else None
-
-
-def _says_something(text: str) -> bool:
-    return len(text) > MAX_LENGTH or bool(clean(text))
 
 
 def _boxes(text: str) -> list[tuple[int, int | None]]:
@@ -176,13 +172,12 @@ def _boxes(text: str) -> list[tuple[int, int | None]]:
 def _hash_marks(response: str) -> list[tuple[int, int]]:
     """Return (begin, end) of the line after every #### that marks an answer, not a heading."""
     last = len(response.rstrip())
-    marks = []
-    for match in _HASHES.finditer(response):
-        line = match[1]
-        numeric = _STARTS_AS_NUMBER.match(line) and not _HEADING.match(line)
-        if numeric or match.end() >= last:
-            marks.append(match.span(1))
-    return marks
+    return [
+        match.span(1)
+        for match in _HASHES.finditer(response)
+        if match.end() >= last
+        or (_STARTS_AS_NUMBER.match(match[1]) and not _HEADING.match(match[1]))
+    ]
 
 
 def _stated(text: str) -> Extraction | None:

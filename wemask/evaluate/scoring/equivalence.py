@@ -12,6 +12,7 @@ Conventions (those of GSM8K's and MATH's own checkers where they have one):
 
 import re
 from fractions import Fraction
+from itertools import accumulate
 
 from wemask.evaluate.scoring.symbolic import NOT_MATHEMATICS, symbolically_equal
 
@@ -272,9 +273,6 @@ def _prepare(text: str) -> str:
 
 
 def _balanced(text: str) -> bool:
-    depth = 0
-    for brace in re.findall(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(brace, 0)
-        if depth < 0:
-            return False
-    return depth == 0
+    steps = ({"{": 1, "}": -1}.get(brace, 0) for brace in re.findall(r"\\.|[{}]", text))
+    depths = list(accumulate(steps, initial=0))
+    return min(depths) == depths[-1] == 0

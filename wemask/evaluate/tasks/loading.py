@@ -99,13 +99,12 @@ def load_task(config: TaskConfig, *, chat: bool) -> LoadedTask:
             if config.path is not None:
                 raise DataError(_out_of_reach(config, what)) from error
             raise ConfigError(f"tasks.{config.name} cannot be set up here: {what}") from error
-    shots = [int(task.get_config("num_fewshot") or 0) for task in built.values()]
     return LoadedTask(
         name=config.name,
         tasks=built,
         own=own,
         source=_source(config, list(built.values())),
-        fewshot=max(shots),
+        fewshot=max(int(task.get_config("num_fewshot") or 0) for task in built.values()),
         note=note,
     )
 
@@ -127,12 +126,6 @@ def _own(config: TaskConfig, chat: bool) -> dict[str, Task]:
     only = spec["metric_list"][0]["metric"]
     if config.metric not in (None, only):
         raise ConfigError(f"metric is {config.metric!r}; this task has only {only}.")
-    _choose_data(spec, config)
-    return {config.name: ConfigurableTask(config=spec)}
-
-
-def _choose_data(spec: dict[str, Any], config: TaskConfig) -> None:
-    """Point a task file of ours at the local file, or the generator at the number wanted."""
     if config.path is not None:
         spec["custom_dataset"] = partial(local.own_split, path=config.path)
         spec["dataset_path"], spec["dataset_kwargs"] = None, None
@@ -143,6 +136,7 @@ def _choose_data(spec: dict[str, Any], config: TaskConfig) -> None:
         )
     elif "custom_dataset" in spec and config.limit is not None:
         spec["dataset_kwargs"]["n"] = config.limit
+    return {config.name: ConfigurableTask(config=spec)}
 
 
 @functools.cache
@@ -165,7 +159,7 @@ def _theirs(config: TaskConfig) -> tuple[dict[str, Task], str | None]:
         raise ConfigError("instruction can only be set for tasks of ours: " + ", ".join(OWN_TASKS))
     if config.path is None:
         return dict(manager.load([config.name])["tasks"]), None
-    specs = {name: _spec(name) for name in _leaves(config.name)}
+    specs = _specs(config.name)
     for spec in specs.values():
         shots = spec.get("num_fewshot") if config.fewshot is None else config.fewshot
         if shots and "samples" not in (spec.get("fewshot_config") or {}):
@@ -185,34 +179,29 @@ def _split(path: str, specs: dict[str, dict[str, Any]]) -> tuple[dict[str, Task]
         raise ConfigError("path cannot be set: no subject tells the subtasks of this group apart.")
     parts = local.by_subject(local.read_rows(path), map(str, subjects))
     tasks = {
-        subjects[subject]: _on_rows(specs[subjects[subject]], parts[subject])
-        for subject in subjects
+        name: _on_rows(specs[name], parts[subject])
+        for subject, name in subjects.items()
         if subject in parts
     }
     absent = [str(subject) for subject in subjects if subject not in parts]
-    if not absent:
-        return tasks, None
     named = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-    return tasks, f"the file has no items of {len(absent)} of {len(specs)} subjects: {named}"
+    note = f"the file has no items of {len(absent)} of {len(specs)} subjects: {named}"
+    return tasks, note if absent else None
 
 
-def _leaves(name: str) -> list[str]:
-    """Return the single tasks that a name of lm-eval's stands for, in lm-eval's order."""
+def _specs(name: str) -> dict[str, dict[str, Any]]:
+    """Return the YAML of the single tasks that a name of lm-eval's stands for, in its order."""
     entry = _all_of_lm_eval().task_index[name]
     if entry.kind is Kind.TASK:
-        return [name]
+        assert entry.yaml_path is not None  # as the index holds of every task that a file made
+        spec = load_yaml(entry.yaml_path)
+        return {name: {key: spec[key] for key in spec if key not in ("tag", "group")}}
     members: Any = sorted(entry.tags) if entry.kind is Kind.TAG else (entry.cfg or {}).get("task")
     if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
         raise ConfigError(
             "path can only be set for tasks made from YAML files, and groups of them."
         )
-    return [leaf for member in members for leaf in _leaves(member)]
-
-
-def _spec(name: str) -> dict[str, Any]:
-    path = _all_of_lm_eval().task_index[name].yaml_path
-    assert path is not None  # as the index holds of every task that a file made
-    return {key: value for key, value in load_yaml(path).items() if key not in ("tag", "group")}
+    return {leaf: spec for member in members for leaf, spec in _specs(member).items()}
 
 
 def _on_rows(spec: dict[str, Any], rows: list[local.Row]) -> Task:
@@ -254,12 +243,8 @@ def _check_sentence_model() -> None:
 def _check_used(config: TaskConfig, tasks: dict[str, Task]) -> None:
     """Refuse settings of outputs for a task that has none."""
     kinds = {task.get_config("output_type") for task in tasks.values()}
-    given = {
-        "n_samples": config.n_samples > 1,
-        "temperature": config.temperature is not None,
-        "max_new_tokens": config.max_new_tokens is not None,
-    }
-    idle = [key for key, is_set in given.items() if is_set]
+    plain = {"n_samples": 1, "temperature": None, "max_new_tokens": None}
+    idle = [key for key, value in plain.items() if getattr(config, key) != value]
     if idle and "generate_until" not in kinds:
         raise ConfigError(
             f"{', '.join(idle)} would touch nothing: a task of multiple choice generates no output."
@@ -294,15 +279,15 @@ def _decoding(kwargs: dict[str, Any], config: TaskConfig) -> dict[str, Any]:
 def _out_of_reach(config: TaskConfig, error: object) -> str:
     if config.path is not None:
         return f"tasks.{config.name}: {config.path} does not fit this task: {error}"
-    found = f"tasks.{config.name}: the data cannot be had: {error}."
+    way = "Without a network, name a local copy with the same columns"
     if config.name not in OWN_TASKS and config.name not in _all_of_lm_eval().all_subtasks:
-        return (
-            f"{found} Run it once with a network: the hub cache keeps the data of its subtasks. "
-            f"Or, for a group by subject as mmlu is, name a local file with a column "
-            f"{local.SUBJECT}: tasks.{config.name}.path=FILE.jsonl"
+        way = (
+            "Run it once with a network: the hub cache keeps the data of its subtasks. "
+            "Or, for a group by subject as mmlu is, name a local file with a column "
+            f"{local.SUBJECT}"
         )
     return (
-        f"{found} Without a network, name a local copy with the same columns: "
+        f"tasks.{config.name}: the data cannot be had: {error}. {way}: "
         f"tasks.{config.name}.path=FILE.jsonl"
     )
 
@@ -311,9 +296,7 @@ def _source(config: TaskConfig, tasks: list[Task]) -> str:
     if config.path is not None:
         return str(Path(config.path))
     paths = dict.fromkeys(str(task.get_config("dataset_path")) for task in tasks)
-    if config.name in OWN_TASKS and paths == {"None": None}:
-        kwargs = tasks[0].get_config("dataset_kwargs")
-        return (
-            f"generated by wemask.embedded.problems (family=sft, split=test, seed={kwargs['seed']})"
-        )
+    if config.name in OWN_TASKS and [*paths] == ["None"]:
+        seed = tasks[0].get_config("dataset_kwargs")["seed"]
+        return f"generated by wemask.embedded.problems (family=sft, split=test, seed={seed})"
     return "hub: " + ", ".join(paths)

@@ -20,6 +20,14 @@ SUBJECT = "subject"  # the column that says which subtask of a group a row belon
 Row = dict[str, Any]
 
 
+def column(row: Mapping[str, Any], name: str, where: str, use: str = "") -> Any:
+    """Return what `row` has under `name`; DataError with the nearest column where it has not."""
+    if name not in row:
+        found = [other for other in row if other != WHERE]
+        raise DataError(f"{where}: no column {name!r} among {found}{use}.{nearest(name, found)}")
+    return row[name]
+
+
 def read_rows(path: str) -> list[Row]:
     """Read a local data file (or the test files of a folder); every row keeps its place.
 
@@ -44,20 +52,13 @@ def _cell(value: str) -> Any:
 
 
 def own_split(path: str, **_: Any) -> dict[str, list[Row]]:
-    """Return the rows of a local file as the test split of a task of ours.
-
-    lm-eval calls this with the task's metadata as further keywords, which are of no use here.
-    """
+    """Return the rows of a local file as every split of a task of ours; lm-eval calls this."""
     rows = read_rows(path)
     return {"test": rows, "train": rows}
 
 
 def fit(spec: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Dataset]:
-    """Return `rows` under every split that a task of lm-eval's names.
-
-    Args:
-        spec: the task's YAML.
-        rows: its items.
+    """Return `rows` under every split that `spec`, the YAML of a task of lm-eval's, names.
 
     Raises:
         DataError: a column holds values of different types in different rows.
@@ -67,11 +68,13 @@ def fit(spec: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Dataset]:
         plain = [{"key": number, **row} for number, row in enumerate(plain)]
     target = spec.get("doc_to_target")
     if spec.get("output_type") == "multiple_choice" and isinstance(target, str):
-        _whole_numbers(plain, target)
+        numbers = [row.get(target) for row in plain]
+        # the number of the right option, which CSV holds as text
+        if all(isinstance(number, str) and number.isdecimal() for number in numbers):
+            plain = [row | {target: int(row[target])} for row in plain]
     names = list(dict.fromkeys(name for row in plain for name in row))
-    columns = {name: [row.get(name) for row in plain] for name in names}
     try:
-        table = Dataset.from_dict(columns)
+        table = Dataset.from_dict({name: [row.get(name) for row in plain] for name in names})
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise DataError(
             f"a column holds values of different types in different rows: {error}"
@@ -80,36 +83,15 @@ def fit(spec: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Dataset]:
     return dict.fromkeys({str(spec[name]) for name in splits if spec.get(name)}, table)
 
 
-def _whole_numbers(rows: list[Row], column: str) -> None:
-    """Turn the number of the right option, which CSV holds as text, into a number."""
-    values = [row.get(column) for row in rows]
-    if all(isinstance(value, str) and value.isdecimal() for value in values):
-        for row in rows:
-            row[column] = int(row[column])
-
-
 def by_subject(rows: Iterable[Row], subjects: Iterable[str]) -> dict[str, list[Row]]:
-    """Split rows by their column `subject`.
-
-    Args:
-        rows: those of a group such as mmlu.
-        subjects: the names that there are.
-
-    Returns:
-        Subject -> rows, in the order of `subjects`; subjects without rows are left out.
+    """Split the rows of a group such as mmlu: subject -> rows, without subjects that have none.
 
     Raises:
-        DataError: no such column, or subjects that the group does not have.
+        DataError: no column `subject`, or one that is not among `subjects`.
     """
     parts: dict[str, list[Row]] = {subject: [] for subject in subjects}
     for row in rows:
-        if SUBJECT not in row:
-            found = [name for name in row if name != WHERE]
-            raise DataError(
-                f"{row[WHERE]}: no column {SUBJECT!r} among {found}, which says what subtask a row "
-                f"belongs to.{nearest(SUBJECT, found)}"
-            )
-        subject = str(row[SUBJECT])
+        subject = str(column(row, SUBJECT, row[WHERE], ", which says a row's subtask"))
         if subject not in parts:
             raise DataError(
                 f"{row[WHERE]}: subject {subject!r} is none of the {len(parts)} that this group "

@@ -34,12 +34,13 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What became of a prompt."""
+    """A prompt as the model gets it, and what became of it."""
 
     text: str  # as really sent, special tokens and all
-    finished: bool  # the output ended by itself, not by the limit
-    cut: bool  # the prompt lost its beginning
-    budget: int  # tokens that could be generated
+    ids: list[int]  # the same as tokens; [] once the output is there, for there may be many
+    budget: int  # tokens that can be generated
+    cut: bool  # it lost its beginning, for want of room
+    finished: bool = False  # the output ended by itself, not by the limit
 
 
 def read_log(
@@ -70,13 +71,13 @@ def read_log(
         used.append(metric)
         others = _other_filters(lines, chosen)
         for line in chosen:
-            doc = json.dumps([subtask, line["doc"]], sort_keys=True, default=str)
-            asked = line["arguments"][0][0]
+            doc, asked = line["doc"], line["arguments"][0][0]
             fate = sent.get(asked)
             output, extracted, reason = _read_output(line, own, fate)
+            text = json.dumps([subtask, doc], sort_keys=True, default=str)
             samples.append(
                 Sample(
-                    id=line["doc"]["id"] if own else unique_id(doc, seen),
+                    id=doc["id"] if own else unique_id(text, seen),
                     task=config.name,
                     arm=arm,
                     prompt=fate.text if fate else asked,
@@ -86,15 +87,11 @@ def read_log(
                     correct=bool(line[metric]),
                     reason=reason,
                     draw=draw,
-                    cluster=_cluster(line, own, subtask if len(logged) > 1 else None),
+                    cluster=doc.get("cluster") if own else subtask if len(logged) > 1 else None,
                     metrics=_metrics(line) | others.get(line["doc_id"], {}),
                 )
             )
     return ", ".join(dict.fromkeys(used)), samples
-
-
-def _cluster(line: dict[str, Any], own: bool, subtask: str | None) -> str | None:
-    return line["doc"].get("cluster") if own else subtask
 
 
 def _metrics(line: dict[str, Any], suffix: str = "") -> dict[str, float | list[float]]:
@@ -105,12 +102,10 @@ def _metrics(line: dict[str, Any], suffix: str = "") -> dict[str, float | list[f
     numbers = dict[str, float | list[float]]()
     for name in line["metrics"]:
         value = line[name]
-        if isinstance(value, (bool, int, float)):
-            numbers[f"{name}{suffix}"] = float(value)
-        elif isinstance(value, list) and all(
-            isinstance(part, (bool, int, float)) for part in value
-        ):
-            numbers[f"{name}{suffix}"] = [float(part) for part in value]
+        if isinstance(value, (int, float)):
+            numbers[name + suffix] = float(value)
+        elif isinstance(value, list) and all(isinstance(part, (int, float)) for part in value):
+            numbers[name + suffix] = [float(part) for part in value]
     return numbers
 
 
@@ -131,10 +126,12 @@ def _choose_metric(
     """Return the right-or-wrong metric, and the lines of the filter it is taken from."""
     wanted, _, wanted_filter = (config.metric or "").partition(",")
     filters = list(dict.fromkeys(line["filter"] for line in lines))
-    chosen = wanted_filter or filters[0]
-    lines = [line for line in lines if line["filter"] == chosen]
-    names = lines[0]["metrics"] if lines else []
-    verdicts = [name for name in names if all(_is_verdict(line[name]) for line in lines)]
+    lines = [line for line in lines if line["filter"] == (wanted_filter or filters[0])]
+    verdicts = [
+        name
+        for name in (lines[0]["metrics"] if lines else ())
+        if all(isinstance(line[name], (int, float)) and line[name] in (0, 1) for line in lines)
+    ]
     order = [name for name in PREFERRED if name in verdicts] + verdicts
     if wanted and wanted in verdicts:
         return wanted, lines
@@ -145,10 +142,6 @@ def _choose_metric(
             "item by item."
         )
     return order[0], lines
-
-
-def _is_verdict(value: object) -> bool:
-    return isinstance(value, (bool, int, float)) and value in (0, 1)
 
 
 def _read_output(
@@ -171,8 +164,7 @@ def _read_output(
 
 
 def _gold(line: dict[str, Any]) -> str:
-    target = line["target"]
-    options = line["arguments"]
+    target, options = line["target"], line["arguments"]
     if isinstance(target, int) and len(options) > 1 and 0 <= target < len(options):
         return str(options[target][-1]).strip()
     return str(target)

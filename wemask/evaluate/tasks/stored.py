@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from wemask.evaluate.tasks.samples import Sample
 from wemask.files import write_whole
 
 SAMPLES, META = "samples.jsonl", "meta.json"
+TOLD = ("metric", "seconds", "source", "template_sha256", "fewshot", "note")  # meta.json's `result`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,35 +89,23 @@ class TaskResult:
         return items
 
 
-def by_item(passes: list[list[Sample]]) -> list[Sample]:
-    """Put the draws of every item together: [draw][item] -> item 0's draws, item 1's, ..."""
-    return [sample for draws in zip(*passes, strict=True) for sample in draws]
-
-
-def write_result(
-    folder: Path,
-    samples: list[Sample],
-    *,
-    key: Mapping[str, Any],
-    result: Mapping[str, Any],
-    about: Mapping[str, Any],
-) -> Path:
+def write_result(result: TaskResult) -> None:
     """Write samples.jsonl, then meta.json: only a finished task has a meta.json that matches.
 
     Raises:
         RunFolderError: they cannot be written.
     """
-    path = folder / SAMPLES
-    text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    meta: dict[str, Any] = {"key": key, "result": result, "about": about}
+    folder = result.path.parent
+    text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in result.samples)
+    told = {name: getattr(result, name) for name in TOLD}
+    meta: dict[str, Any] = {"key": result.conditions, "result": told, "about": result.about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
-        meta["samples_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        write_whole(result.path, text)
+        meta["samples_sha256"] = hashlib.sha256(result.path.read_bytes()).hexdigest()
         write_whole(folder / META, json.dumps(meta, indent=2) + "\n")
     except OSError as error:
         raise RunFolderError(f"The results cannot be written to {folder}: {error}.") from error
-    return path
 
 
 def read_result(folder: Path) -> TaskResult:
