@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from wemask.compare.results import Results, SofteningMetrics
 from wemask.detection.me_layer import Criterion, LayerRow, MassiveToken, MELayerReport
 from wemask.report import plots
-from wemask.report.relief import MAX_BINS, pool_dims
-from wemask.report.style import DPI, WIDTH, log_axis, plain, size_words, svg_text
+from wemask.report.relief import MAX_BINS, pool_dims, relief
+from wemask.report.softening_plots import softening_effect
+from wemask.report.style import DPI, WIDTH, log_axis, plain, save_figure, size_words, svg_text
 
 NASTY = "$x_1$ \n\x1b[0m \u202e \u4e2d {} %s <s>"
 
@@ -194,7 +195,7 @@ def test_layer_ticks_have_room(layers: int, ticks: list[str]) -> None:
 def test_relief_follows_every_massive_dim_at_full_height(layers: int, width: int) -> None:
     report = made_up_report(layers, width, dims=(3, width - 2))
     assert report.relief is not None
-    figure = plots.relief(report)
+    figure = relief(report)
     axes: Any = figure.axes[0]
     for line, dim in zip(axes.lines, report.dims, strict=True):
         x, y, z = line.get_data_3d()
@@ -210,7 +211,7 @@ def test_relief_follows_every_massive_dim_at_full_height(layers: int, width: int
 
 
 def test_relief_counts_the_dims_it_has_no_room_to_name() -> None:
-    figure = plots.relief(made_up_report(dims=(1, 9, 20, 33, 41, 60)))
+    figure = relief(made_up_report(dims=(1, 9, 20, 33, 41, 60)))
     legend: Any = figure.axes[0].get_legend()
     assert legend.get_title().get_text() == "and 2 more massive dims"
     assert len(legend.get_texts()) == 5  # the ME Layer and four dims
@@ -220,28 +221,28 @@ def test_relief_names_do_not_lie_on_each_other() -> None:
     report = made_up_report(width=640, dims=(100, 101))
     assert report.relief is not None
     report.relief[2:, 101] = 155.0
-    assert texts(plots.relief(report)) == "dim 100"
+    assert texts(relief(report)) == "dim 100"
 
 
 def test_relief_without_a_massive_activation_names_the_strongest_dim() -> None:
     report = without_massive()
     assert report.relief is not None
     strongest = int(report.relief.max(dim=0).values.argmax())
-    figure = plots.relief(report)
+    figure = relief(report)
     assert title(figure) == "No dimension of 64 stands out by the criterion in any layer"
     assert texts(figure) == f"dim {strongest}"
 
 
 def test_relief_of_a_report_read_from_a_file_is_refused() -> None:
     with pytest.raises(ValueError, match="carries no relief"):
-        plots.relief(replace(made_up_report(), relief=None))
+        relief(replace(made_up_report(), relief=None))
 
 
 # ---------------------------------------------------------------------------- softening and arms
 
 
 def test_softening_effect_says_what_changed() -> None:
-    figure = plots.softening_effect(made_up_metrics())
+    figure = softening_effect(made_up_metrics())
     assert title(figure) == (
         "Softening leaves the massive activation at 160 and lowers the mean sink mass "
         "from 0.60 to 0.20"
@@ -251,7 +252,7 @@ def test_softening_effect_says_what_changed() -> None:
 
 
 def test_softening_effect_leaves_gaps_where_nothing_was_measured() -> None:
-    figure = plots.softening_effect(made_up_metrics(on_sink=None, on_max=None))
+    figure = softening_effect(made_up_metrics(on_sink=None, on_max=None))
     for axes in figure.axes:
         assert np.isnan(np.asarray(axes.lines[1].get_ydata())).all()
     assert "was not measured on the mean sink mass" in title(figure)
@@ -315,13 +316,13 @@ def test_any_string_can_be_drawn(tmp_path: Path) -> None:
     results = made_up_results(NASTY)
     results["arms"][NASTY] = results["arms"].pop("sft")
     results["comparisons"] = [c for c in results["comparisons"] if "sft" not in (c["a"], c["b"])]
-    for figure in (plots.relief(report), plots.arms(results, NASTY), plots.forest(results)):
-        plots.save_figure(figure, tmp_path / "x")  # a missing letter is a warning, so an error
+    for figure in (relief(report), plots.arms(results, NASTY), plots.forest(results)):
+        save_figure(figure, tmp_path / "x")  # a missing letter is a warning, so an error
 
 
 def test_save_figure_writes_png_and_svg_and_keeps_dots(tmp_path: Path) -> None:
-    figure = plots.softening_effect(made_up_metrics())
-    png, svg = plots.save_figure(figure, tmp_path / "deep" / "llama-3.2-1b")
+    figure = softening_effect(made_up_metrics())
+    png, svg = save_figure(figure, tmp_path / "deep" / "llama-3.2-1b")
     assert (png.name, svg.name) == ("llama-3.2-1b.png", "llama-3.2-1b.svg")
     assert DPI >= 150
     assert png_width(png) == round(WIDTH * DPI)

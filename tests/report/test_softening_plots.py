@@ -10,9 +10,8 @@ from matplotlib.colors import to_hex
 from report_cases import made_up, made_up_report
 
 from wemask.compare.results import SofteningRecord, validate_results
-from wemask.report import plots
 from wemask.report.report import build_figures
-from wemask.report.softening_plots import SINK, has_sink_maps, sink_count, sink_words
+from wemask.report.softening_plots import SINK, has_sink_maps, sink_count, sink_maps, sink_words
 
 
 def softening(off: Any, on: Any, softened: list[int] | None = None) -> SofteningRecord:
@@ -39,7 +38,7 @@ def words(figure: Any) -> list[str]:
 
 def test_both_maps_hold_the_numbers_on_one_scale() -> None:
     off, on = grid(8, 4), grid(8, 4)[::-1]
-    left, right, scale = plots.sink_maps(softening(off, on)).axes
+    left, right, scale = sink_maps(softening(off, on)).axes
     for axes, masses in ((left, off), (right, on)):
         (image,) = axes.images
         assert np.array_equal(image.get_array(), masses)  # row: layer, column: head
@@ -52,7 +51,7 @@ def test_both_maps_hold_the_numbers_on_one_scale() -> None:
 
 
 def test_the_rate_is_the_share_of_pairs_above_the_threshold() -> None:
-    figure = plots.sink_maps(softening([[0.3, 0.31], [0.9, 0.8]], [[0.1, 0.1], [0.2, 0.9]]))
+    figure = sink_maps(softening([[0.3, 0.31], [0.9, 0.8]], [[0.1, 0.1], [0.2, 0.9]]))
     assert figure.get_suptitle() == "Softening lowers the sink rate from 75% to 25%"
     titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
     assert titles[0] == "softening off\nsink rate 75% of 4 pairs"
@@ -61,7 +60,7 @@ def test_the_rate_is_the_share_of_pairs_above_the_threshold() -> None:
 
 def test_a_layer_that_was_not_measured_is_neither_drawn_nor_counted() -> None:
     data = softening([None, [0.9], [0.9, 0.1]], [None, None, None])
-    figure = plots.sink_maps(data)
+    figure = sink_maps(data)
     left, right, _ = figure.axes
     drawn = np.ma.getmaskarray(left.images[0].get_array())
     assert drawn.tolist() == [[True, True], [False, True], [False, False]]
@@ -78,7 +77,7 @@ def test_a_layer_that_was_not_measured_is_neither_drawn_nor_counted() -> None:
 @pytest.mark.parametrize(("layers", "heads"), [(8, 4), (32, 32), (80, 64)])
 def test_maps_of_any_size_are_readable(layers: int, heads: int) -> None:
     data = softening(grid(layers, heads), grid(layers, heads), list(range(2, layers)))
-    figure = plots.sink_maps(data)
+    figure = sink_maps(data)
     figure.draw_without_rendering()
     assert figure.get_figheight() < 7  # a screen, half a page
     for axes in figure.axes[:2]:
@@ -91,14 +90,14 @@ def test_maps_of_any_size_are_readable(layers: int, heads: int) -> None:
 
 
 def test_numbers_are_light_on_dark_and_dark_on_light() -> None:
-    figure = plots.sink_maps(softening([[0.05, 0.95]], [[0.05, 0.95]]))
+    figure = sink_maps(softening([[0.05, 0.95]], [[0.05, 0.95]]))
     inks = [to_hex(text.get_color()) for text in figure.axes[0].texts]
     assert inks == ["#ffffff", "#000000"]
 
 
 def test_the_bar_follows_the_softened_layers() -> None:
     data = softening(grid(9, 2), grid(9, 2), [2, 3, 4, 7])
-    bars: Any = plots.sink_maps(data).axes[1].collections[0]
+    bars: Any = sink_maps(data).axes[1].collections[0]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[1.5, 4.5], [6.5, 7.5]]
 
 
@@ -112,7 +111,7 @@ def test_without_single_heads_there_is_no_map() -> None:
     assert not has_sink_maps(checked["softening"]["metrics"])
     assert "sink_maps" not in [f.name for f in build_figures(checked, made_up_report())]
     with pytest.raises(ValueError, match="no layer holds sink_mass_by_head"):
-        plots.sink_maps(checked["softening"])
+        sink_maps(checked["softening"])
 
 
 def test_the_report_says_the_maps_in_words() -> None:

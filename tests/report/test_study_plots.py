@@ -111,8 +111,16 @@ def dosed() -> Results:
 def test_the_dose_surface_has_each_dose_in_its_place() -> None:
     results = dosed()
     figure = study_plots.dose(results, "arith", "training_free")
-    shown = {t.get_text(): t.get_position() for t in figure.axes[0].texts}
-    assert shown == {"0.0": (0, 0), "+10.0*": (0, 1), "-10.0*": (1, 0)}
+    axes = figure.axes[0]
+    columns, rows = (
+        [tick.get_text() for tick in ticks]
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels())
+    )
+    shown = {
+        t.get_text(): (columns[int(t.get_position()[0])], rows[int(t.get_position()[1])])
+        for t in axes.texts
+    }
+    assert shown == {"0.0": ("0.01", "0.5"), "+10.0*": ("0.01", "1"), "-10.0*": ("0.1", "0.5")}
     assert "2 of 3 doses are clear of zero" in figure.get_suptitle().replace("\n", " ")
     assert study_plots.dose_arms(results, "wemask_sft") == {}  # one dose is no surface
     # Several doses of one arm are summed up in the verdict, by their settings.

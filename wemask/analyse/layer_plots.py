@@ -8,21 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wemask.report.style import (
-    BLUE,
-    INK,
-    ORANGE,
-    PURPLE,
-    WIDTH,
-    layer_axis,
-    mark_layer,
-    one_legend,
-    styled,
-)
+from wemask.report.softening_plots import layer_lines
+from wemask.report.style import WIDTH, layer_axis, mark_layer, one_legend, styled
 
 PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "sinks": {
@@ -51,18 +40,6 @@ WHOSE = {
     "ffn_share": "FFN",
     "attention_share": "attention",
 }
-LOOKS: dict[str, tuple[str, str, Any]] = {
-    "softening off": (INK, "o", ""),
-    "softening on": (BLUE, "s", (4, 2)),
-    "first token off": (PURPLE, "D", (1, 1.5)),
-    "ordinary tokens off": (ORANGE, "^", (1, 1.5)),
-    "FFN off": (BLUE, "o", ""),
-    "FFN on": (BLUE, "s", (4, 2)),
-    "attention off": (ORANGE, "^", ""),
-    "attention on": (ORANGE, "v", (4, 2)),
-}
-"""Line -> colour, marker, dashes."""
-FEW = 20  # layers that have room for large markers
 FREE = "diversity"  # its axes go where the numbers are; the others hold shares, 0 to 1
 
 
@@ -73,7 +50,7 @@ def by_layer(table: pd.DataFrame, name: str, me_layer: int | None = None) -> Fig
     figure = Figure(figsize=(WIDTH, 1.6 + 1.6 * len(PANELS[name])))
     panels = list(figure.subplots(len(PANELS[name]), 1, sharex=True, squeeze=False)[:, 0])
     for axes, (words, metrics) in zip(panels, PANELS[name].items(), strict=True):
-        _draw_lines(axes, _lines(table, metrics), 6.5 if len(layers) < FEW else 3)
+        layer_lines(axes, _lines(table, metrics))
         axes.set(ylabel=words, xlabel="decoder layer")
         axes.margins(y=0.15)
         if name != FREE:
@@ -88,22 +65,8 @@ def by_layer(table: pd.DataFrame, name: str, me_layer: int | None = None) -> Fig
 
 
 def _lines(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """The rows with a layer, and which line each belongs to; those without a look are left out."""
-    rows: Any = table[table["metric"].isin(metrics) & table["layer"].notna()]
+    """The rows that can be drawn, each with the line that it belongs to."""
+    rows: Any = table[table["metric"].isin(metrics)].dropna(subset=["layer", "value"])
     states = rows["group"].map({"intact": " off", "wemask": " on"})
-    rows = rows.assign(line=rows["metric"].map(WHOSE).fillna("softening") + states)
-    rows = rows[rows["line"].isin(list(LOOKS)) & rows["value"].notna()]
-    return rows.astype({"layer": float})
-
-
-def _draw_lines(axes: Axes, rows: pd.DataFrame, size: float) -> None:
-    if not len(rows):
-        return
-    looks = {line: LOOKS[line] for line in LOOKS if line in set(rows["line"])}
-    colours, markers, dashes = ({k: v[i] for k, v in looks.items()} for i in range(3))
-    which: Any = {"hue": "line", "style": "line", "hue_order": list(looks)}
-    which |= {"palette": colours, "markers": markers, "dashes": dashes}
-    look: Any = {"markersize": size, "fillstyle": "none", "markeredgecolor": None}
-    sns.lineplot(
-        rows, x="layer", y="value", estimator=None, markeredgewidth=1.5, ax=axes, **which, **look
-    )
+    lines = rows["metric"].map(WHOSE).fillna("softening") + states
+    return rows.assign(line=lines).astype({"layer": float})

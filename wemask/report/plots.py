@@ -1,26 +1,25 @@
-"""The figures: where the massive activation lives, what softening does, how the arms compare.
+"""The figures: where the massive activation lives, and how the arms compare.
 
 Every function is pure and returns a matplotlib `Figure` (object API, no pyplot, no global state).
 """
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wemask.compare.results import ArmScore, Comparison, Results
 from wemask.compare.verdict import (
     NEAR_ZERO,
     arm_words,
     compared,
+    difference_words,
     judgement_of,
     ordered_tasks,
-    p_words,
-    points,
 )
-from wemask.report.relief import relief
-from wemask.report.softening_plots import sink_maps, softening_effect
+from wemask.detection.me_layer import MELayerReport
 from wemask.report.style import (
     BLUE,
     GREEN,
@@ -31,29 +30,16 @@ from wemask.report.style import (
     RED,
     WIDTH,
     drawable,
+    interval,
     layer_axis,
     log_axis,
     mark_layer,
+    note,
     plain,
-    save_figure,
     size_words,
     styled,
     titled,
 )
-
-if TYPE_CHECKING:
-    from wemask.compare.results import ArmScore, Comparison, Results
-    from wemask.detection.me_layer import MELayerReport
-
-__all__ = [
-    "arms",
-    "forest",
-    "magnitude_by_layer",
-    "relief",
-    "save_figure",
-    "sink_maps",
-    "softening_effect",
-]
 
 ARM_COLOURS = {"base": INK, "training_free": GREEN, "sft": ORANGE, "wemask_sft": BLUE}
 
@@ -62,12 +48,12 @@ ARM_COLOURS = {"base": INK, "training_free": GREEN, "sft": ORANGE, "wemask_sft":
 
 
 @styled
-def magnitude_by_layer(report: "MELayerReport") -> Figure:
+def magnitude_by_layer(report: MELayerReport) -> Figure:
     """Largest and median abs(h) per layer and their ratio (log axes), with the ME Layer marked.
 
     Layer -1, the embedding output, is drawn as "emb". Dashed lines are the criterion's thresholds.
     """
-    rows = report.layers
+    rows, criterion = report.layers, report.criterion
     x = [row.layer for row in rows]
     largest, median = drawable(r.max for r in rows), drawable(r.median for r in rows)
     figure = Figure(figsize=(WIDTH, 5.2))
@@ -76,10 +62,14 @@ def magnitude_by_layer(report: "MELayerReport") -> Figure:
     top.plot(x, largest, color=RED, label="largest abs(h)", **look)
     top.plot(x, median, color=GREY, label="median abs(h)", **look)
     top.fill_between(x, median, largest, color=RED, alpha=0.07, linewidth=0)
-    top.set_ylabel("abs(h)")
     bottom.plot(x, drawable(r.ratio for r in rows), color=BLUE, label="largest / median", **look)
+    look = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 3))}
+    if criterion.min_magnitude > 0:
+        top.axhline(criterion.min_magnitude, **look)
+    words = "\n".join(textwrap.wrap(f"criterion: {criterion.describe()}", 38))
+    bottom.axhline(criterion.min_ratio, label=words, **look)
+    top.set_ylabel("abs(h)")
     bottom.set(ylabel="largest / median", xlabel="output of decoder layer")
-    _draw_criterion(top, bottom, report)
     _mark_layers((top, bottom), report)
     layer_axis((top, bottom), x)
     log_axis(top)
@@ -88,7 +78,7 @@ def magnitude_by_layer(report: "MELayerReport") -> Figure:
     return titled(figure, _magnitude_title(report))
 
 
-def _magnitude_title(report: "MELayerReport") -> str:
+def _magnitude_title(report: MELayerReport) -> str:
     if not report.found or report.layer is None:
         best = max(report.layers, key=lambda row: row.ratio)
         where = "the embedding output" if best.layer < 0 else f"layer {best.layer}"
@@ -102,72 +92,52 @@ def _magnitude_title(report: "MELayerReport") -> str:
     )
 
 
-def _draw_criterion(top: Axes, bottom: Axes, report: "MELayerReport") -> None:
-    """Draw what the criterion asks of a layer: a magnitude, a ratio, or both."""
-    look: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 3))}
-    criterion = report.criterion
-    if criterion.min_magnitude > 0:
-        top.axhline(criterion.min_magnitude, **look)
-    words = "\n".join(textwrap.wrap(f"criterion: {criterion.describe()}", 38))
-    bottom.axhline(criterion.min_ratio, label=words, **look)
-
-
-def _mark_layers(panels: Sequence[Axes], report: "MELayerReport") -> None:
+def _mark_layers(panels: Sequence[Axes], report: MELayerReport) -> None:
     """Shade the ME Layer and the layer that erases; the labels stand above the upper panel."""
-    marks = ((report.layer, "ME Layer", BLUE), (report.erased_at, "erased in", PURPLE))
-    shown = [(layer, words, colour) for layer, words, colour in marks if layer is not None]
-    places = range(len(report.layers))
-    for order, (layer, words, colour) in enumerate(shown):
-        crowded = order > 0 and abs(layer - shown[0][0]) < 0.25 * max(places[-1], 1)
+    places, first = range(len(report.layers)), report.layer
+    if first is not None:
+        mark_layer(panels, first, f"ME Layer {first}", places)
+    if (erased := report.erased_at) is not None:
+        crowded = first is not None and abs(erased - first) < 0.25 * max(places[-1], 1)
         up = 15 if crowded else 3
-        mark_layer(panels, layer, f"{words} {layer}", places, colour, up)
+        mark_layer(panels, erased, f"erased in {erased}", places, PURPLE, up)
 
 
 # ------------------------------------------------------------------------------- arms compared
 
 
 @styled
-def arms(results: "Results", task: str) -> Figure:
+def arms(results: Results, task: str) -> Figure:
     """Accuracy of every arm on one task, with its 95% interval. KeyError for an unknown task."""
     info = results["tasks"][task]
-    scored = [(arm, scores[task]) for arm, scores in results["arms"].items() if task in scores]
+    scored = {arm: scores[task] for arm, scores in results["arms"].items() if task in scores}
     figure = Figure(figsize=(WIDTH, 1.3 + 0.46 * max(len(scored), 1)))
     axes = figure.subplots()
-    edge, end = _limits([s[k] for _, s in scored for k in ("low", "high")], floor=0.0)
-    for y, (arm, score) in enumerate(scored):
-        mean, low, high = (100 * score[key] for key in ("mean", "low", "high"))
-        colour = ARM_COLOURS.get(arm, PURPLE)
-        axes.plot([low, high], [y, y], color=colour, linewidth=3, solid_capstyle="butt", alpha=0.55)
-        axes.plot(mean, y, "o", color=colour, markersize=8)
-        axes.annotate(
-            f"{mean:.1f}%",
-            (mean, y),
-            (0, 7),
-            textcoords="offset points",
-            ha="left" if mean < edge + 0.1 * (end - edge) else "center",  # clear of the axis
-            fontweight="bold",
-        )
-    axes.set_yticks(range(len(scored)), [plain(arm_words(arm)) for arm, _ in scored])
-    axes.set_ylim(len(scored) - 0.5, -0.75)
-    axes.set_xlim(edge, end)
+    edge, end = _limits([s[k] for s in scored.values() for k in ("low", "high")], floor=0.0)
+    for y, (arm, score) in enumerate(scored.items()):
+        mean = interval(axes, y, score, ARM_COLOURS.get(arm, PURPLE), "o")
+        side = "left" if mean < edge + 0.1 * (end - edge) else "center"  # clear of the axis
+        note(axes, f"{mean:.1f}%", (mean, y), (0, 7), ha=side, fontweight="bold")
+    axes.set_yticks(range(len(scored)), [plain(arm_words(arm)) for arm in scored])
+    axes.set(xlim=(edge, end), ylim=(len(scored) - 0.5, -0.75))
     axes.set_xlabel(plain(f"{info['metric']}, % of items (95% interval)"), loc="right")
     axes.grid(axis="y", visible=False)
     return titled(figure, _arms_title(task, scored))
 
 
-def _arms_title(task: str, scored: list[tuple[str, "ArmScore"]]) -> str:
+def _arms_title(task: str, scored: dict[str, ArmScore]) -> str:
     if not scored:
         return f"{task}: no arm has been scored"
-    best = max(score["mean"] for _, score in scored)
-    n = scored[0][1]["n"]
+    best = max(score["mean"] for score in scored.values())
+    n = next(iter(scored.values()))["n"]
     if best <= NEAR_ZERO:
         return f"{task}: accuracy is near zero on every arm (n = {n})"
-    leaders = [arm_words(arm) for arm, score in scored if score["mean"] == best]
+    leaders = [arm_words(arm) for arm, score in scored.items() if score["mean"] == best]
     return f"{task}: {' and '.join(leaders)} score{'s' * (len(leaders) == 1)} highest (n = {n})"
 
 
 @styled
-def forest(results: "Results") -> Figure:
+def forest(results: Results) -> Figure:
     """Forest plot of the paired differences a - b: estimate, 95% interval, zero line, p (Holm).
 
     The grey band of a row spans differences too small for its number of items to show reliably.
@@ -190,46 +160,25 @@ def forest(results: "Results") -> Figure:
     # What the grey band means is in the caption: a second line here was wider than the axes.
     axes.set_xlabel("difference, points (95% interval)", loc="right")
     axes.grid(axis="y", visible=False)
-    return titled(figure, _forest_title(results))
+    clear = sum(judgement_of(results, row).outcome in ("better", "worse") for row in rows)
+    title = f"{clear} of {len(rows)} differences between arms are clear of zero"
+    return titled(figure, title if rows else "No two arms were compared")
 
 
-def _draw_difference(axes: Axes, y: float, row: "Comparison") -> None:
-    delta, low, high = (100 * row[key] for key in ("delta", "low", "high"))
-    colour = GREY if low <= 0 <= high else BLUE if delta > 0 else RED
+def _draw_difference(axes: Axes, y: float, row: Comparison) -> None:
+    colour = GREY if row["low"] <= 0 <= row["high"] else BLUE if row["delta"] > 0 else RED
     if row["minimum_detectable"] is not None:
         unseen = 100 * row["minimum_detectable"]
         axes.fill_betweenx([y - 0.3, y + 0.3], -unseen, unseen, color="#EFEFEF", linewidth=0)
-    axes.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
-    axes.plot(delta, y, "s", color=colour, markersize=7)
-    numbers = f"{points(row['delta'])} [{points(row['low'])}, {points(row['high'])}]"
+    interval(axes, y, row, colour)
     _left_of(axes, y, 6, f"{arm_words(row['a'])} - {arm_words(row['b'])}")
-    _left_of(axes, y, -6, f"{numbers}, {p_words(row['p_holm'])}", fontsize=8.5, color=GREY)
+    _left_of(axes, y, -6, difference_words(row), fontsize=8.5, color=GREY)
 
 
 def _left_of(axes: Axes, y: float, up: float, text: str, **look: Any) -> None:
     """Write left of the axes, `up` points above the height y."""
-    axes.annotate(
-        plain(text),
-        (0, y),
-        xycoords=("axes fraction", "data"),
-        xytext=(-6, up),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        annotation_clip=False,
-        **look,
-    )
-
-
-def _forest_title(results: "Results") -> str:
-    found = [judgement_of(results, c).outcome for c in compared(results)]
-    if not found:
-        return "No two arms were compared"
-    clear = sum(outcome in ("better", "worse") for outcome in found)
-    return f"{clear} of {len(found)} differences between arms are clear of zero"
-
-
-# ------------------------------------------------------------------------------------- shared
+    look |= {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+    note(axes, plain(text), (0, y), (-6, up), annotation_clip=False, **look)
 
 
 def _limits(shares: Sequence[float], floor: float = -100.0) -> tuple[float, float]:

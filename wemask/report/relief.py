@@ -1,15 +1,16 @@
 """The layer x dimension relief: abs(h) of the strongest token, as the paper draws it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
+from wemask.detection.me_layer import MELayerReport
 from wemask.report.style import (
     BLUE,
     GREEN,
@@ -23,15 +24,12 @@ from wemask.report.style import (
     titled,
 )
 
-if TYPE_CHECKING:
-    from wemask.detection.me_layer import MELayerReport
-
 DIM_COLOURS = (RED, PURPLE, ORANGE, GREEN)  # the four strongest massive dims, strongest first
 MAX_BINS = 256  # more columns than this cannot be told apart on paper or screen
 
 
 @styled
-def relief(report: "MELayerReport") -> Figure:
+def relief(report: MELayerReport) -> Figure:
     """The layer x dimension relief: abs(h) of the strongest token, one curtain per layer.
 
     Expects `report.relief` of shape [layers + 1, D], row 0 the embedding output. More than 256
@@ -50,13 +48,8 @@ def relief(report: "MELayerReport") -> Figure:
     _draw_curtains(axes, pooled, edges, report.layer)
     _draw_ridges(axes, heights, dims)
     rows, width = heights.shape
-    axes.set(
-        xlim=(0, width),
-        ylim=(rows - 1.5, -1.5),
-        zlim=(0, max(heights.max() * 1.05, 1e-6)),
-        xlabel="hidden dimension",
-        ylabel="layer",
-    )
+    axes.set(xlabel="hidden dimension", ylabel="layer")
+    axes.set(xlim=(0, width), ylim=(rows - 1.5, -1.5), zlim=(0, max(heights.max() * 1.05, 1e-6)))
     _relief_look(axes, len(dims) - len(DIM_COLOURS))
     return titled(figure, _relief_title(report, heights))
 
@@ -81,17 +74,12 @@ def _draw_curtains(axes: Any, pooled: np.ndarray, edges: np.ndarray, me_layer: i
     shades = mpl.colormaps["cividis"](np.linspace(0.15, 0.8, rows))
     x = np.repeat(edges, 2).astype(float)
     for row in range(rows):
-        born = row - 1 == me_layer
-        shade = BLUE if born else shades[row]
-        z = np.concatenate([[0.0], np.repeat(pooled[row], 2), [0.0]])
-        curtain = PolyCollection(
-            [np.column_stack([x, z])],
-            facecolors=[shade],
-            edgecolors=[shade],
-            linewidths=1.6 if born else 0.8,
-            rasterized=True,  # in an SVG, thousands of tiny edges become one picture
-            label=f"ME Layer {me_layer}" if born else None,
-        )
+        look: dict[str, Any] = {"color": [shades[row]], "linewidths": 0.8}
+        if row - 1 == me_layer:
+            look = {"color": [BLUE], "linewidths": 1.6, "label": f"ME Layer {me_layer}"}
+        outline = np.column_stack([x, np.r_[0.0, np.repeat(pooled[row], 2), 0.0]])
+        # in an SVG, thousands of tiny edges become one picture
+        curtain = PolyCollection([outline], rasterized=True, **look)
         axes.add_collection3d(curtain, zs=row - 1, zdir="y")
         curtain.set_zorder(2 * row)
 
@@ -116,18 +104,10 @@ def _draw_ridges(axes: Any, heights: np.ndarray, dims: Sequence[int]) -> None:
         if any(abs(place[0] - x) < 0.2 and abs(place[1] - z) < 0.3 for x, z in named):
             continue  # two names would lie on each other; the legend has it
         named.append(place)
-        axes.text(
-            dim + 0.5,
-            born - 1,
-            1.03 * track[born],
-            f"dim {dim}",
-            ha="center",
-            va="bottom",
-            fontsize=9,
-            fontweight="bold",
-            zorder=2 * rows + 1,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        )
+        look = {"fontsize": 9, "fontweight": "bold", "zorder": 2 * rows + 1}
+        look["path_effects"] = [withStroke(linewidth=2.5, foreground="white")]
+        at = (dim + 0.5, born - 1, 1.03 * track[born])
+        axes.text(*at, f"dim {dim}", ha="center", va="bottom", **look)
 
 
 def _relief_look(axes: Any, hidden_dims: int) -> None:
@@ -135,23 +115,19 @@ def _relief_look(axes: Any, hidden_dims: int) -> None:
     axes.set_box_aspect((1.35, 1.15, 0.8), zoom=1.02)
     axes.zaxis.set_rotate_label(False)
     axes.set_zlabel("abs(h)", rotation=90)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    axes.zaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-    axes.yaxis.set_major_formatter(FuncFormatter(layer_name))
-    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+    for axis, bins in ((axes.xaxis, 5), (axes.yaxis, 7), (axes.zaxis, 5)):
+        axis.set_major_locator(MaxNLocator(integer=axis is not axes.zaxis, nbins=bins))
         axis.pane.set(facecolor="#FAFAFA", edgecolor="#DDDDDD")
+    axes.yaxis.set_major_formatter(layer_name)
     more = f"and {hidden_dims} more massive dims" if hidden_dims > 0 else None
     axes.legend(loc="upper right", bbox_to_anchor=(1.02, 0.93), title=more)
 
 
-def _relief_title(report: "MELayerReport", heights: np.ndarray) -> str:
+def _relief_title(report: MELayerReport, heights: np.ndarray) -> str:
     width = heights.shape[1]
     if not report.found or not report.dims:
         return f"No dimension of {width} stands out by the criterion in any layer"
     count = len(report.dims)
-    which = (
-        f"{count} of {width} dimensions carry" if count > 1 else f"1 of {width} dimensions carries"
-    )
+    which = f"{count} of {width} dimensions " + ("carry" if count > 1 else "carries")
     token = f" of {report.tokens[0].string!r}" if report.tokens else ""
     return f"{which} the massive activation{token}, from layer {report.layer} on"

@@ -5,7 +5,9 @@ Every function is pure and returns a matplotlib `Figure`, as in `plots.py`.
 
 from typing import Any
 
-import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wemask.compare.results import Comparison, Results
@@ -18,9 +20,21 @@ from wemask.compare.verdict import (
     over_reference,
     points,
 )
-from wemask.report.style import BLUE, GREY, INK, ORANGE, WIDTH, plain, styled, titled
+from wemask.report.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    WIDTH,
+    interval,
+    note,
+    plain,
+    styled,
+    titled,
+)
 
 DOSE = ("rate", "strength")  # the settings that span a dose surface
+LIGHT = sns.blend_palette([ORANGE, "#F7F7F7", "#56B4E9"], as_cmap=True)  # ink reads on all of it
 
 
 def gains(results: Results, task: str, real: str) -> list[tuple[str, Comparison]]:
@@ -38,32 +52,28 @@ def controls(results: Results, task: str, real: str) -> Figure:
     A control whose difference from the real arm is clear of zero is drawn filled.
     """
     rows = gains(results, task, real)
+    told = [_apart(results, task, real, arm) for arm, _ in rows]
     figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * len(rows)))
     axes = figure.subplots()
     axes.axvline(0, color=INK, linewidth=1.2)
     for y, (arm, row) in enumerate(rows):
-        delta, low, high = (100 * row[key] for key in ("delta", "low", "high"))
         is_real = results["arm_info"][arm]["control_of"] is None
         colour = BLUE if is_real else ORANGE
         if is_real:
-            axes.axvspan(low, high, color=BLUE, alpha=0.09, linewidth=0)
-        axes.plot([low, high], [y, y], color=colour, linewidth=2.4, solid_capstyle="butt")
-        face = colour if is_real or apart(results, task, real, arm) else "white"
-        axes.plot(delta, y, "s", color=colour, markerfacecolor=face, markersize=7)
-        axes.annotate(
-            points(row["delta"]), (delta, y), (0, 7), textcoords="offset points", ha="center"
-        )
+            axes.axvspan(100 * row["low"], 100 * row["high"], color=BLUE, alpha=0.09, linewidth=0)
+        face = colour if is_real or told[y] else "white"
+        delta = interval(axes, y, row, colour, markerfacecolor=face)
+        note(axes, points(row["delta"]), (delta, y), (0, 7), ha="center")
     axes.set_yticks(range(len(rows)), [plain(arm_words(arm)) for arm, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.75)
     reference = arm_words(rows[0][1]["b"])
     axes.set_xlabel(plain(f"accuracy minus {reference}, points (95% interval)"), loc="right")
     axes.grid(axis="y", visible=False)
-    told = sum(apart(results, task, real, arm) for arm, _ in rows[1:])
-    title = f"{task}: {told} of {len(rows) - 1} controls differ from {arm_words(real)}"
-    return titled(figure, title)
+    differ = f"{sum(told[1:])} of {len(rows) - 1} controls differ from {arm_words(real)}"
+    return titled(figure, f"{task}: {differ}")
 
 
-def apart(results: Results, task: str, real: str, control: str) -> bool:
+def _apart(results: Results, task: str, real: str, control: str) -> bool:
     """Whether a control is told apart from its real arm."""
     rows = between(results, task, arms_named(results, real), [control])
     return any(judgement_of(results, row).outcome in ("better", "worse") for row in rows)
@@ -82,23 +92,20 @@ def seeded_arms(results: Results, task: str) -> dict[str, dict[int, float]]:
 @styled
 def seeds(results: Results, task: str) -> Figure:
     """Accuracy of every seed, lines joining a seed's runs, and each arm's mean over seeds."""
-    arms = seeded_arms(results, task)
+    shares: Any = 100 * pd.DataFrame(seeded_arms(results, task))  # [seeds, arms]
     figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.subplots()
-    for seed in dict.fromkeys(s for values in arms.values() for s in values):
-        places = [x for x, values in enumerate(arms.values()) if seed in values]
-        heights = [100 * values[seed] for values in arms.values() if seed in values]
-        axes.plot(places, heights, "o-", color=GREY, alpha=0.75, linewidth=1.2, markersize=5)
-        axes.annotate(f"{seed}", (places[-1], heights[-1]), (7, -3), textcoords="offset points")
-    for x, values in enumerate(arms.values()):
-        mean = 100 * float(np.mean(list(values.values())))
+    for seed, row in shares.set_axis(range(shares.shape[1]), axis=1).iterrows():
+        own = row.dropna()
+        axes.plot(own.index, own, "o-", color=GREY, alpha=0.75, linewidth=1.2, markersize=5)
+        note(axes, f"{seed}", (own.index[-1], own.iloc[-1]), (7, -3))
+    for x, mean in enumerate(shares.mean()):
         axes.plot([x - 0.18, x + 0.18], [mean, mean], color=BLUE, linewidth=3)
-    axes.set_xticks(range(len(arms)), [plain(arm_words(arm)) for arm in arms])
-    if len(arms) > 4:
+    axes.set_xticks(range(shares.shape[1]), [plain(arm_words(arm)) for arm in shares])
+    if shares.shape[1] > 4:
         axes.tick_params(axis="x", rotation=30)
-    axes.set_xlim(-0.5, len(arms) - 0.4)
-    axes.set_ylabel("accuracy, % of items")
-    spread = max(100 * (max(v.values()) - min(v.values())) for v in arms.values())
+    axes.set(xlim=(-0.5, shares.shape[1] - 0.4), ylabel="accuracy, % of items")
+    spread = (shares.max() - shares.min()).max()
     return titled(figure, f"{task}: seeds of one method span up to {spread:.1f} points")
 
 
@@ -122,35 +129,37 @@ def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float
 @styled
 def dose(results: Results, task: str, name: str) -> Figure:
     """Gain over the reference on a grid of rate and strength; a star marks p (Holm) below 5%."""
-    rows = dose_rows(results, task, name)
-    rates, strengths = (sorted({key[i] for key in rows}) for i in (0, 1))
-    grid = np.full((len(strengths), len(rates)), np.nan)
-    stars = set()
-    for (rate, strength), row in rows.items():
-        place = (strengths.index(strength), rates.index(rate))
-        grid[place] = 100 * row["delta"]
-        stars |= {place} if row["p_holm"] < SIGNIFICANT else set()
-    figure = Figure(figsize=(WIDTH, 1.6 + 0.55 * len(strengths)))
+    found = dose_rows(results, task, name)
+    rows = pd.DataFrame(list(found.values()))
+    rows[list(DOSE)] = list(found)
+    clear = rows["p_holm"] < SIGNIFICANT
+    words = rows["delta"].map(points) + clear.map({True: "*", False: ""})
+    figure = Figure(figsize=(WIDTH, 1.6 + 0.55 * rows["strength"].nunique()))
     axes = figure.subplots()
-    _heat(axes, grid, stars)
-    axes.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-    axes.set_yticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
+    dose_surface(axes, rows.assign(change=100 * rows["delta"], words=words), 1.0)
     axes.set(xlabel="rate (share of dims)", ylabel="strength s")
-    axes.grid(visible=False)
-    low, high = float(np.nanmin(grid)) / 100, float(np.nanmax(grid)) / 100
+    low, high = (points(end) for end in (rows["delta"].min(), rows["delta"].max()))
     title = (
-        f"{task}: {arm_words(name)} changes accuracy by {points(low)} to {points(high)} points; "
-        f"{len(stars)} of {len(rows)} doses are clear of zero"
+        f"{task}: {arm_words(name)} changes accuracy by {low} to {high} points; "
+        f"{clear.sum()} of {len(rows)} doses are clear of zero"
     )
     return titled(figure, title)
 
 
-def _heat(axes: Any, grid: Any, stars: set[tuple[int, int]]) -> None:
-    limit = max(float(np.nanmax(np.abs(grid))), 1.0)
-    axes.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    for (y, x), value in np.ndenumerate(grid):
-        if np.isnan(value):
-            continue
-        words = points(value / 100) + ("*" if (y, x) in stars else "")
-        colour = "white" if abs(value) > 0.62 * limit else INK
-        axes.text(x, y, words, ha="center", va="center", color=colour)
+def dose_surface(axes: Axes, rows: pd.DataFrame, least: float) -> None:
+    """A cell for each `rate` and `strength`: `change` as its colour, `words` in it.
+
+    Colours are full at the largest change, or at `least` where that is smaller.
+    """
+    changes, words = (
+        rows.pivot(index="strength", columns="rate", values=name).sort_index(ascending=False)
+        for name in ("change", "words")
+    )
+    limit = max(least, rows["change"].abs().max())
+    look: Any = {"annot_kws": {"color": INK, "size": 9}, "cbar": False, "fmt": ""}
+    sns.heatmap(changes, annot=words, cmap=LIGHT, vmin=-limit, vmax=limit, ax=axes, **look)
+    axes.set_yticks([y + 0.5 for y in range(len(words))], [f"{s:g}" for s in words.index])
+    axes.set_xticks([x + 0.5 for x in range(len(words.T))], [f"{rate:g}" for rate in words])
+    axes.tick_params(axis="y", rotation=0)
+    axes.set(xlabel="", ylabel="")
+    axes.grid(visible=False)

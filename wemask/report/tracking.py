@@ -20,7 +20,6 @@ from wemask.train.wandb_service import Say, close_run, open_run
 if TYPE_CHECKING:
     import wandb
 
-ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
 PAIR_COLUMNS = (
     *("task", "a", "b", "kind", "delta", "low", "high", "p_value", "p_holm"),
     *("unit", "units", "minimum_detectable", "effect_size"),
@@ -72,32 +71,23 @@ def log_analysis(
 
     config = {key: facts[key] for key in ("command", "model", "settings", "texts", "versions")}
     with _run(folder, logger, facts["model"]["name"], "analyse", config, say) as run:
-        shown = {f"tables/{name}": wandb.Table(dataframe=_plain(of)) for name, of in tables.items()}
-        run.log(
-            {
-                **shown,
-                **_figures(folder),
-                "findings": wandb.Table(dataframe=_plain(pd.DataFrame(facts["findings"]))),
-                "analysis": wandb.Html(str(folder / "analysis.html"), inject=False),
-            }
-        )
-        after = facts["me_layer"]["layer"]
-        run.summary.update(_means(tables["layers"], -1 if after is None else after))
+        shown = {f"tables/{name}": _table(frame) for name, frame in tables.items()}
+        shown |= {**_figures(folder), "findings": _table(pd.DataFrame(facts["findings"]))}
+        page = wandb.Html(str(folder / "analysis.html"), inject=False)
+        run.log({**shown, "analysis": page})
+        layers, after = tables["layers"], facts["me_layer"]["layer"]
+        later = layers[layers["layer"] > (-1 if after is None else after)].drop(columns="layer")
+        for state, rows in later.groupby("state"):
+            means = rows.mean(numeric_only=True).dropna().items()
+            run.summary.update({f"analysis/{state}/{metric}": float(v) for metric, v in means})
 
 
-def _means(layers: pd.DataFrame, after: int) -> dict[str, float]:
-    later = layers[layers.layer > after].drop(columns=["layer", "sink_mass_by_head"])
-    return {
-        f"analysis/{state}/{metric}": float(value)
-        for state, rows in later.groupby("state")
-        for metric, value in rows.mean(numeric_only=True).dropna().items()
-    }
+def _table(frame: pd.DataFrame) -> Any:
+    """A table without lists, and with None where a value is missing."""
+    import wandb
 
-
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without lists, and with None where a value is missing: what a W&B table can hold."""
     kept = frame.drop(columns=["sink_mass_by_head"], errors="ignore").astype(object)
-    return kept.where(kept.notna(), None)
+    return wandb.Table(dataframe=kept.where(kept.notna(), None))
 
 
 def _figures(folder: Path) -> dict[str, Any]:
@@ -186,20 +176,21 @@ def _overview(results: Results, folder: Path) -> dict[str, Any]:
     """Tables, figures, the page, and the verdict."""
     import wandb
 
-    arms: list[Any] = [
-        [arm, task, s["mean"], s["low"], s["high"], s["n"], len(s["runs"]), _failures(s)]
+    arms = [
+        {
+            "arm": arm,
+            "task": task,
+            **{key: score[key] for key in ("mean", "low", "high", "n")},
+            "seeds": len(score["runs"]),
+            "extraction_failures": sum(run["extraction_failures"] for run in score["runs"]),
+        }
         for arm, scores in results["arms"].items()
-        for task, s in scores.items()
+        for task, score in scores.items()
     ]
-    pairs: list[Any] = [[row[key] for key in PAIR_COLUMNS] for row in results["comparisons"]]
     return {
-        "arms": wandb.Table(columns=list(ARM_COLUMNS), data=arms),
-        "comparisons": wandb.Table(columns=list(PAIR_COLUMNS), data=pairs),
+        "arms": _table(pd.DataFrame(arms)),
+        "comparisons": _table(pd.DataFrame(results["comparisons"], columns=list(PAIR_COLUMNS))),
         "verdict": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in headline(results))),
         "report": wandb.Html(str(folder / "report.html"), inject=False),
         **_figures(folder),
     }
-
-
-def _failures(score: Any) -> int:
-    return sum(run["extraction_failures"] for run in score["runs"])
