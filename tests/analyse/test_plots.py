@@ -16,6 +16,7 @@ from wemask.analyse.findings import findings
 from wemask.analyse.layer_plots import PANELS, by_layer
 from wemask.analyse.rows import tidy_layers
 from wemask.report.figures import ReportFigure
+from wemask.report.study_plots import LIGHT
 from wemask.report.style import BLUE, INK, PURPLE, WIDTH
 
 
@@ -31,9 +32,9 @@ def points(axes: Axes) -> set[tuple[float, float]]:
     return {(round(float(x), 4), round(float(y), 4)) for xy in found for x, y in xy}
 
 
-def drawn(tables: dict[str, pd.DataFrame], **more: Any) -> dict[str, ReportFigure]:
+def drawn(tables: dict[str, pd.DataFrame]) -> dict[str, ReportFigure]:
     report = made_up_report()
-    found = build_analysis_figures(tables, report, findings(tables, report), **more)
+    found = build_analysis_figures(tables, report, findings(tables, report))
     return {figure.name: figure for figure in found}
 
 
@@ -159,7 +160,7 @@ def luminance(colour: Any) -> float:
 
 def test_ink_is_readable_on_every_colour_of_the_dose_surface() -> None:
     ink = luminance([int(INK[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    surface = min(luminance(experiment_plots.LIGHT(x)) for x in np.linspace(0, 1, 101))
+    surface = min(luminance(LIGHT(x)) for x in np.linspace(0, 1, 101))
     assert (surface + 0.05) / (ink + 0.05) >= 4.5
 
 
@@ -203,7 +204,7 @@ def test_experiments_cope_with_what_is_missing(name: str) -> None:
 
 
 def test_every_table_has_its_figures_with_words() -> None:
-    figures = drawn(cases.tables(), softened=[2, 3])
+    figures = drawn(cases.tables())
     assert list(figures) == [
         *("magnitude_by_layer", "relief", "sinks", "diversity", "rigidity", "writes", "sink_maps"),
         *("necessity", "sufficiency", "location", "specificity", "dose", "quadratic"),

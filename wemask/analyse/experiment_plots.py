@@ -14,7 +14,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wemask.analyse.rows import changed, group_words, intact, metric_words, overall
+from wemask.analyse.rows import JUDGED, changed, group_words, intact, metric_words, overall
+from wemask.report.study_plots import dose_surface
 from wemask.report.style import (
     BLUE,
     GREEN,
@@ -28,20 +29,20 @@ from wemask.report.style import (
     layer_axis,
     log_axis,
     mark_layer,
+    note,
     one_legend,
     plain,
     size_words,
     styled,
 )
 
-JUDGED = ("sink_mass", "effective_rank", "perplexity")
 SIZES = ("massive_magnitude", "perplexity")
 WIDE = 5  # sizes that span more than this get a log axis
 MANY_TIMES = 50  # a panel whose largest change is so many times its middle one gets a log axis
 NEAR = 1.0  # %: up to here such an axis is linear
 LEAST_LIMIT = 2.0  # %: weaker changes are not blown up to the full colours of a dose surface
+DOTS: Any = {"jitter": False, "size": 7, "alpha": 0.75}
 OTHERS = -0.3  # where other layers stand on the axis of c
-LIGHT = sns.blend_palette([ORANGE, "#F7F7F7", "#56B4E9"], as_cmap=True)  # ink reads on all of it
 
 
 def _panels(
@@ -70,14 +71,12 @@ def _log_if_wide(axes: Axes, rows: Any, which: Literal["x", "y"] = "y") -> None:
         log_axis(axes, which, fine=(1, 3) if which == "x" else (1, 2, 5))
 
 
-def _dots(axes: Axes, rows: Any, across: str, words: Sequence[str], colours: Any) -> None:
-    """One line for each of some words, one dot for each row."""
-    look: Any = {"jitter": False, "size": 7, "alpha": 0.75, "legend": False}
-    rows = rows[rows["words"].isin(words)].dropna(subset=[across])
+def _dots(axes: Axes, rows: Any, across: str, colours: dict[str, str]) -> None:
+    """One line for each of some words, in their colours, one dot for each row."""
+    words = list(colours)
     axes.set_yticks(range(len(words)), words)
-    sns.stripplot(
-        rows, x=across, y="words", order=words, hue="words", palette=colours, ax=axes, **look
-    )
+    which: Any = {"order": words, "hue": "words", "palette": colours, "legend": False}
+    sns.stripplot(rows, x=across, y="words", ax=axes, **which, **DOTS)
     axes.set(xlabel="", ylabel="", ylim=(len(words) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
@@ -95,15 +94,14 @@ def necessity(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     """
     metrics = ("massive_magnitude", *JUDGED)
     figure, panels = _panels(2, 2, 5.6, metrics, sharex=True)
-    looks: Any = {"palette": [BLUE, ORANGE], "markers": ["o", "s"], "dashes": ["", (3, 2)]}
-    names = [group_words(group) for group in ("ffn_input", "ffn_output")]
     for axes, metric in zip(panels, metrics, strict=True):
         rows, whole = _measured(table, metric), intact(table, metric)
         axes.axhline(whole, color=INK, linewidth=1, linestyle=":", label="intact")
-        which: Any = {"hue": "words", "style": "words", "hue_order": names, "style_order": names}
-        own = rows[rows["words"].isin(names)]
-        if len(own):
-            sns.lineplot(own, x="amount", y="value", ax=axes, estimator=None, **which, **looks)
+        for group, look in (("ffn_input", "o-"), ("ffn_output", "s--")):
+            if len(own := rows[rows["group"] == group].sort_values("amount")):
+                colour = BLUE if group == "ffn_input" else ORANGE
+                label = group_words(group)
+                axes.plot(own["amount"], own["value"], look, color=colour, label=label)
         _draw_others(axes, rows[rows["group"] == "other_layer"], whole, me_layer)
         axes.margins(y=0.15)
         _log_if_wide(axes, rows)
@@ -115,20 +113,16 @@ def necessity(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
 
 def _draw_others(axes: Axes, rows: Any, whole: float, me_layer: int | None) -> None:
     """Other layers at the left of the axis; the furthest from intact by name."""
-    me_layer = -1 if me_layer is None else me_layer
-    for side, marker, own in (
-        ("before", "<", rows[rows["at"] < me_layer]),
-        ("after", ">", rows[rows["at"] > me_layer]),
-    ):
+    after = rows["at"] > (-1 if me_layer is None else me_layer)
+    for side, marker, own in (("before", "<", rows[~after]), ("after", ">", rows[after])):
         if len(own):
-            x, label = [OTHERS] * len(own), f"c = 0 in a layer {side} it"
-            axes.plot(x, own["value"], marker, color=GREY, fillstyle="none", label=label)
+            look: Any = {"color": GREY, "fillstyle": "none", "label": f"c = 0 in a layer {side} it"}
+            axes.plot([OTHERS] * len(own), own["value"], marker, **look)
     if len(rows):
         far = rows.loc[(rows["value"] - whole).abs().fillna(0).idxmax()]
-        up = 6 if far["value"] < whole else -6  # towards intact, where there is room
-        place: Any = {"xytext": (0, up), "textcoords": "offset points", "ha": "center"}
-        place["va"] = "bottom" if up > 0 else "top"
-        axes.annotate(f"layer {far['at']}", (OTHERS, far["value"]), fontsize=8.5, **place)
+        up, side = (6, "bottom") if far["value"] < whole else (-6, "top")  # towards intact
+        place = (OTHERS, far["value"])
+        note(axes, f"layer {far['at']}", place, (0, up), ha="center", va=side, fontsize=8.5)
 
 
 # ----------------------------------------------------------------------------------- sufficiency
@@ -139,17 +133,16 @@ def sufficiency(table: pd.DataFrame) -> Figure:
     """Magnitude, sink mass and sink rate: intact, removed, restored, on other dims or a token."""
     part = table["amount"].map("{:.0%}".format).where(table["group"] == "restored", "")
     names: Any = (table["group"].map(group_words) + " " + part).str.strip().map(plain)
-    words = list(dict.fromkeys(names))
-    colours = {"intact": INK, "removed": GREY, "restored": BLUE, "other dims": ORANGE}
-    palette = {w: colours.get(w.rpartition(" ")[0] if "%" in w else w, PURPLE) for w in words}
+    colours = {"intact": INK, "removed": GREY, "restored": BLUE, "other_dims": ORANGE}
+    palette = dict(zip(names, table["group"].map(colours).fillna(PURPLE), strict=True))
     metrics = ("massive_magnitude", "sink_mass", "sink_rate")
-    figure, panels = _panels(1, 3, 1.9 + 0.34 * len(words), metrics, sharey=True)
+    figure, panels = _panels(1, 3, 1.9 + 0.34 * len(palette), metrics, sharey=True)
     for axes, metric in zip(panels, metrics, strict=True):
         rows = _measured(table, metric).assign(words=names)
         for group in ("intact", "removed"):
             for value in rows[rows["group"] == group]["value"]:
                 axes.axvline(value, color=colours[group], linewidth=1, linestyle=":")
-        _dots(axes, rows, "value", words, palette)
+        _dots(axes, rows, "value", palette)
         _log_if_wide(axes, rows, "x")
     return figure
 
@@ -163,19 +156,15 @@ def location(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     figure = Figure(figsize=(WIDTH, 6.2))
     grid = figure.subplots(3, 2, sharey="row", sharex="col", width_ratios=(2.2, 1))
     alone: Any = table[table["group"] == "one_layer"]
-    layers = [int(layer) for layer in sorted(set(alone["at"].dropna()))]
+    layers = [int(layer) for layer in sorted(alone["at"].dropna().unique())]
     groups = {"before": GREEN, "at": GREEN, "after": GREEN, "random_layers": ORANGE}
     for (left, right), metric in zip(grid, JUDGED, strict=True):
         rows = _measured(table, metric).dropna(subset=["change"])
         own = rows[rows["group"] == "one_layer"].astype({"at": float})
-        sns.barplot(
-            own, x="at", y="change", native_scale=True, color=BLUE, saturation=1, width=0.5, ax=left
-        )
-        look: Any = {"hue": "group", "palette": groups, "jitter": False, "size": 7, "alpha": 0.75}
+        left.bar(own["at"], own["change"], width=0.5, color=BLUE)
+        which: Any = {"order": list(groups), "hue": "group", "palette": groups, "legend": False}
         rows = rows[rows["group"].isin(list(groups))]
-        sns.stripplot(
-            rows, x="group", y="change", order=list(groups), legend=False, ax=right, **look
-        )
+        sns.stripplot(rows, x="group", y="change", ax=right, **which, **DOTS)
         for axes in (left, right):
             axes.axhline(0, color=INK, linewidth=1)
             axes.margins(y=0.2)
@@ -202,8 +191,8 @@ def specificity(table: pd.DataFrame) -> Figure:
     The grey band spans the draws of the controls that are drawn.
     """
     groups = [group for group in dict.fromkeys(table["group"]) if group != "intact"]
-    words = [plain(group_words(group)) for group in groups]
-    metrics = ("sink_mass", "effective_rank", "perplexity", "massive_magnitude")
+    colours = {plain(group_words(g)): BLUE if g == "wemask" else ORANGE for g in groups}
+    metrics = (*JUDGED, "massive_magnitude")
     figure, panels = _panels(2, 2, 1.7 + 0.5 * len(groups), metrics, sharey=True)
     for axes, metric in zip(panels, metrics, strict=True):
         rows = _measured(table, metric).dropna(subset=["change"])
@@ -211,8 +200,7 @@ def specificity(table: pd.DataFrame) -> Figure:
         drawn = rows[rows["seed"].notna() & (rows["group"] != "wemask")]["change"]
         if len(drawn):
             axes.axvspan(drawn.min(), drawn.max(), color=GREY, alpha=0.2, linewidth=0)
-        colours = {w: BLUE if g == "wemask" else ORANGE for w, g in zip(words, groups, strict=True)}
-        _dots(axes, rows, "change", words, colours)
+        _dots(axes, rows[rows["group"] != "intact"], "change", colours)
         scale = _log_if_dwarfed(axes, list(rows["change"]))
         axes.set_title(f"{axes.get_title(loc='left')}, %{scale}", fontsize=10, loc="left")
     return figure
@@ -248,26 +236,12 @@ def dose(table: pd.DataFrame) -> Figure:
             title = f"{metric_words(metric)} (intact {size_words(whole)})"
             axes.set_title(title, fontsize=10, loc="left")
         if len(rows):
-            _draw_surface(axes, rows.fillna({"change": 0.0}))
-        axes.set(xlabel="", ylabel="")
-        axes.grid(visible=False)
+            words = rows["value"].map(lambda v: f"{v:,.0f}" if abs(v) >= 1000 else f"{v:#.4g}")
+            cells = rows.fillna({"change": 0.0}).rename(columns={"amount": "strength"})
+            dose_surface(axes, cells.assign(words=words), LEAST_LIMIT)
     panels[1].set_ylabel("strength s")
     panels[-1].set_xlabel("rate (share of dims)")
     return figure
-
-
-def _draw_surface(axes: Axes, rows: Any) -> None:
-    moved, shown = (
-        rows.pivot(index="amount", columns="rate", values=v).sort_index(ascending=False)
-        for v in ("change", "value")
-    )
-    limit = max(LEAST_LIMIT, rows["change"].abs().max())
-    words = shown.map(lambda v: f"{v:,.0f}" if abs(v) >= 1000 else f"{v:#.4g}")
-    look: Any = {"annot_kws": {"color": INK, "size": 9}, "cbar": False, "fmt": ""}
-    sns.heatmap(moved, annot=words, cmap=LIGHT, vmin=-limit, vmax=limit, ax=axes, **look)
-    axes.set_yticks([y + 0.5 for y in range(len(moved))], [f"{s:g}" for s in moved.index])
-    axes.set_xticks([x + 0.5 for x in range(len(moved.T))], [f"{r:g}" for r in moved])
-    axes.tick_params(axis="y", rotation=0)
 
 
 # -------------------------------------------------------------------------------- quadratic form
@@ -294,11 +268,8 @@ def _draw_predictions(axes: Axes, tokens: pd.DataFrame) -> None:
     rows["says"] = pd.to_numeric(rows["says"])
     opposite = rows["says"] * rows["observed"] < 0
     rows = rows.assign(observed=drawable(rows["observed"].abs()), says=drawable(rows["says"].abs()))
-    ends = [
-        rows[["observed", "says"]].min().min() / 1.3,
-        rows[["observed", "says"]].max().max() * 1.3,
-    ]
-    ends = ends if all(map(math.isfinite, ends)) else [1.0, 10.0]
+    sizes = rows[["observed", "says"]].stack()
+    ends = [sizes.min() / 1.3, sizes.max() * 1.3] if sizes.notna().any() else [1.0, 10.0]
     axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", zorder=0, label="equal")
     which: Any = {"hue": "by", "style": "by", "size": "by", "sizes": [130, 55, 30], "alpha": 0.8}
     which |= {"palette": [BLUE, ORANGE, INK], "markers": ["o", "s", "X"]}

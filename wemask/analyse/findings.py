@@ -18,6 +18,7 @@ from typing import Any, TypedDict
 import pandas as pd
 
 from wemask.analyse.rows import (
+    JUDGED,
     OVERALL,
     change_words,
     changed,
@@ -40,7 +41,6 @@ BLIND = "could not have seen a difference"
 NONE = "no difference seen"
 SIZE = "massive_magnitude"
 DIRECTION = "one direction per massive dim"
-JUDGED = ("sink_mass", "effective_rank", "perplexity")
 SET = ("set_zero", "set_mean")  # the same target, met harder: what there is to gain, no control
 QUESTIONED = ("necessity", "sufficiency", "location", "specificity", "quadratic")
 
