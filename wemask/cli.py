@@ -81,8 +81,7 @@ def _detect(
 ) -> None:
     """Find the ME Layer: per-layer table, verdict, me_layer.json, two figures."""
     from wemask.detection.known_models import compare_with_published
-    from wemask.report.plots import magnitude_by_layer
-    from wemask.report.relief import relief
+    from wemask.report.detection_plots import magnitude_by_layer, relief
     from wemask.report.style import save_figure
     from wemask.train.summary import layer_table
 

@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wemask.analyse import experiment_plots
+from wemask.analyse import plots
 from wemask.analyse.findings import Finding, Tables, sentence
-from wemask.analyse.layer_plots import by_layer
 from wemask.analyse.rows import has_rows, metric_words, tidy_layers
 from wemask.detection.me_layer import MELayerReport
 from wemask.report.figures import ReportFigure, described, layer_figures, sink_figures
@@ -75,16 +74,16 @@ def build_analysis_figures(
         for name, metrics in SHOWN.items():
             own = [f for f in found if f["experiment"] == "metrics" and f["metric"] in metrics]
             if own or name in ALWAYS:
-                figure = by_layer(table, name, report.layer)
+                figure = plots.by_layer(table, name, report.layer)
                 figures.append(_figure(name, "metrics", figure, own, own))
         figures += _sink_figures(tables["layers"])
     draw: dict[str, Callable[[pd.DataFrame], Figure]] = {
-        "necessity": lambda table: experiment_plots.necessity(table, report.layer),
-        "sufficiency": experiment_plots.sufficiency,
-        "location": lambda table: experiment_plots.location(table, report.layer),
-        "specificity": experiment_plots.specificity,
-        "dose": experiment_plots.dose,
-        "quadratic": lambda table: experiment_plots.quadratic(table, tables.get("quadratic_dims")),
+        "necessity": lambda table: plots.necessity(table, report.layer),
+        "sufficiency": plots.sufficiency,
+        "location": lambda table: plots.location(table, report.layer),
+        "specificity": plots.specificity,
+        "dose": plots.dose,
+        "quadratic": lambda table: plots.quadratic(table, tables.get("quadratic_dims")),
     }
     for name, drawn in draw.items():
         if has_rows(tables, name):

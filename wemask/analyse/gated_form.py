@@ -60,16 +60,18 @@ class GatedForm:
     def product(self, k: int, v: Tensor) -> Tensor:
         """S_k v for v [D] or [D, columns]."""
         down = self.down[k] if v.ndim == 1 else self.down[k, :, None]
-        one = self.gate.T @ (down * (self.up @ v))
-        return (one + self.up.T @ (down * (self.gate @ v))) / 2
+        return self._summed(down, self.gate @ v, self.up @ v)
 
     def columns(self, k: int) -> Iterator[Tensor]:
         """S_k, [D, up to COLUMNS] at a time."""
         down = self.down[k, :, None]
         for start in range(0, self.gate.shape[1], COLUMNS):
             here = slice(start, start + COLUMNS)
-            one = self.gate.T @ (down * self.up[:, here])
-            yield (one + self.up.T @ (down * self.gate[:, here])) / 2
+            yield self._summed(down, self.gate[:, here], self.up[:, here])
+
+    def _summed(self, down: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+        """1/2 (G' (d * up) + U' (d * gate))."""
+        return (self.gate.T @ (down * up) + self.up.T @ (down * gate)) / 2
 
     def leading(self, k: int) -> LeadingPair:
         """The leading eigenpair: the same in every call, the sign of its direction arbitrary."""

@@ -16,8 +16,8 @@ from wemask.compare.verdict import (
     real_arms,
 )
 from wemask.detection.me_layer import MELayerReport
-from wemask.report import plots, study_plots
-from wemask.report.relief import relief
+from wemask.report import comparison_plots as plots
+from wemask.report.detection_plots import magnitude_by_layer, relief
 from wemask.report.softening_plots import (
     SINK,
     has_sink_maps,
@@ -76,7 +76,7 @@ def build_figures(results: Results, report: MELayerReport | None) -> list[Report
 
 def layer_figures(report: MELayerReport) -> list[ReportFigure]:
     """Where the massive activation lives: magnitude by layer, and the relief if it is in memory."""
-    figure = plots.magnitude_by_layer(report)
+    figure = magnitude_by_layer(report)
     figures = [described("magnitude_by_layer", "layers", figure, CAPTIONS["layers"])]
     if report.relief is not None:
         figures.append(described("relief", "layers", relief(report), CAPTIONS["relief"]))
@@ -125,18 +125,18 @@ def _study_figures(results: Results) -> Iterator[ReportFigure]:
     """What larger studies add: controls, seeds, dose."""
     for task in ordered_tasks(results):
         for real in real_arms(results):
-            if rows := study_plots.gains(results, task, real):
+            if rows := plots.gains(results, task, real):
                 numbers = "; ".join(f"{arm_words(a)} {difference_words(row)}" for a, row in rows)
-                figure, name = study_plots.controls(results, task, real), f"controls_{real}_{task}"
+                figure, name = plots.controls(results, task, real), f"controls_{real}_{task}"
                 yield described(name, "controls", figure, CAPTIONS["controls"], numbers)
-        if arms := study_plots.seeded_arms(results, task):
+        if arms := plots.seeded_arms(results, task):
             numbers = "; ".join(
                 f"{arm_words(arm)}: {', '.join(percent(mean) for mean in values.values())}"
                 for arm, values in arms.items()
             )
-            figure = study_plots.seeds(results, task)
+            figure = plots.seeds(results, task)
             yield described(f"seeds_{task}", "seeds", figure, CAPTIONS["seeds"], numbers)
         for name in dict.fromkeys(about["arm"] for about in results["arm_info"].values()):
-            if study_plots.dose_rows(results, task, name):
-                figure = study_plots.dose(results, task, name)
+            if plots.dose_rows(results, task, name):
+                figure = plots.dose(results, task, name)
                 yield described(f"dose_{name}_{task}", "dose", figure, CAPTIONS["dose"])

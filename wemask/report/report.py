@@ -30,10 +30,10 @@ from wemask.compare.verdict import (
 )
 from wemask.detection.me_layer import MELayerReport
 from wemask.files import write_whole
+from wemask.report.comparison_plots import gains
 from wemask.report.disagreements import Disagreement, Samples, disagreements
 from wemask.report.figures import ReportFigure, build_figures
 from wemask.report.page import render, trusted
-from wemask.report.study_plots import gains
 from wemask.report.style import save_figure
 
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again

@@ -10,21 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wemask.compare.results import SofteningMetrics, SofteningRecord
-from wemask.report.style import (
-    BLUE,
-    INK,
-    ORANGE,
-    PURPLE,
-    WIDTH,
-    drawable,
-    layer_axis,
-    layer_ticks,
-    log_axis,
-    one_legend,
-    size_words,
-    styled,
-    titled,
-)
+from wemask.report import style
+from wemask.report.style import BLUE, INK, ORANGE, PURPLE, WIDTH
 
 SINK = 0.3
 """A (layer, head) pair with more sink mass than this counts as a sink (arXiv 2410.10781)."""
@@ -48,7 +35,7 @@ LOOKS: dict[str, tuple[str, str, Any]] = {
 # ------------------------------------------------------------------------------------ by layer
 
 
-@styled
+@style.styled
 def softening_effect(metrics: SofteningMetrics) -> Figure:
     """Massive magnitude and sink mass per layer, softening off and on, on the same texts.
 
@@ -57,14 +44,14 @@ def softening_effect(metrics: SofteningMetrics) -> Figure:
     figure = Figure(figsize=(WIDTH, 4.6))
     top, bottom = figure.subplots(2, 1, sharex=True)
     rows = _tidy(metrics)
-    layer_lines(top, rows.assign(value=drawable(rows["massive_max"])))
+    layer_lines(top, rows.assign(value=style.drawable(rows["massive_max"])))
     layer_lines(bottom, rows.assign(value=rows["sink_mass"]))
     top.set_ylabel("massive abs(h)")
-    log_axis(top)
+    style.log_axis(top)
     bottom.set(ylabel="sink mass", xlabel="decoder layer", ylim=(-0.03, 1.03))
-    layer_axis((top, bottom), sorted(set(rows["layer"])))
-    one_legend(figure, (top, bottom))
-    return titled(figure, _softening_title(rows))
+    style.layer_axis((top, bottom), sorted(set(rows["layer"])))
+    style.one_legend(figure, (top, bottom))
+    return style.titled(figure, _softening_title(rows))
 
 
 def layer_lines(axes: Axes, rows: pd.DataFrame) -> None:
@@ -87,7 +74,7 @@ def _softening_title(rows: Any) -> str:
     sides = [rows[rows["line"] == f"softening {side}"] for side in SIDES]
     peaks = [side["massive_max"].max() for side in sides]
     means = [side["sink_mass"].mean() for side in sides]
-    magnitude = moved_words("the massive activation", *peaks, size_words)
+    magnitude = moved_words("the massive activation", *peaks, style.size_words)
     return f"Softening {magnitude} and {moved_words('the mean sink mass', *means, '{:.2f}'.format)}"
 
 
@@ -103,7 +90,7 @@ def moved_words(what: str, off: float, on: float, words: Callable[[float], str])
 # ------------------------------------------------------------------------------------- by head
 
 
-@styled
+@style.styled
 def sink_maps(softening: SofteningRecord) -> Figure:
     """Sink mass of every (layer, head), softening off and on side by side, on one colour scale.
 
@@ -132,7 +119,9 @@ def sink_maps(softening: SofteningRecord) -> Figure:
     scale.set_label(f"sink mass (share of attention; a sink is above {SINK}, the line)")
     scale.ax.axvline(SINK, color="white", linewidth=4)
     scale.ax.axvline(SINK, color=INK, linewidth=1.5)
-    return titled(figure, f"Softening {moved_words('the sink rate', *rates, '{:.0%}'.format)}")
+    return style.titled(
+        figure, f"Softening {moved_words('the sink rate', *rates, '{:.0%}'.format)}"
+    )
 
 
 def has_sink_maps(metrics: SofteningMetrics) -> bool:
@@ -179,7 +168,11 @@ def _draw_map(axes: Axes, sinks: np.ndarray) -> None:
     axes.patch.set(hatch="///", edgecolor="#BBBBBB")  # seen where nothing was measured
     look: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "zorder": 1}
     axes.imshow(sinks, cmap=COLOURS, vmin=0, vmax=1, **look)
-    axes.set(xlabel="head", xticks=layer_ticks(range(heads)), yticks=layer_ticks(range(layers)))
+    axes.set(
+        xlabel="head",
+        xticks=style.layer_ticks(range(heads)),
+        yticks=style.layer_ticks(range(layers)),
+    )
     axes.grid(visible=False)
     if heads <= MOST_NUMBERS and layers <= 3 * MOST_NUMBERS:
         for (layer, head), mass in np.ndenumerate(sinks):

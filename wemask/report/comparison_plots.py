@@ -1,8 +1,9 @@
-"""Figures of larger studies: controls beside the real thing, seeds, dose.
+"""Figures of a comparison: arms, their differences, and what larger studies add.
 
-Every function is pure and returns a matplotlib `Figure`, as in `plots.py`.
+Every function is pure and returns a matplotlib `Figure` (object API, no pyplot, no global state).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,31 +11,115 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wemask.compare.results import Comparison, Results
+from wemask.compare.results import ArmScore, Comparison, Results
 from wemask.compare.verdict import (
+    NEAR_ZERO,
     SIGNIFICANT,
     arm_words,
     arms_named,
     between,
+    compared,
+    difference_words,
     judgement_of,
+    ordered_tasks,
     over_reference,
     points,
 )
-from wemask.report.style import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    WIDTH,
-    interval,
-    note,
-    plain,
-    styled,
-    titled,
-)
+from wemask.report import style
+from wemask.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, WIDTH
 
+ARM_COLOURS = {"base": INK, "training_free": GREEN, "sft": ORANGE, "wemask_sft": BLUE}
 DOSE = ("rate", "strength")  # the settings that span a dose surface
 LIGHT = sns.blend_palette([ORANGE, "#F7F7F7", "#56B4E9"], as_cmap=True)  # ink reads on all of it
+
+
+# ------------------------------------------------------------------------- arms and differences
+
+
+@style.styled
+def arms(results: Results, task: str) -> Figure:
+    """Accuracy of every arm on one task, with its 95% interval. KeyError for an unknown task."""
+    info = results["tasks"][task]
+    scored = {arm: scores[task] for arm, scores in results["arms"].items() if task in scores}
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.46 * max(len(scored), 1)))
+    axes = figure.subplots()
+    edge, end = _limits([s[k] for s in scored.values() for k in ("low", "high")], floor=0.0)
+    for y, (arm, score) in enumerate(scored.items()):
+        mean = style.interval(axes, y, score, ARM_COLOURS.get(arm, PURPLE), "o")
+        side = "left" if mean < edge + 0.1 * (end - edge) else "center"  # clear of the axis
+        style.note(axes, f"{mean:.1f}%", (mean, y), (0, 7), ha=side, fontweight="bold")
+    axes.set_yticks(range(len(scored)), [style.plain(arm_words(arm)) for arm in scored])
+    axes.set(xlim=(edge, end), ylim=(len(scored) - 0.5, -0.75))
+    axes.set_xlabel(style.plain(f"{info['metric']}, % of items (95% interval)"), loc="right")
+    axes.grid(axis="y", visible=False)
+    return style.titled(figure, _arms_title(task, scored))
+
+
+def _arms_title(task: str, scored: dict[str, ArmScore]) -> str:
+    if not scored:
+        return f"{task}: no arm has been scored"
+    best = max(score["mean"] for score in scored.values())
+    n = next(iter(scored.values()))["n"]
+    if best <= NEAR_ZERO:
+        return f"{task}: accuracy is near zero on every arm (n = {n})"
+    leaders = [arm_words(arm) for arm, score in scored.items() if score["mean"] == best]
+    return f"{task}: {' and '.join(leaders)} score{'s' * (len(leaders) == 1)} highest (n = {n})"
+
+
+@style.styled
+def forest(results: Results) -> Figure:
+    """Forest plot of the paired differences a - b: estimate, 95% interval, zero line, p (Holm).
+
+    The grey band of a row spans differences too small for its number of items to show reliably.
+    """
+    tasks = ordered_tasks(results)
+    rows = sorted(compared(results), key=lambda c: tasks.index(c["task"]))
+    heads = [i for i, c in enumerate(rows) if i == 0 or c["task"] != rows[i - 1]["task"]]
+    places = [i + 0.8 * sum(h <= i for h in heads) for i in range(len(rows))]  # room for heads
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.42 * (len(rows) + 0.8 * len(heads))))
+    axes = figure.subplots()
+    axes.axvline(0, color=INK, linewidth=1.2)
+    for y, row in zip(places, rows, strict=True):
+        _draw_difference(axes, y, row)
+    for head in heads:
+        words = f"{rows[head]['task']} (n = {rows[head]['n']})"
+        _left_of(axes, places[head] - 0.85, 0, words, fontweight="bold")
+    axes.set_yticks([])
+    axes.set_ylim((places[-1] if places else 0) + 0.6, -0.4)
+    axes.set_xlim(*_limits([r[k] for r in rows for k in ("low", "high")] + [-0.01, 0.01]))
+    # What the grey band means is in the caption: a second line here was wider than the axes.
+    axes.set_xlabel("difference, points (95% interval)", loc="right")
+    axes.grid(axis="y", visible=False)
+    clear = sum(judgement_of(results, row).outcome in ("better", "worse") for row in rows)
+    title = f"{clear} of {len(rows)} differences between arms are clear of zero"
+    return style.titled(figure, title if rows else "No two arms were compared")
+
+
+def _draw_difference(axes: Axes, y: float, row: Comparison) -> None:
+    colour = GREY if row["low"] <= 0 <= row["high"] else BLUE if row["delta"] > 0 else RED
+    if row["minimum_detectable"] is not None:
+        unseen = 100 * row["minimum_detectable"]
+        axes.fill_betweenx([y - 0.3, y + 0.3], -unseen, unseen, color="#EFEFEF", linewidth=0)
+    style.interval(axes, y, row, colour)
+    _left_of(axes, y, 6, f"{arm_words(row['a'])} - {arm_words(row['b'])}")
+    _left_of(axes, y, -6, difference_words(row), fontsize=8.5, color=GREY)
+
+
+def _left_of(axes: Axes, y: float, up: float, text: str, **look: Any) -> None:
+    """Write left of the axes, `up` points above the height y."""
+    look |= {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center"}
+    style.note(axes, style.plain(text), (0, y), (-6, up), annotation_clip=False, **look)
+
+
+def _limits(shares: Sequence[float], floor: float = -100.0) -> tuple[float, float]:
+    """Axis limits in percent around shares, with some air, inside what is possible."""
+    low, high = 100 * min(shares, default=0.0), 100 * max(shares, default=1.0)
+    air = max(0.12 * (high - low), 1.0)
+    low, high = max(low - air, floor), min(high + air, 100.0)
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+
+# ------------------------------------------------------------------- controls, seeds and doses
 
 
 def gains(results: Results, task: str, real: str) -> list[tuple[str, Comparison]]:
@@ -45,7 +130,7 @@ def gains(results: Results, task: str, real: str) -> list[tuple[str, Comparison]
     return [(arm, row) for arm in arms for row in over_reference(results, task, arm)]
 
 
-@styled
+@style.styled
 def controls(results: Results, task: str, real: str) -> Figure:
     """The gain of the real arm and of each of its controls over their reference, with intervals.
 
@@ -62,15 +147,15 @@ def controls(results: Results, task: str, real: str) -> Figure:
         if is_real:
             axes.axvspan(100 * row["low"], 100 * row["high"], color=BLUE, alpha=0.09, linewidth=0)
         face = colour if is_real or told[y] else "white"
-        delta = interval(axes, y, row, colour, markerfacecolor=face)
-        note(axes, points(row["delta"]), (delta, y), (0, 7), ha="center")
-    axes.set_yticks(range(len(rows)), [plain(arm_words(arm)) for arm, _ in rows])
+        delta = style.interval(axes, y, row, colour, markerfacecolor=face)
+        style.note(axes, points(row["delta"]), (delta, y), (0, 7), ha="center")
+    axes.set_yticks(range(len(rows)), [style.plain(arm_words(arm)) for arm, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.75)
     reference = arm_words(rows[0][1]["b"])
-    axes.set_xlabel(plain(f"accuracy minus {reference}, points (95% interval)"), loc="right")
+    axes.set_xlabel(style.plain(f"accuracy minus {reference}, points (95% interval)"), loc="right")
     axes.grid(axis="y", visible=False)
     differ = f"{sum(told[1:])} of {len(rows) - 1} controls differ from {arm_words(real)}"
-    return titled(figure, f"{task}: {differ}")
+    return style.titled(figure, f"{task}: {differ}")
 
 
 def _apart(results: Results, task: str, real: str, control: str) -> bool:
@@ -89,7 +174,7 @@ def seeded_arms(results: Results, task: str) -> dict[str, dict[int, float]]:
     return {arm: seeds for arm, seeds in arms.items() if len(seeds) > 1}
 
 
-@styled
+@style.styled
 def seeds(results: Results, task: str) -> Figure:
     """Accuracy of every seed, lines joining a seed's runs, and each arm's mean over seeds."""
     shares: Any = 100 * pd.DataFrame(seeded_arms(results, task))  # [seeds, arms]
@@ -98,15 +183,15 @@ def seeds(results: Results, task: str) -> Figure:
     for seed, row in shares.set_axis(range(shares.shape[1]), axis=1).iterrows():
         own = row.dropna()
         axes.plot(own.index, own, "o-", color=GREY, alpha=0.75, linewidth=1.2, markersize=5)
-        note(axes, f"{seed}", (own.index[-1], own.iloc[-1]), (7, -3))
+        style.note(axes, f"{seed}", (own.index[-1], own.iloc[-1]), (7, -3))
     for x, mean in enumerate(shares.mean()):
         axes.plot([x - 0.18, x + 0.18], [mean, mean], color=BLUE, linewidth=3)
-    axes.set_xticks(range(shares.shape[1]), [plain(arm_words(arm)) for arm in shares])
+    axes.set_xticks(range(shares.shape[1]), [style.plain(arm_words(arm)) for arm in shares])
     if shares.shape[1] > 4:
         axes.tick_params(axis="x", rotation=30)
     axes.set(xlim=(-0.5, shares.shape[1] - 0.4), ylabel="accuracy, % of items")
     spread = (shares.max() - shares.min()).max()
-    return titled(figure, f"{task}: seeds of one method span up to {spread:.1f} points")
+    return style.titled(figure, f"{task}: seeds of one method span up to {spread:.1f} points")
 
 
 def dose_arms(results: Results, name: str) -> dict[tuple[float, float], str]:
@@ -126,7 +211,7 @@ def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float
     return {dose: row for dose, arm in doses for row in over_reference(results, task, arm)}
 
 
-@styled
+@style.styled
 def dose(results: Results, task: str, name: str) -> Figure:
     """Gain over the reference on a grid of rate and strength; a star marks p (Holm) below 5%."""
     found = dose_rows(results, task, name)
@@ -143,7 +228,7 @@ def dose(results: Results, task: str, name: str) -> Figure:
         f"{task}: {arm_words(name)} changes accuracy by {low} to {high} points; "
         f"{clear.sum()} of {len(rows)} doses are clear of zero"
     )
-    return titled(figure, title)
+    return style.titled(figure, title)
 
 
 def dose_surface(axes: Axes, rows: pd.DataFrame, least: float) -> None:

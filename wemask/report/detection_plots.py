@@ -1,34 +1,94 @@
-"""The layer x dimension relief: abs(h) of the strongest token, as the paper draws it."""
+"""Figures of the detection: magnitudes by layer, and the layer x dimension relief of the paper.
 
+Every function is pure and returns a matplotlib `Figure` (object API, no pyplot, no global state).
+"""
+
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from wemask.detection.me_layer import MELayerReport
-from wemask.report.style import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    RED,
-    WIDTH,
-    layer_name,
-    size_words,
-    styled,
-    titled,
-)
+from wemask.report import style
+from wemask.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, WIDTH
 
 DIM_COLOURS = (RED, PURPLE, ORANGE, GREEN)  # the four strongest massive dims, strongest first
 MAX_BINS = 256  # more columns than this cannot be told apart on paper or screen
 
 
-@styled
+# ------------------------------------------------------------------------ magnitudes by layer
+
+
+@style.styled
+def magnitude_by_layer(report: MELayerReport) -> Figure:
+    """Largest and median abs(h) per layer and their ratio (log axes), with the ME Layer marked.
+
+    Layer -1, the embedding output, is drawn as "emb". Dashed lines are the criterion's thresholds.
+    """
+    rows, criterion = report.layers, report.criterion
+    x = [row.layer for row in rows]
+    largest, median = style.drawable(r.max for r in rows), style.drawable(r.median for r in rows)
+    figure = Figure(figsize=(WIDTH, 5.2))
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))
+    look: dict[str, Any] = {"marker": "o", "markersize": 5 if len(rows) < 20 else 3}
+    top.plot(x, largest, color=RED, label="largest abs(h)", **look)
+    top.plot(x, median, color=GREY, label="median abs(h)", **look)
+    top.fill_between(x, median, largest, color=RED, alpha=0.07, linewidth=0)
+    bottom.plot(
+        x, style.drawable(r.ratio for r in rows), color=BLUE, label="largest / median", **look
+    )
+    look = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 3))}
+    if criterion.min_magnitude > 0:
+        top.axhline(criterion.min_magnitude, **look)
+    words = "\n".join(textwrap.wrap(f"criterion: {criterion.describe()}", 38))
+    bottom.axhline(criterion.min_ratio, label=words, **look)
+    top.set_ylabel("abs(h)")
+    bottom.set(ylabel="largest / median", xlabel="output of decoder layer")
+    _mark_layers((top, bottom), report)
+    style.layer_axis((top, bottom), x)
+    style.log_axis(top)
+    style.log_axis(bottom)
+    figure.legend(loc="outside lower left", ncols=2)
+    return style.titled(figure, _magnitude_title(report))
+
+
+def _magnitude_title(report: MELayerReport) -> str:
+    if not report.found or report.layer is None:
+        best = max(report.layers, key=lambda row: row.ratio)
+        where = "the embedding output" if best.layer < 0 else f"layer {best.layer}"
+        size = style.size_words(best.ratio)
+        return f"No massive activation: the largest ratio is {size}, at {where}"
+    ratio = next(row.ratio for row in report.layers if row.layer == report.layer)
+    erased = report.erased_at
+    end = "lasts to the end" if erased is None else f"is erased by layer {erased}"
+    return (
+        f"The massive activation is born in layer {report.layer} "
+        f"({style.size_words(ratio)} times the median) and {end}"
+    )
+
+
+def _mark_layers(panels: Sequence[Axes], report: MELayerReport) -> None:
+    """Shade the ME Layer and the layer that erases; the labels stand above the upper panel."""
+    places, first = range(len(report.layers)), report.layer
+    if first is not None:
+        style.mark_layer(panels, first, f"ME Layer {first}", places)
+    if (erased := report.erased_at) is not None:
+        crowded = first is not None and abs(erased - first) < 0.25 * max(places[-1], 1)
+        up = 15 if crowded else 3
+        style.mark_layer(panels, erased, f"erased in {erased}", places, PURPLE, up)
+
+
+# --------------------------------------------------------------------------------- the relief
+
+
+@style.styled
 def relief(report: MELayerReport) -> Figure:
     """The layer x dimension relief: abs(h) of the strongest token, one curtain per layer.
 
@@ -51,7 +111,7 @@ def relief(report: MELayerReport) -> Figure:
     axes.set(xlabel="hidden dimension", ylabel="layer")
     axes.set(xlim=(0, width), ylim=(rows - 1.5, -1.5), zlim=(0, max(heights.max() * 1.05, 1e-6)))
     _relief_look(axes, len(dims) - len(DIM_COLOURS))
-    return titled(figure, _relief_title(report, heights))
+    return style.titled(figure, _relief_title(report, heights))
 
 
 def pool_dims(heights: np.ndarray, bins: int = MAX_BINS) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +152,7 @@ def _draw_ridges(axes: Any, heights: np.ndarray, dims: Sequence[int]) -> None:
     named: list[tuple[float, float]] = []
     for dim, colour in zip(dims, DIM_COLOURS, strict=False):
         track, top = heights[:, dim], float(heights[:, dim].max())
-        label = f"dim {dim}, up to {size_words(top)}"
+        label = f"dim {dim}, up to {style.size_words(top)}"
         wall = np.column_stack([np.r_[-1, layers, rows - 2], np.r_[0, track, 0]])
         shade = PolyCollection([wall], facecolors=[colour], alpha=0.15, linewidths=0)
         axes.add_collection3d(shade, zs=dim + 0.5, zdir="x")
@@ -118,7 +178,7 @@ def _relief_look(axes: Any, hidden_dims: int) -> None:
     for axis, bins in ((axes.xaxis, 5), (axes.yaxis, 7), (axes.zaxis, 5)):
         axis.set_major_locator(MaxNLocator(integer=axis is not axes.zaxis, nbins=bins))
         axis.pane.set(facecolor="#FAFAFA", edgecolor="#DDDDDD")
-    axes.yaxis.set_major_formatter(layer_name)
+    axes.yaxis.set_major_formatter(style.layer_name)
     more = f"and {hidden_dims} more massive dims" if hidden_dims > 0 else None
     axes.legend(loc="upper right", bbox_to_anchor=(1.02, 0.93), title=more)
 

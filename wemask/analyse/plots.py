@@ -1,8 +1,9 @@
-"""Figures of the experiments: necessity, sufficiency, location, specificity, dose, quadratic.
+"""Figures of an analysis: by layer with the softening off and on, and of the experiments.
 
 `table` is the tidy table of an experiment (`experiments.py`), of which the rows without a layer are
-drawn. Conditions that are missing, or whose value is NaN, leave a gap. Every function is pure and
-returns a matplotlib `Figure` without a title, which `figures.py` gives it.
+drawn; by layer, the one of `rows.tidy_layers`. Conditions that are missing, or whose value is NaN,
+leave a gap. Every function is pure and returns a matplotlib `Figure` without a title, which
+`figures.py` gives it.
 """
 
 import math
@@ -15,27 +16,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wemask.analyse.rows import JUDGED, changed, group_words, intact, metric_words, overall
-from wemask.report.study_plots import dose_surface
-from wemask.report.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    INK,
-    ORANGE,
-    PURPLE,
-    RED,
-    WIDTH,
-    drawable,
-    layer_axis,
-    log_axis,
-    mark_layer,
-    note,
-    one_legend,
-    plain,
-    size_words,
-    styled,
-)
+from wemask.report import style
+from wemask.report.comparison_plots import dose_surface
+from wemask.report.softening_plots import layer_lines
+from wemask.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, WIDTH
 
+PANELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "sinks": {
+        "sink mass": ("sink_mass", "sink_mass_first"),
+        "sink rate": ("sink_rate", "sink_rate_first"),
+    },
+    "diversity": {
+        "effective rank": ("effective_rank",),
+        "anisotropy p1": ("anisotropy",),
+        "mean cosine": ("mean_cosine",),
+    },
+    "rigidity": {
+        "cosine with\nthe layer before": ("rigidity_layers",),
+        "cosine\nacross inputs": ("attention_input_rigidity", "attention_input_rigidity_ordinary"),
+    },
+    "writes": {"share of the write": ("ffn_share", "attention_share")},
+}
+"""Figure -> label of a panel's axis -> the metrics in it."""
+WHOSE = {
+    "sink_mass_first": "first token",
+    "sink_rate_first": "first token",
+    "attention_input_rigidity_ordinary": "ordinary tokens",
+    "ffn_share": "FFN",
+    "attention_share": "attention",
+}
+FREE = "diversity"  # its axes go where the numbers are; the others hold shares, 0 to 1
 SIZES = ("massive_magnitude", "perplexity")
 WIDE = 5  # sizes that span more than this get a log axis
 MANY_TIMES = 50  # a panel whose largest change is so many times its middle one gets a log axis
@@ -43,6 +53,41 @@ NEAR = 1.0  # %: up to here such an axis is linear
 LEAST_LIMIT = 2.0  # %: weaker changes are not blown up to the full colours of a dose surface
 DOTS: Any = {"jitter": False, "size": 7, "alpha": 0.75}
 OTHERS = -0.3  # where other layers stand on the axis of c
+
+
+# -------------------------------------------------------------------------------------- by layer
+
+
+@style.styled
+def by_layer(table: pd.DataFrame, name: str, me_layer: int | None = None) -> Figure:
+    """One of `PANELS`, of the table that `rows.tidy_layers` makes; `me_layer` is shaded."""
+    layers = sorted({int(layer) for layer in table["layer"].dropna()})
+    figure = Figure(figsize=(WIDTH, 1.6 + 1.6 * len(PANELS[name])))
+    panels = list(figure.subplots(len(PANELS[name]), 1, sharex=True, squeeze=False)[:, 0])
+    for axes, (words, metrics) in zip(panels, PANELS[name].items(), strict=True):
+        layer_lines(axes, _lines(table, metrics))
+        axes.set(ylabel=words, xlabel="decoder layer")
+        axes.margins(y=0.15)
+        if name != FREE:
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(-0.05, low), max(1.05, high))
+    panels[-1].set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
+    style.layer_axis(panels, layers)
+    if me_layer is not None:
+        style.mark_layer(panels, me_layer, f"ME Layer {me_layer}", layers)
+    style.one_legend(figure, panels)
+    return figure
+
+
+def _lines(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows that can be drawn, each with the line that it belongs to."""
+    rows: Any = table[table["metric"].isin(metrics)].dropna(subset=["layer", "value"])
+    states = rows["group"].map({"intact": " off", "wemask": " on"})
+    lines = rows["metric"].map(WHOSE).fillna("softening") + states
+    return rows.assign(line=lines).astype({"layer": float})
+
+
+# ---------------------------------------------------------------------------- of an experiment
 
 
 def _panels(
@@ -61,14 +106,14 @@ def _measured(table: pd.DataFrame, metric: str) -> Any:
     and `words` for the group.
     """
     rows = overall(changed(table), metric).dropna(subset=["value"])
-    words = rows["group"].map(lambda group: plain(group_words(group)))
+    words = rows["group"].map(lambda group: style.plain(group_words(group)))
     return rows.assign(change=100 * rows["change"], words=words)
 
 
 def _log_if_wide(axes: Axes, rows: Any, which: Literal["x", "y"] = "y") -> None:
     sizes = rows[rows["metric"].isin(SIZES)]["value"]
     if len(sizes) and sizes.max() > WIDE * sizes.min() > 0:
-        log_axis(axes, which, fine=(1, 3) if which == "x" else (1, 2, 5))
+        style.log_axis(axes, which, fine=(1, 3) if which == "x" else (1, 2, 5))
 
 
 def _dots(axes: Axes, rows: Any, across: str, colours: dict[str, str]) -> None:
@@ -85,7 +130,7 @@ def _dots(axes: Axes, rows: Any, across: str, colours: dict[str, str]) -> None:
 # ------------------------------------------------------------------------------------- necessity
 
 
-@styled
+@style.styled
 def necessity(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     """Magnitude, sink mass, effective rank, perplexity over c, the part of the FFN that is left.
 
@@ -107,7 +152,7 @@ def necessity(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
         _log_if_wide(axes, rows)
         axes.set(xlabel="c, the part left", ylabel="", xlim=(OTHERS - 0.25, 1.1))
         axes.set_xticks([OTHERS, 0, 0.5, 1], ["other\nlayers", "0", "0.5", "1"])
-    one_legend(figure, panels)
+    style.one_legend(figure, panels)
     return figure
 
 
@@ -122,17 +167,17 @@ def _draw_others(axes: Axes, rows: Any, whole: float, me_layer: int | None) -> N
         far = rows.loc[(rows["value"] - whole).abs().fillna(0).idxmax()]
         up, side = (6, "bottom") if far["value"] < whole else (-6, "top")  # towards intact
         place = (OTHERS, far["value"])
-        note(axes, f"layer {far['at']}", place, (0, up), ha="center", va=side, fontsize=8.5)
+        style.note(axes, f"layer {far['at']}", place, (0, up), ha="center", va=side, fontsize=8.5)
 
 
 # ----------------------------------------------------------------------------------- sufficiency
 
 
-@styled
+@style.styled
 def sufficiency(table: pd.DataFrame) -> Figure:
     """Magnitude, sink mass and sink rate: intact, removed, restored, on other dims or a token."""
     part = table["amount"].map("{:.0%}".format).where(table["group"] == "restored", "")
-    names: Any = (table["group"].map(group_words) + " " + part).str.strip().map(plain)
+    names: Any = (table["group"].map(group_words) + " " + part).str.strip().map(style.plain)
     colours = {"intact": INK, "removed": GREY, "restored": BLUE, "other_dims": ORANGE}
     palette = dict(zip(names, table["group"].map(colours).fillna(PURPLE), strict=True))
     metrics = ("massive_magnitude", "sink_mass", "sink_rate")
@@ -150,7 +195,7 @@ def sufficiency(table: pd.DataFrame) -> Figure:
 # -------------------------------------------------------------------------------------- location
 
 
-@styled
+@style.styled
 def location(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     """Change against intact by the layer that is softened alone, and by groups of layers."""
     figure = Figure(figsize=(WIDTH, 6.2))
@@ -174,24 +219,24 @@ def location(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     grid[-1][0].set_xlabel("the layer softened alone")
     grid[-1][1].set_xticks(range(4), ["before", "at", "after", "random"], rotation=45)
     if layers:
-        layer_axis(list(grid[:, 0]), layers)
+        style.layer_axis(list(grid[:, 0]), layers)
         grid[-1][0].set_xlim(layers[0] - 0.6, layers[-1] + 0.6)
         if me_layer is not None:
-            mark_layer(list(grid[:, 0]), me_layer, f"ME Layer {me_layer}", layers)
+            style.mark_layer(list(grid[:, 0]), me_layer, f"ME Layer {me_layer}", layers)
     return figure
 
 
 # ----------------------------------------------------------------------------------- specificity
 
 
-@styled
+@style.styled
 def specificity(table: pd.DataFrame) -> Figure:
     """Change against intact of the operator and each control, one dot for each draw.
 
     The grey band spans the draws of the controls that are drawn.
     """
     groups = [group for group in dict.fromkeys(table["group"]) if group != "intact"]
-    colours = {plain(group_words(g)): BLUE if g == "wemask" else ORANGE for g in groups}
+    colours = {style.plain(group_words(g)): BLUE if g == "wemask" else ORANGE for g in groups}
     metrics = (*JUDGED, "massive_magnitude")
     figure, panels = _panels(2, 2, 1.7 + 0.5 * len(groups), metrics, sharey=True)
     for axes, metric in zip(panels, metrics, strict=True):
@@ -224,7 +269,7 @@ def _log_if_dwarfed(axes: Axes, shown: Sequence[float]) -> str:
 # ------------------------------------------------------------------------------------------ dose
 
 
-@styled
+@style.styled
 def dose(table: pd.DataFrame) -> Figure:
     """Sink mass, effective rank, perplexity by rate and strength; colours show the change."""
     doses: Any = table[table["group"] != "intact"]
@@ -233,7 +278,7 @@ def dose(table: pd.DataFrame) -> Figure:
     for axes, metric in zip(panels, JUDGED, strict=True):
         rows, whole = _measured(table, metric).dropna(subset=["rate"]), intact(table, metric)
         if math.isfinite(whole):
-            title = f"{metric_words(metric)} (intact {size_words(whole)})"
+            title = f"{metric_words(metric)} (intact {style.size_words(whole)})"
             axes.set_title(title, fontsize=10, loc="left")
         if len(rows):
             words = rows["value"].map(lambda v: f"{v:,.0f}" if abs(v) >= 1000 else f"{v:#.4g}")
@@ -247,7 +292,7 @@ def dose(table: pd.DataFrame) -> Figure:
 # -------------------------------------------------------------------------------- quadratic form
 
 
-@styled
+@style.styled
 def quadratic(tokens: pd.DataFrame, dims: pd.DataFrame | None = None) -> Figure:
     """What the quadratic form predicts against what the FFN writes; alignment of the tokens.
 
@@ -258,7 +303,7 @@ def quadratic(tokens: pd.DataFrame, dims: pd.DataFrame | None = None) -> Figure:
     top, bottom = figure.subplots(2, 1, height_ratios=(1.5, 1))
     _draw_predictions(top, tokens)
     _draw_alignment(bottom, tokens, dims)
-    one_legend(figure, (top, bottom))
+    style.one_legend(figure, (top, bottom))
     return figure
 
 
@@ -267,7 +312,9 @@ def _draw_predictions(axes: Axes, tokens: pd.DataFrame) -> None:
     rows: Any = tokens.rename(columns=names).melt(["observed"], list(names.values()), "by", "says")
     rows["says"] = pd.to_numeric(rows["says"])
     opposite = rows["says"] * rows["observed"] < 0
-    rows = rows.assign(observed=drawable(rows["observed"].abs()), says=drawable(rows["says"].abs()))
+    rows = rows.assign(
+        observed=style.drawable(rows["observed"].abs()), says=style.drawable(rows["says"].abs())
+    )
     sizes = rows[["observed", "says"]].stack()
     ends = [sizes.min() / 1.3, sizes.max() * 1.3] if sizes.notna().any() else [1.0, 10.0]
     axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", zorder=0, label="equal")
@@ -275,8 +322,8 @@ def _draw_predictions(axes: Axes, tokens: pd.DataFrame) -> None:
     which |= {"palette": [BLUE, ORANGE, INK], "markers": ["o", "s", "X"]}
     sns.scatterplot(rows, x="observed", y="says", ax=axes, **which)
     axes.plot(*rows[opposite][["observed", "says"]].to_numpy().T, "+", color=RED, markersize=13)
-    log_axis(axes)
-    log_axis(axes, "x")
+    style.log_axis(axes)
+    style.log_axis(axes, "x")
     axes.set(xlim=ends, ylim=ends, xlabel="observed abs(FFN output)", ylabel="predicted")
 
 
