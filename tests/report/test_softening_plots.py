@@ -1,4 +1,4 @@
-"""The sink maps: what is drawn, what is counted, and what is said where nothing was measured."""
+"""The figures of softening: what is drawn, counted, and said where nothing was measured."""
 
 import math
 from itertools import pairwise
@@ -6,12 +6,20 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from figure_cases import made_up_metrics, title
 from matplotlib.colors import to_hex
-from report_cases import made_up, made_up_report
+from report_cases import made_up
 
 from wemask.compare.results import SofteningRecord, validate_results
-from wemask.report.report import build_figures
-from wemask.report.softening_plots import SINK, has_sink_maps, sink_count, sink_maps, sink_words
+from wemask.report.figures import sink_figures
+from wemask.report.softening_plots import (
+    SINK,
+    has_sink_maps,
+    sink_count,
+    sink_maps,
+    sink_words,
+    softening_effect,
+)
 
 
 def softening(off: Any, on: Any, softened: list[int] | None = None) -> SofteningRecord:
@@ -109,18 +117,27 @@ def test_without_single_heads_there_is_no_map() -> None:
     checked = validate_results(data)
     assert checked["softening"] is not None
     assert not has_sink_maps(checked["softening"]["metrics"])
-    assert "sink_maps" not in [f.name for f in build_figures(checked, made_up_report())]
+    assert sink_figures(checked["softening"], "softening") == []
     with pytest.raises(ValueError, match="no layer holds sink_mass_by_head"):
         sink_maps(checked["softening"])
 
 
-def test_the_report_says_the_maps_in_words() -> None:
-    figures = {f.name: f for f in build_figures(validate_results(made_up()), made_up_report())}
-    maps = figures["sink_maps"]
-    assert maps.section == "softening"
-    assert maps.alt.startswith("Softening leaves the sink rate at 50%. softening off: 3 of 6 ")
-    assert "2410.10781" in maps.caption
-
-
 def test_a_pair_at_the_threshold_is_no_sink() -> None:
     assert sink_count(np.array([[SINK, math.nextafter(SINK, 1)], [math.nan, 0.0]])) == (1, 3)
+
+
+def test_softening_effect_says_what_changed() -> None:
+    figure = softening_effect(made_up_metrics())
+    assert title(figure) == (
+        "Softening leaves the massive activation at 160 and lowers the mean sink mass "
+        "from 0.60 to 0.20"
+    )
+    assert [line.get_label() for line in figure.axes[0].lines] == ["softening off", "softening on"]
+    assert set(np.asarray(figure.axes[1].lines[1].get_ydata())) == {0.2}
+
+
+def test_softening_effect_leaves_gaps_where_nothing_was_measured() -> None:
+    figure = softening_effect(made_up_metrics(on_sink=None, on_max=None))
+    for axes in figure.axes:
+        assert np.isnan(np.asarray(axes.lines[1].get_ydata())).all()
+    assert "was not measured on the mean sink mass" in title(figure)

@@ -66,12 +66,12 @@ def by_layer(table: pd.DataFrame, name: str, me_layer: int | None = None) -> Fig
     panels = list(figure.subplots(len(PANELS[name]), 1, sharex=True, squeeze=False)[:, 0])
     for axes, (words, metrics) in zip(panels, PANELS[name].items(), strict=True):
         layer_lines(axes, _lines(table, metrics))
-        axes.set(ylabel=words, xlabel="decoder layer")
+        axes.set_ylabel(words)
         axes.margins(y=0.15)
         if name != FREE:
             low, high = axes.get_ylim()
             axes.set_ylim(min(-0.05, low), max(1.05, high))
-    panels[-1].set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
+    panels[-1].set(xlabel="decoder layer", xlim=(layers[0] - 0.5, layers[-1] + 0.5))
     style.layer_axis(panels, layers)
     if me_layer is not None:
         style.mark_layer(panels, me_layer, f"ME Layer {me_layer}", layers)
@@ -122,7 +122,7 @@ def _dots(axes: Axes, rows: Any, across: str, colours: dict[str, str]) -> None:
     axes.set_yticks(range(len(words)), words)
     which: Any = {"order": words, "hue": "words", "palette": colours, "legend": False}
     sns.stripplot(rows, x=across, y="words", ax=axes, **which, **DOTS)
-    axes.set(xlabel="", ylabel="", ylim=(len(words) - 0.5, -0.5))
+    axes.set(xlabel="", ylabel="", ylim=(max(len(words), 1) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
 
@@ -142,16 +142,17 @@ def necessity(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     for axes, metric in zip(panels, metrics, strict=True):
         rows, whole = _measured(table, metric), intact(table, metric)
         axes.axhline(whole, color=INK, linewidth=1, linestyle=":", label="intact")
-        for group, look in (("ffn_input", "o-"), ("ffn_output", "s--")):
+        for group, look, colour in (("ffn_input", "o-", BLUE), ("ffn_output", "s--", ORANGE)):
             if len(own := rows[rows["group"] == group].sort_values("amount")):
-                colour = BLUE if group == "ffn_input" else ORANGE
-                label = group_words(group)
-                axes.plot(own["amount"], own["value"], look, color=colour, label=label)
+                name = group_words(group)
+                axes.plot(own["amount"], own["value"], look, color=colour, label=name)
         _draw_others(axes, rows[rows["group"] == "other_layer"], whole, me_layer)
         axes.margins(y=0.15)
         _log_if_wide(axes, rows)
-        axes.set(xlabel="c, the part left", ylabel="", xlim=(OTHERS - 0.25, 1.1))
+        axes.set_xlim(OTHERS - 0.25, 1.1)
         axes.set_xticks([OTHERS, 0, 0.5, 1], ["other\nlayers", "0", "0.5", "1"])
+    for axes in panels[2:]:
+        axes.set_xlabel("c, the part left")
     style.one_legend(figure, panels)
     return figure
 
