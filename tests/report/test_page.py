@@ -25,10 +25,8 @@ def test_pages_are_escaped_and_markdown_is_not(name: str) -> None:
 def test_html_holds_style_and_figures_and_what_a_model_wrote_is_escaped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    report, wanted = (
-        made_up_report(),
-        "{{ style }}|{{ pictures[0].uri }}|{{ criterion }}|{{ text }}",
-    )
+    report = made_up_report()
+    wanted = "{{ style }}|{{ pictures[0].uri }}|{{ criterion }}|{{ text }}"
     monkeypatch.setattr(TEMPLATES, "loader", DictLoader({"probe.html": wanted}))
     page = render("probe.html", report, layer_figures(report), text=ATTACK)
     style, uri, criterion, text = page.split("|")
