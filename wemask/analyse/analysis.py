@@ -9,13 +9,12 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -36,9 +35,8 @@ from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, nearest
 from wemask.evaluate.journal import Journal
 from wemask.files import digest, saving, say, write_whole
-from wemask.measure.measurement import measure, probe_batches
+from wemask.measure.measurement import probe_batches
 from wemask.measure.norm_weights import norm_rows
-from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.report.style import save_figure
 from wemask.report.tracking import log_analysis
@@ -97,13 +95,11 @@ class AnalysisConfig:
 Rows = dict[str, list[dict[str, Any]]]  # of tables by name
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Step:
+class _Step(NamedTuple):
     """One measurement: what it is called in the journal, and how its rows are made."""
 
     unit: str
-    part: str
-    """What it belongs to: an experiment, or the metrics."""
+    part: str  # an experiment, or the metrics
     run: Callable[[Callable[[], None]], Rows]
     passes: int
 
@@ -283,21 +279,19 @@ class _Run:
         self.costs.append(cost)
 
     def _metric_steps(self) -> Iterator[_Step]:
-        report, passes = self.subject.report, len(self.subject.batches)
+        passes = len(self.subject.batches)
+        yield _Step("layers|off", "metrics", partial(self._layers, "off"), passes)
+        yield _Step("norms", "metrics", self._norms, 0)
+        if self.subject.report.found:
+            yield _Step("layers|on", "metrics", partial(self._layers, "on"), passes)
 
-        def norms(done: Callable[[], None]) -> Rows:
-            return {"norms": norm_rows(self.subject.decoder, report.dims)}
-
-        off, on = (partial(self._layers, state) for state in ("off", "on"))
-        yield _Step(unit="layers|off", part="metrics", run=off, passes=passes)
-        yield _Step(unit="norms", part="metrics", run=norms, passes=0)
-        if report.found:
-            yield _Step(unit="layers|on", part="metrics", run=on, passes=passes)
+    def _norms(self, done: Callable[[], None]) -> Rows:
+        return {"norms": norm_rows(self.subject.decoder, self.subject.report.dims)}
 
     def _layers(self, state: str, done: Callable[[], None]) -> Rows:
-        model, report, operator = self.subject.model, self.subject.report, self.subject.operator
-        with soften(model, report, operator) if state == "on" else nullcontext():
-            found = measure(model, self.subject.batches, done=done)
+        operator = self.subject.operator if state == "on" else None
+        condition = Condition(experiment="layers", group=state, operator=operator)
+        found = self.subject.measure(condition, done)
         extra = {"perplexity": found.perplexity}
         return {"layers": [{"state": state, **row.to_dict(), **extra} for row in found.layers]}
 
@@ -314,11 +308,11 @@ class _Run:
             return
         for name in chosen:
             if name == QUADRATIC:
-                yield _Step(unit=QUADRATIC, part=QUADRATIC, run=self._quadratic, passes=1)
+                yield _Step(QUADRATIC, QUADRATIC, self._quadratic, 1)
                 continue
             for condition in EXPERIMENTS[name]().conditions(self.subject):
-                run, passes = partial(self._condition, condition), len(self.subject.batches)
-                yield _Step(unit=condition.key, part=name, run=run, passes=passes)
+                run = partial(self._condition, condition)
+                yield _Step(condition.key, name, run, len(self.subject.batches))
 
     def _condition(self, condition: Condition, done: Callable[[], None]) -> Rows:
         found = self.subject.measure(condition, done)

@@ -48,9 +48,6 @@ from wemask.operator.settings import WeMaskConfig
 TRIED = 100  # draws of random dims, to find some without a massive dim
 
 
-# --- the experiments ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Necessity:
     """Take away what the ME Layer's FFN writes into the massive token, by and by."""
@@ -191,9 +188,6 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
 }
 
 
-# --- from conditions to a table -------------------------------------------------------------------
-
-
 def run_experiment(experiment: Experiment, subject: Subject) -> pd.DataFrame:
     """Measure every condition of an experiment.
 
@@ -211,9 +205,6 @@ def run_experiment(experiment: Experiment, subject: Subject) -> pd.DataFrame:
         except IMPOSSIBLE:
             continue
     return table(rows)
-
-
-# --- what the experiments need to know ------------------------------------------------------------
 
 
 def spread(items: Sequence[int], most: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 With g_f and u_f the rows of gate and up, and d_k a row of down, the FFN writes on dim k
 
-    y_k = sum_f d_kf act(g_f . x) (u_f . x)  ~  x' S_k x     where act(z) is about z
+    y_k = sum_f d_kf act(g_f . x) (u_f . x)  ~  x' S_k x     as act(z) ~ z: silu(8) = 7.997
     S_k = 1/2 sum_f d_kf (g_f u_f' + u_f g_f')
 
 S_k [D, D] is never formed: S_k v = 1/2 (G' (d_k * U v) + U' (d_k * G v)) is enough for its leading
@@ -53,7 +53,7 @@ class GatedForm:
         gates = [p.gate.float() for p in parts if p.gate is not None]
         ups = [p.up.float() for p in parts]
         downs = [p.down[list(dims)].float() for p in parts]
-        if len(parts) == 1:
+        if len(parts) == 1:  # no second copy of what is large
             return cls(gates[0], ups[0], downs[0])
         return cls(torch.cat(gates), torch.cat(ups), torch.cat(downs, 1))
 

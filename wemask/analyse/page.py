@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import pandas as pd
 
@@ -14,8 +13,6 @@ from wemask.analyse.rows import change_words, group_words, has_rows, metric_word
 from wemask.detection.me_layer import MELayerReport
 from wemask.report.figures import ReportFigure
 from wemask.report.page import render
-
-# ------------------------------------------------------------------------------- what it is given
 
 
 class Cost(TypedDict):
@@ -47,18 +44,12 @@ class AnalysisFacts(TypedDict):
     files: list[str]  # written beside the page: "tables/necessity.parquet", ...
 
 
-# ------------------------------------------------------------------------------------- the page
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """A section of the page that asks one question."""
 
     question: str
-    did: str
-    """What was done, in one sentence."""
-    amount: str = "strength"
-    """What the column `amount` of its table holds."""
+    did: str  # what was done, in one sentence
+    amount: str = "strength"  # what the column `amount` of its table holds
 
 
 QUESTIONS = {
@@ -141,11 +132,10 @@ def _deeds(name: str, facts: AnalysisFacts) -> list[list[Finding]]:
 
 def _section(name: str, facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What the template reads of one question."""
-    summary = None
-    if name == "quadratic" and has_rows(tables, "quadratic_dims"):
-        summary = form_summary(tables["quadratic_dims"])
-    elif name != "quadratic" and has_rows(tables, name):
-        summary = condition_summary(tables[name], QUESTIONS[name].amount)
+    summary, shown = None, "quadratic_dims" if name == "quadratic" else name
+    if has_rows(tables, shown):
+        own, amount = tables[shown], QUESTIONS[name].amount
+        summary = condition_summary(own, amount) if shown == name else form_summary(own)
     return {
         "name": name,
         "about": QUESTIONS[name],
@@ -153,9 +143,6 @@ def _section(name: str, facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame]
         "summary": summary,
         "impossible": [row for row in facts["impossible"] if row["experiment"] == name],
     }
-
-
-# ------------------------------------------------------------------------------------ its tables
 
 
 Summary = dict[str, list[Any]]

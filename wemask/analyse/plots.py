@@ -19,7 +19,7 @@ from wemask.analyse.rows import JUDGED, changed, group_words, intact, metric_wor
 from wemask.report import style
 from wemask.report.comparison_plots import dose_surface
 from wemask.report.softening_plots import layer_lines
-from wemask.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, WIDTH
+from wemask.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED
 
 PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "sinks": {
@@ -62,8 +62,9 @@ OTHERS = -0.3  # where other layers stand on the axis of c
 def by_layer(table: pd.DataFrame, name: str, me_layer: int | None = None) -> Figure:
     """One of `PANELS`, of the table that `rows.tidy_layers` makes; `me_layer` is shaded."""
     layers = sorted({int(layer) for layer in table["layer"].dropna()})
-    figure = Figure(figsize=(WIDTH, 1.6 + 1.6 * len(PANELS[name])))
-    panels = list(figure.subplots(len(PANELS[name]), 1, sharex=True, squeeze=False)[:, 0])
+    count = len(PANELS[name])
+    figure, grid = style.panels(1.6 + 1.6 * count, count, sharex=True, squeeze=False)
+    panels = list(grid[:, 0])
     for axes, (words, metrics) in zip(panels, PANELS[name].items(), strict=True):
         layer_lines(axes, _lines(table, metrics))
         axes.set_ylabel(words)
@@ -94,11 +95,10 @@ def _panels(
     rows: int, columns: int, height: float, metrics: Sequence[str], **shared: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure with one panel for each metric, its name above it."""
-    figure = Figure(figsize=(WIDTH, height))
-    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).ravel())
-    for axes, metric in zip(panels, metrics, strict=True):
+    figure, panels = style.panels(height, rows, columns, **shared)
+    for axes, metric in zip(panels.flat, metrics, strict=True):
         axes.set_title(metric_words(metric).removeprefix("massive "), fontsize=10, loc="left")
-    return figure, panels
+    return figure, list(panels.flat)
 
 
 def _measured(table: pd.DataFrame, metric: str) -> Any:
@@ -125,9 +125,6 @@ def _dots(axes: Axes, rows: Any, across: str, colours: dict[str, str]) -> None:
     axes.set(xlabel="", ylabel="", ylim=(max(len(words), 1) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
-
-
-# ------------------------------------------------------------------------------------- necessity
 
 
 @style.styled
@@ -171,9 +168,6 @@ def _draw_others(axes: Axes, rows: Any, whole: float, me_layer: int | None) -> N
         style.note(axes, f"layer {far['at']}", place, (0, up), ha="center", va=side, fontsize=8.5)
 
 
-# ----------------------------------------------------------------------------------- sufficiency
-
-
 @style.styled
 def sufficiency(table: pd.DataFrame) -> Figure:
     """Magnitude, sink mass and sink rate: intact, removed, restored, on other dims or a token."""
@@ -193,14 +187,10 @@ def sufficiency(table: pd.DataFrame) -> Figure:
     return figure
 
 
-# -------------------------------------------------------------------------------------- location
-
-
 @style.styled
 def location(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
     """Change against intact by the layer that is softened alone, and by groups of layers."""
-    figure = Figure(figsize=(WIDTH, 6.2))
-    grid = figure.subplots(3, 2, sharey="row", sharex="col", width_ratios=(2.2, 1))
+    figure, grid = style.panels(6.2, 3, 2, sharey="row", sharex="col", width_ratios=(2.2, 1))
     alone: Any = table[table["group"] == "one_layer"]
     layers = [int(layer) for layer in sorted(alone["at"].dropna().unique())]
     groups = {"before": GREEN, "at": GREEN, "after": GREEN, "random_layers": ORANGE}
@@ -225,9 +215,6 @@ def location(table: pd.DataFrame, me_layer: int | None = None) -> Figure:
         if me_layer is not None:
             style.mark_layer(list(grid[:, 0]), me_layer, f"ME Layer {me_layer}", layers)
     return figure
-
-
-# ----------------------------------------------------------------------------------- specificity
 
 
 @style.styled
@@ -267,9 +254,6 @@ def _log_if_dwarfed(axes: Axes, shown: Sequence[float]) -> str:
     return " (log)"
 
 
-# ------------------------------------------------------------------------------------------ dose
-
-
 @style.styled
 def dose(table: pd.DataFrame) -> Figure:
     """Sink mass, effective rank, perplexity by rate and strength; colours show the change."""
@@ -290,9 +274,6 @@ def dose(table: pd.DataFrame) -> Figure:
     return figure
 
 
-# -------------------------------------------------------------------------------- quadratic form
-
-
 @style.styled
 def quadratic(tokens: pd.DataFrame, dims: pd.DataFrame | None = None) -> Figure:
     """What the quadratic form predicts against what the FFN writes; alignment of the tokens.
@@ -300,8 +281,7 @@ def quadratic(tokens: pd.DataFrame, dims: pd.DataFrame | None = None) -> Figure:
     `tokens` and `dims` are `QuadraticForm.rows()` and `.dim_rows()`: without `dims`, ordinary
     tokens are left out. Log axes hold sizes; a prediction of another sign than observed is crossed.
     """
-    figure = Figure(figsize=(WIDTH, 6.4))
-    top, bottom = figure.subplots(2, 1, height_ratios=(1.5, 1))
+    figure, (top, bottom) = style.panels(6.4, 2, height_ratios=(1.5, 1))
     _draw_predictions(top, tokens)
     _draw_alignment(bottom, tokens, dims)
     style.one_legend(figure, (top, bottom))

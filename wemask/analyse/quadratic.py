@@ -1,20 +1,11 @@
 """The quadratic form of the ME Layer's gated FFN: the direction that makes a token massive.
 
-Sun, Canziani, LeCun, Zhu: "The Spike, the Sparse and the Sink" (arXiv 2603.05498). A gated FFN
-writes on dim k
+Sun, Canziani, LeCun, Zhu: "The Spike, the Sparse and the Sink" (arXiv 2603.05498). Where its gate
+is far open, what a gated FFN writes on dim k is about x' S_k x (`gated_form.py`). One large
+eigenvalue lambda of S_k with direction s means: a token whose FFN input points along s becomes
+massive on dim k, by about lambda (s . x)^2.
 
-    y_k = sum_f d_kf act(g_f . x) (u_f . x)
-
-with g_f and u_f rows of gate and up, d_k a row of down. Where the gate is far open, act(z) is about
-z (silu(8) = 7.997), so that
-
-    y_k ~ x' S_k x,     S_k = 1/2 sum_f d_kf (g_f u_f' + u_f g_f')
-
-One large eigenvalue lambda of S_k with direction s means: a token whose FFN input points along s
-becomes massive on dim k, by about lambda (s . x)^2.
-
-The algebra is in `gated_form.py`. D is the hidden size, N the number of real tokens, K that of
-massive dims.
+D is the hidden size, N the number of real tokens, K that of massive dims.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,7 +75,6 @@ class QuadraticForm:
     """The quadratic form of a model's ME Layer, on given texts."""
 
     layer: int
-    architecture: str
     experts: int
     """Shared experts that the form sums over, in a mixture; 0 where the FFN is dense."""
     biases: bool
@@ -105,10 +95,7 @@ class QuadraticForm:
 
 @torch.no_grad()
 def quadratic_form(
-    model: nn.Module,
-    report: MELayerReport,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
+    model: nn.Module, report: MELayerReport, input_ids: Tensor, attention_mask: Tensor | None = None
 ) -> QuadraticForm:
     """The form of the ME Layer that `report` names, held against what its FFN does on given texts.
 
@@ -129,7 +116,7 @@ def quadratic_form(
     block, hidden_size = _me_layer(base, report)
     parts, experts = _gated_parts(base, block, hidden_size)
     ids, mask = calibration_inputs(None, input_ids, attention_mask)
-    seen = _observe(base, block, parts, report, ids, mask)
+    seen = _observe(base, parts, report, ids, mask)
     with _weights_present(parts):  # found anew: accelerate has put the real ones in their place
         parts, _ = _gated_parts(base, block, hidden_size)
         form = GatedForm.of(parts, report.dims)
@@ -153,19 +140,14 @@ def quadratic_form(
             leading=leading,
             exact=None if exact is None else exact[:, k],
         )
-    norm = post_ffn_norm(block)
     return QuadraticForm(
         layer=block.index,
-        architecture=type(base).__name__,
         experts=experts,
         biases=any(p.gate_bias is not None or p.up_bias is not None for p in parts),
-        post_norm=block.name_of(norm),
+        post_norm=block.name_of(post_ffn_norm(block)),
         dims=dims,
         tokens=tokens,
     )
-
-
-# --- the model -----------------------------------------------------------------------------------
 
 
 def _me_layer(model: nn.Module, report: MELayerReport) -> tuple[Block, int]:
@@ -236,12 +218,7 @@ class _Seen:
 
 
 def _observe(
-    model: nn.Module,
-    block: Block,
-    parts: Sequence[FFNWeights],
-    report: MELayerReport,
-    ids: Tensor,
-    mask: Tensor,
+    model: nn.Module, parts: Sequence[FFNWeights], report: MELayerReport, ids: Tensor, mask: Tensor
 ) -> _Seen:
     """Run the texts once, and keep what the FFN reads and writes at the real tokens."""
     device = model.get_input_embeddings().weight.device  # pyright: ignore
@@ -265,7 +242,7 @@ def _observe(
     massive = primary_tokens(model, report, ids, mask).flatten()[places]
     if not massive.any():
         raise DetectionError(
-            f"No token of the given texts is massive after layer {block.index}. Give "
+            f"No token of the given texts is massive after layer {report.layer}. Give "
             "texts like those of detection, e.g. `report.probe_ids`."
         )
     return _Seen(x[0], torch.stack(written).sum(0), massive)
@@ -293,17 +270,16 @@ def _token_predictions(dim: int, **columns: Tensor | None) -> list[TokenPredicti
     return [TokenPrediction(dim=dim, **row) for row in rows]
 
 
-def _over(predicted: Tensor, observed: Tensor) -> float | None:
-    total = float(observed.abs().sum())
-    return float((predicted * observed.sign()).sum()) / total if total else None
-
-
 def _dim_form(
     dim: int, pair: LeadingPair, seen: _Seen, observed: Tensor, whole: Tensor, leading: Tensor
 ) -> DimForm:
     massive, cosine = seen.massive, seen.cosine(pair.direction)
     turned = -1.0 if float(cosine[massive].sum()) < 0 else 1.0
-    ordinary = cosine[~massive].abs()
+    ordinary, total = cosine[~massive].abs(), float(observed.abs().sum())
+    parts = [
+        float((predicted * observed.sign()).sum()) / total if total else None
+        for predicted in (leading, whole)
+    ]
     return DimForm(
         dim=dim,
         eigenvalue=pair.eigenvalue,
@@ -311,8 +287,8 @@ def _dim_form(
         massive_alignment=float(cosine[massive].abs().mean()),
         ordinary_alignment=float(ordinary.mean()) if len(ordinary) else None,
         ordinary_alignment_max=float(ordinary.max()) if len(ordinary) else None,
-        leading_over_observed=_over(leading, observed),
-        whole_over_observed=_over(whole, observed),
+        leading_over_observed=parts[0],
+        whole_over_observed=parts[1],
         massive_tokens=int(massive.sum()),
         ordinary_tokens=len(ordinary),
         direction=turned * pair.direction.cpu(),

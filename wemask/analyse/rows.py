@@ -40,12 +40,9 @@ OVERALL = -1  # where a key must be a number: no layer
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows -> the tidy table, whole numbers as whole numbers also where some are missing."""
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    for column in ("at", "seed", "layer"):
-        frame[column] = frame[column].astype("Int64")
-    for column in ("amount", "rate", "value"):
-        frame[column] = frame[column].astype("float64")
-    return frame
+    kinds = dict.fromkeys(("at", "seed", "layer"), "Int64")
+    kinds |= dict.fromkeys(("amount", "rate", "value"), "float64")
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(kinds)
 
 
 def metric_words(metric: str) -> str:

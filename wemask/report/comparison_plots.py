@@ -11,22 +11,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wemask.compare import verdict
 from wemask.compare.results import ArmScore, Comparison, Results
-from wemask.compare.verdict import (
-    NEAR_ZERO,
-    SIGNIFICANT,
-    arm_words,
-    arms_named,
-    between,
-    compared,
-    difference_words,
-    judgement_of,
-    ordered_tasks,
-    over_reference,
-    points,
-)
+from wemask.compare.verdict import arm_words, judgement_of, points
 from wemask.report import style
-from wemask.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, WIDTH
+from wemask.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED
 
 ARM_COLOURS = {"base": INK, "training_free": GREEN, "sft": ORANGE, "wemask_sft": BLUE}
 DOSE = ("rate", "strength")  # the settings that span a dose surface
@@ -41,18 +30,23 @@ def arms(results: Results, task: str) -> Figure:
     """Accuracy of every arm on one task, with its 95% interval. KeyError for an unknown task."""
     info = results["tasks"][task]
     scored = {arm: scores[task] for arm, scores in results["arms"].items() if task in scores}
-    figure = Figure(figsize=(WIDTH, 1.3 + 0.46 * max(len(scored), 1)))
-    axes = figure.subplots()
+    figure, axes = style.panels(1.3 + 0.46 * max(len(scored), 1))
     edge, end = _limits([s[k] for s in scored.values() for k in ("low", "high")], floor=0.0)
     for y, (arm, score) in enumerate(scored.items()):
         mean = style.interval(axes, y, score, ARM_COLOURS.get(arm, PURPLE), "o")
         side = "left" if mean < edge + 0.1 * (end - edge) else "center"  # clear of the axis
         style.note(axes, f"{mean:.1f}%", (mean, y), (0, 7), ha=side, fontweight="bold")
-    axes.set_yticks(range(len(scored)), [style.plain(arm_words(arm)) for arm in scored])
-    axes.set(xlim=(edge, end), ylim=(len(scored) - 0.5, -0.75))
-    axes.set_xlabel(style.plain(f"{info['metric']}, % of items (95% interval)"), loc="right")
-    axes.grid(axis="y", visible=False)
+    _name_arms(axes, list(scored), f"{info['metric']}, % of items (95% interval)")
+    axes.set_xlim(edge, end)
     return style.titled(figure, _arms_title(task, scored))
+
+
+def _name_arms(axes: Axes, arms: Sequence[str], label: str) -> None:
+    """One row for each arm, the first on top, and what the horizontal axis shows."""
+    axes.set_yticks(range(len(arms)), [style.plain(arm_words(arm)) for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.75)
+    axes.set_xlabel(style.plain(label), loc="right")
+    axes.grid(axis="y", visible=False)
 
 
 def _arms_title(task: str, scored: dict[str, ArmScore]) -> str:
@@ -60,7 +54,7 @@ def _arms_title(task: str, scored: dict[str, ArmScore]) -> str:
         return f"{task}: no arm has been scored"
     best = max(score["mean"] for score in scored.values())
     n = next(iter(scored.values()))["n"]
-    if best <= NEAR_ZERO:
+    if best <= verdict.NEAR_ZERO:
         return f"{task}: accuracy is near zero on every arm (n = {n})"
     leaders = [arm_words(arm) for arm, score in scored.items() if score["mean"] == best]
     return f"{task}: {' and '.join(leaders)} score{'s' * (len(leaders) == 1)} highest (n = {n})"
@@ -72,12 +66,11 @@ def forest(results: Results) -> Figure:
 
     The grey band of a row spans differences too small for its number of items to show reliably.
     """
-    tasks = ordered_tasks(results)
-    rows = sorted(compared(results), key=lambda c: tasks.index(c["task"]))
+    tasks = verdict.ordered_tasks(results)
+    rows = sorted(verdict.compared(results), key=lambda c: tasks.index(c["task"]))
     heads = [i for i, c in enumerate(rows) if i == 0 or c["task"] != rows[i - 1]["task"]]
     places = [i + 0.8 * sum(h <= i for h in heads) for i in range(len(rows))]  # room for heads
-    figure = Figure(figsize=(WIDTH, 1.4 + 0.42 * (len(rows) + 0.8 * len(heads))))
-    axes = figure.subplots()
+    figure, axes = style.panels(1.4 + 0.42 * (len(rows) + 0.8 * len(heads)))
     axes.axvline(0, color=INK, linewidth=1.2)
     for y, row in zip(places, rows, strict=True):
         _draw_difference(axes, y, row)
@@ -102,7 +95,7 @@ def _draw_difference(axes: Axes, y: float, row: Comparison) -> None:
         axes.fill_betweenx([y - 0.3, y + 0.3], -unseen, unseen, color="#EFEFEF", linewidth=0)
     style.interval(axes, y, row, colour)
     _left_of(axes, y, 6, f"{arm_words(row['a'])} - {arm_words(row['b'])}")
-    _left_of(axes, y, -6, difference_words(row), fontsize=8.5, color=GREY)
+    _left_of(axes, y, -6, verdict.difference_words(row), fontsize=8.5, color=GREY)
 
 
 def _left_of(axes: Axes, y: float, up: float, text: str, **look: Any) -> None:
@@ -125,9 +118,9 @@ def _limits(shares: Sequence[float], floor: float = -100.0) -> tuple[float, floa
 def gains(results: Results, task: str, real: str) -> list[tuple[str, Comparison]]:
     """The real arm and its controls, each with its gain over the reference on one task."""
     info = results["arm_info"]
-    arms = [*arms_named(results, real)]
+    arms = [*verdict.arms_named(results, real)]
     arms += [arm for arm, about in info.items() if about["control_of"] == real]
-    return [(arm, row) for arm in arms for row in over_reference(results, task, arm)]
+    return [(arm, row) for arm in arms for row in verdict.over_reference(results, task, arm)]
 
 
 @style.styled
@@ -138,8 +131,7 @@ def controls(results: Results, task: str, real: str) -> Figure:
     """
     rows = gains(results, task, real)
     told = [_apart(results, task, real, arm) for arm, _ in rows]
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * len(rows)))
-    axes = figure.subplots()
+    figure, axes = style.panels(1.5 + 0.42 * len(rows))
     axes.axvline(0, color=INK, linewidth=1.2)
     for y, (arm, row) in enumerate(rows):
         is_real = results["arm_info"][arm]["control_of"] is None
@@ -149,18 +141,15 @@ def controls(results: Results, task: str, real: str) -> Figure:
         face = colour if is_real or told[y] else "white"
         delta = style.interval(axes, y, row, colour, markerfacecolor=face)
         style.note(axes, points(row["delta"]), (delta, y), (0, 7), ha="center")
-    axes.set_yticks(range(len(rows)), [style.plain(arm_words(arm)) for arm, _ in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.75)
-    reference = arm_words(rows[0][1]["b"])
-    axes.set_xlabel(style.plain(f"accuracy minus {reference}, points (95% interval)"), loc="right")
-    axes.grid(axis="y", visible=False)
+    label = f"accuracy minus {arm_words(rows[0][1]['b'])}, points (95% interval)"
+    _name_arms(axes, [arm for arm, _ in rows], label)
     differ = f"{sum(told[1:])} of {len(rows) - 1} controls differ from {arm_words(real)}"
     return style.titled(figure, f"{task}: {differ}")
 
 
 def _apart(results: Results, task: str, real: str, control: str) -> bool:
     """Whether a control is told apart from its real arm."""
-    rows = between(results, task, arms_named(results, real), [control])
+    rows = verdict.between(results, task, verdict.arms_named(results, real), [control])
     return any(judgement_of(results, row).outcome in ("better", "worse") for row in rows)
 
 
@@ -178,8 +167,7 @@ def seeded_arms(results: Results, task: str) -> dict[str, dict[int, float]]:
 def seeds(results: Results, task: str) -> Figure:
     """Accuracy of every seed, lines joining a seed's runs, and each arm's mean over seeds."""
     shares: Any = 100 * pd.DataFrame(seeded_arms(results, task))  # [seeds, arms]
-    figure = Figure(figsize=(WIDTH, 3.6))
-    axes = figure.subplots()
+    figure, axes = style.panels(3.6)
     for seed, row in shares.set_axis(range(shares.shape[1]), axis=1).iterrows():
         own = row.dropna()
         axes.plot(own.index, own, "o-", color=GREY, alpha=0.75, linewidth=1.2, markersize=5)
@@ -197,7 +185,7 @@ def seeds(results: Results, task: str) -> Figure:
 def dose_arms(results: Results, name: str) -> dict[tuple[float, float], str]:
     """(rate, strength) -> arm, of the arms of one name where at least two doses were tried."""
     doses = {}
-    for arm in arms_named(results, name):
+    for arm in verdict.arms_named(results, name):
         operator = results["arm_info"][arm]["operator"] or {}
         values = tuple(operator.get(key) for key in DOSE)
         if all(isinstance(value, (int, float)) for value in values):
@@ -208,7 +196,7 @@ def dose_arms(results: Results, name: str) -> dict[tuple[float, float], str]:
 def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float], Comparison]:
     """(rate, strength) -> that dose against its reference, on one task."""
     doses = dose_arms(results, name).items()
-    return {dose: row for dose, arm in doses for row in over_reference(results, task, arm)}
+    return {dose: row for dose, arm in doses for row in verdict.over_reference(results, task, arm)}
 
 
 @style.styled
@@ -217,10 +205,9 @@ def dose(results: Results, task: str, name: str) -> Figure:
     found = dose_rows(results, task, name)
     rows = pd.DataFrame(list(found.values()))
     rows[list(DOSE)] = list(found)
-    clear = rows["p_holm"] < SIGNIFICANT
+    clear = rows["p_holm"] < verdict.SIGNIFICANT
     words = rows["delta"].map(points) + clear.map({True: "*", False: ""})
-    figure = Figure(figsize=(WIDTH, 1.6 + 0.55 * rows["strength"].nunique()))
-    axes = figure.subplots()
+    figure, axes = style.panels(1.6 + 0.55 * rows["strength"].nunique())
     dose_surface(axes, rows.assign(change=100 * rows["delta"], words=words), 1.0)
     axes.set(xlabel="rate (share of dims)", ylabel="strength s")
     low, high = (points(end) for end in (rows["delta"].min(), rows["delta"].max()))

@@ -23,9 +23,6 @@ DIM_COLOURS = (RED, PURPLE, ORANGE, GREEN)  # the four strongest massive dims, s
 MAX_BINS = 256  # more columns than this cannot be told apart on paper or screen
 
 
-# ------------------------------------------------------------------------ magnitudes by layer
-
-
 @style.styled
 def magnitude_by_layer(report: MELayerReport) -> Figure:
     """Largest and median abs(h) per layer and their ratio (log axes), with the ME Layer marked.
@@ -35,8 +32,7 @@ def magnitude_by_layer(report: MELayerReport) -> Figure:
     rows, criterion = report.layers, report.criterion
     x = [row.layer for row in rows]
     largest, median = style.drawable(r.max for r in rows), style.drawable(r.median for r in rows)
-    figure = Figure(figsize=(WIDTH, 5.2))
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.15, 1))
+    figure, (top, bottom) = style.panels(5.2, 2, sharex=True, height_ratios=(1.15, 1))
     look: dict[str, Any] = {"marker": "o", "markersize": 5 if len(rows) < 20 else 3}
     top.plot(x, largest, color=RED, label="largest abs(h)", **look)
     top.plot(x, median, color=GREY, label="median abs(h)", **look)
@@ -83,9 +79,6 @@ def _mark_layers(panels: Sequence[Axes], report: MELayerReport) -> None:
         crowded = first is not None and abs(erased - first) < 0.25 * max(places[-1], 1)
         up = 15 if crowded else 3
         style.mark_layer(panels, erased, f"erased in {erased}", places, PURPLE, up)
-
-
-# --------------------------------------------------------------------------------- the relief
 
 
 @style.styled

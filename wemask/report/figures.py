@@ -6,15 +6,9 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from wemask.compare import verdict
 from wemask.compare.results import Results, SofteningRecord
-from wemask.compare.verdict import (
-    arm_words,
-    compared,
-    difference_words,
-    ordered_tasks,
-    percent,
-    real_arms,
-)
+from wemask.compare.verdict import arm_words, difference_words, percent
 from wemask.detection.me_layer import MELayerReport
 from wemask.report import comparison_plots as plots
 from wemask.report.detection_plots import magnitude_by_layer, relief
@@ -104,7 +98,7 @@ def described(
 
 def _compared_figures(results: Results) -> Iterator[ReportFigure]:
     """Every arm by itself, task by task, and the paired differences."""
-    for task in ordered_tasks(results):
+    for task in verdict.ordered_tasks(results):
         scored = ((arm, of[task]) for arm, of in results["arms"].items() if task in of)
         numbers = "; ".join(
             f"{arm_words(arm)} {percent(score['mean'])}, interval "
@@ -113,7 +107,7 @@ def _compared_figures(results: Results) -> Iterator[ReportFigure]:
         )
         figure, caption = plots.arms(results, task), CAPTIONS["arms"].format(task=task)
         yield described(f"arms_{task}", "arms", figure, caption, numbers)
-    if rows := compared(results):
+    if rows := verdict.compared(results):
         numbers = "; ".join(
             f"{arm_words(c['a'])} minus {arm_words(c['b'])} on {c['task']}: {difference_words(c)}"
             for c in rows
@@ -123,8 +117,8 @@ def _compared_figures(results: Results) -> Iterator[ReportFigure]:
 
 def _study_figures(results: Results) -> Iterator[ReportFigure]:
     """What larger studies add: controls, seeds, dose."""
-    for task in ordered_tasks(results):
-        for real in real_arms(results):
+    for task in verdict.ordered_tasks(results):
+        for real in verdict.real_arms(results):
             if rows := plots.gains(results, task, real):
                 numbers = "; ".join(f"{arm_words(a)} {difference_words(row)}" for a, row in rows)
                 figure, name = plots.controls(results, task, real), f"controls_{real}_{task}"

@@ -11,14 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from wemask.compare.verdict import (
-    OUTCOME_WORDS,
-    arm_words,
-    p_value_words,
-    percent,
-    points,
-    unit_words,
-)
+from wemask.compare import verdict
 from wemask.detection.me_layer import MELayerReport
 from wemask.report.disagreements import visible
 from wemask.report.figures import ReportFigure
@@ -81,12 +74,12 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 TEMPLATES.filters |= {
-    "arm": arm_words,
-    "percent": percent,
-    "points": points,
-    "p": p_value_words,
-    "unit": unit_words,
-    "reading": lambda finding: OUTCOME_WORDS[finding.outcome],
+    "arm": verdict.arm_words,
+    "percent": verdict.percent,
+    "points": verdict.points,
+    "p": verdict.p_value_words,
+    "unit": verdict.unit_words,
+    "reading": lambda finding: verdict.OUTCOME_WORDS[finding.outcome],
     "visible": visible,
     "yaml": _yaml,
     "cell": _markdown_cell,

@@ -12,22 +12,9 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from wemask.compare import verdict
 from wemask.compare.results import Results, save_results, validate_results
-from wemask.compare.verdict import (
-    QUESTIONS,
-    SIGNIFICANT,
-    arm_words,
-    arms_named,
-    between,
-    compared,
-    difference_words,
-    finding_words,
-    headline,
-    judgement_of,
-    main_arms,
-    ordered_tasks,
-    real_arms,
-)
+from wemask.compare.verdict import arm_words, difference_words, judgement_of
 from wemask.detection.me_layer import MELayerReport
 from wemask.files import write_whole
 from wemask.report.comparison_plots import gains
@@ -40,10 +27,7 @@ RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can d
 
 
 def write_report(
-    results: dict[str, Any] | Results,
-    folder: Path,
-    report: MELayerReport | None,
-    samples: Samples,
+    results: dict[str, Any] | Results, folder: Path, report: MELayerReport | None, samples: Samples
 ) -> list[Path]:
     """Write results.json, figures/, report.md and report.html into `folder`; return their paths.
 
@@ -97,7 +81,7 @@ def render_markdown(
 
 def terminal_table(results: Results) -> Table:
     """Arms by tasks with 95% intervals, then the paired differences, for the end of a run."""
-    tasks = ordered_tasks(results)
+    tasks = verdict.ordered_tasks(results)
     table = Table(title="Accuracy, % of items [95% interval]", title_justify="left")
     table.add_column("arm")
     for task in tasks:
@@ -121,18 +105,18 @@ def _score_words(score: Any) -> str:
 
 def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     """What both templates read."""
-    findings = [judgement_of(results, comparison) for comparison in compared(results)]
+    findings = [judgement_of(results, comparison) for comparison in verdict.compared(results)]
     return {
         "results": results,
         "detected": MELayerReport.from_dict(results["me_layer"]),
-        "headline": headline(results),
-        "tasks": ordered_tasks(results),
+        "headline": verdict.headline(results),
+        "tasks": verdict.ordered_tasks(results),
         "arms": list(results["arms"]),
-        "main_arms": main_arms(results),
+        "main_arms": verdict.main_arms(results),
         "specific": _specific(results),
-        "same_found": sum(row["p_value"] < SIGNIFICANT for row in results["same"]),
+        "same_found": sum(row["p_value"] < verdict.SIGNIFICANT for row in results["same"]),
         "findings": findings,
-        "sentences": [f"{s[:1].upper()}{s[1:]}." for s in map(finding_words, findings)],
+        "sentences": [f"{s[:1].upper()}{s[1:]}." for s in map(verdict.finding_words, findings)],
         "disagreements": disagreements(results, samples or {}),
         "examples_by_task": _first_examples,
     }
@@ -141,11 +125,11 @@ def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
 def _specific(results: Results) -> list[dict[str, Any]]:
     """The rows of "Is it specific?": each real arm with its controls, task by task."""
     rows = []
-    for real, task in product(real_arms(results), ordered_tasks(results)):
+    for real, task in product(verdict.real_arms(results), verdict.ordered_tasks(results)):
         for arm, gain in gains(results, task, real):
             about = results["arm_info"][arm]
             beside = [arm] if about["control_of"] else []
-            against = between(results, task, arms_named(results, real), beside)
+            against = verdict.between(results, task, verdict.arms_named(results, real), beside)
             row = {"task": task, "arm": arm, "gain": gain, "budget": about["budget"]}
             rows.append(row | {"against": judgement_of(results, against[0]) if against else None})
     return rows
@@ -153,7 +137,7 @@ def _specific(results: Results) -> list[dict[str, Any]]:
 
 def _first_examples(shown: Sequence[Disagreement], task: str) -> list[Disagreement]:
     """Two examples of a task, if possible such that divide the arms in question."""
-    pair = set(QUESTIONS[0])
+    pair = set(verdict.QUESTIONS[0])
 
     def beside_the_point(example: Disagreement) -> bool:
         return len({o.correct for o in example.outputs if o.arm in pair}) < 2

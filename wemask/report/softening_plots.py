@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from wemask.compare.results import SofteningMetrics, SofteningRecord
 from wemask.report import style
-from wemask.report.style import BLUE, INK, ORANGE, PURPLE, WIDTH
+from wemask.report.style import BLUE, INK, ORANGE, PURPLE
 
 SINK = 0.3
 """A (layer, head) pair with more sink mass than this counts as a sink (arXiv 2410.10781)."""
@@ -41,8 +41,7 @@ def softening_effect(metrics: SofteningMetrics) -> Figure:
 
     `metrics` is `results["softening"]["metrics"]`. A value of None leaves a gap.
     """
-    figure = Figure(figsize=(WIDTH, 4.6))
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    figure, (top, bottom) = style.panels(4.6, 2, sharex=True)
     rows = _tidy(metrics)
     layer_lines(top, rows.assign(value=style.drawable(rows["massive_max"])))
     layer_lines(bottom, rows.assign(value=rows["sink_mass"]))
@@ -103,8 +102,7 @@ def sink_maps(softening: SofteningRecord) -> Figure:
     if not has_sink_maps(softening["metrics"]):
         raise ValueError("no layer holds sink_mass_by_head; run `python evaluate.py` again")
     maps = _sink_maps(softening["metrics"])
-    figure = Figure(figsize=(WIDTH, min(2.3 + 0.24 * len(maps[0]), 6.4)))
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = style.panels(min(2.3 + 0.24 * len(maps[0]), 6.4), 1, 2, sharey=True)
     rates = []
     for axes, side, sinks in zip(panels, SIDES, maps, strict=True):
         _draw_map(axes, sinks)

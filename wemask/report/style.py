@@ -81,6 +81,12 @@ def svg_text(figure: Figure) -> str:
     return buffer.getvalue().decode("utf-8")
 
 
+def panels(height: float, rows: int = 1, columns: int = 1, **look: Any) -> tuple[Figure, Any]:
+    """A figure of our width, `height` inches high, with its axes: one, or an array of them."""
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots(rows, columns, **look)
+
+
 def titled(figure: Figure, title: str) -> Figure:
     """Put a left-aligned title over the figure, wrapped to its width."""
     figure.suptitle("\n".join(textwrap.wrap(plain(title), 52)), x=0.02, ha="left")

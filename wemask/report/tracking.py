@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from wemask.compare.results import ArmInfo, Results
+from wemask.compare.results import Results
 from wemask.compare.verdict import headline, over_reference
 from wemask.files import digest
 from wemask.train.wandb_service import Say, close_run, open_run
@@ -38,12 +38,21 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any], say: Sa
     if logger["name"] != "wandb":
         return
     for arm, info in results["arm_info"].items():
-        with _run(folder, logger, arm, "evaluate", _config(results, arm, info), say) as run:
-            logger = _unless_unreachable(logger, run, folder, say)
+        config = {
+            **info,
+            "settings": results["settings"][arm],
+            "tasks": dict(results["tasks"]),
+            "versions": results["versions"],
+            "me_layer": results["me_layer"]["layer"],
+        }
+        with _run(folder, logger, say, arm, job_type="evaluate", config=config) as run:
+            if logger["mode"] == "online" and run.offline:  # no long wait for W&B after another
+                say(f"So do the other runs of this study: wandb sync {folder}/wandb/offline-run-*")
+                logger = {**logger, "mode": "offline"}
             _log_seeds(run, results, arm)
             run.summary.update(dict(_summary(results, arm)))
     config = {"command": results["command"]}
-    with _run(folder, logger, "comparison", "compare", config, say) as run:
+    with _run(folder, logger, say, "comparison", job_type="compare", config=config) as run:
         run.log(_overview(results, folder))
 
 
@@ -70,7 +79,8 @@ def log_analysis(
     import wandb
 
     config = {key: facts[key] for key in ("command", "model", "settings", "texts", "versions")}
-    with _run(folder, logger, facts["model"]["name"], "analyse", config, say) as run:
+    name = facts["model"]["name"]
+    with _run(folder, logger, say, name, job_type="analyse", config=config) as run:
         shown = {f"tables/{name}": _table(frame) for name, frame in tables.items()}
         shown |= {**_figures(folder), "findings": _table(pd.DataFrame(facts["findings"]))}
         page = wandb.Html(str(folder / "analysis.html"), inject=False)
@@ -102,24 +112,9 @@ def run_id(folder: Path, name: str) -> str:
     return digest([folder.name, name])
 
 
-def _unless_unreachable(
-    logger: Mapping[str, Any], run: "wandb.Run", folder: Path, say: Say
-) -> Mapping[str, Any]:
-    """How to open the study's other runs: not one long wait for W&B after another."""
-    if logger["mode"] != "online" or not run.offline:
-        return logger
-    say(f"So do the other runs of this study: wandb sync {folder}/wandb/offline-run-*")
-    return {**logger, "mode": "offline"}
-
-
 @contextmanager
 def _run(
-    folder: Path,
-    logger: Mapping[str, Any],
-    name: str,
-    kind: str,
-    config: dict[str, Any],
-    say: Say,
+    folder: Path, logger: Mapping[str, Any], say: Say, name: str, **given: Any
 ) -> Iterator["wandb.Run"]:
     run = open_run(
         say,
@@ -127,28 +122,17 @@ def _run(
         mode=logger["mode"],
         group=folder.name,
         name=name,
-        job_type=kind,
         id=run_id(folder, name),
         resume="allow",
-        config=config,
         dir=folder,
         reinit="finish_previous",
         settings={"x_disable_stats": True},
+        **given,
     )
     try:
         yield run
     finally:
         close_run(run, say)
-
-
-def _config(results: Results, arm: str, info: ArmInfo) -> dict[str, Any]:
-    return {
-        **info,
-        "settings": results["settings"][arm],
-        "tasks": dict(results["tasks"]),
-        "versions": results["versions"],
-        "me_layer": results["me_layer"]["layer"],
-    }
 
 
 def _log_seeds(run: "wandb.Run", results: Results, arm: str) -> None:
