@@ -160,8 +160,8 @@ class Specificity:
         if name != "random_dims":
             return list(range(count))
         size = subject.decoder.hidden_size
-        k, massive = subject.operator.budget(size), set(subject.report.dims)
-        free = [s for s in range(TRIED) if not massive & set(random_dims(size, k, s))]
+        k, dims = subject.operator.budget(size), set(subject.report.dims)
+        free = [s for s in range(TRIED) if not dims & set(random_dims(size, k, s))]
         return free[:count] if len(free) >= count else list(range(count))
 
 

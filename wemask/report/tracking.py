@@ -65,14 +65,8 @@ def log_analysis(
 ) -> None:
     """Write a finished analysis to W&B: its tables, figures, page and findings, as one run.
 
+    `facts` is what analysis.json holds, `tables` what tables/ does; the rest is as in `log_study`.
     Summary: `analysis/<off or on>/<metric>`, the mean over the layers after the ME Layer.
-
-    Args:
-        facts: what analysis.json holds.
-        tables: by name, as in tables/.
-        folder: of the analysis.
-        logger: name, project and mode; nothing is written unless `name` is wandb.
-        say: for a line about a W&B that cannot be reached.
     """
     if logger["name"] != "wandb":
         return
