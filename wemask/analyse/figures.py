@@ -108,14 +108,7 @@ def _sink_figures(layers: pd.DataFrame) -> list[ReportFigure]:
     """Sink maps by head, where both states were measured."""
     if set(layers["state"]) != set(SIDES) or "sink_mass_by_head" not in layers:
         return []
-    # None where nothing was measured, also where pandas made it NaN; parquet hands back arrays
-    heads = [
-        None if of is None or isinstance(of, float) else list(of)
-        for of in layers["sink_mass_by_head"]
-    ]
-    rows = layers[["state", "layer"]].assign(sink_mass_by_head=heads)
-    metrics: Any = {
-        side: rows[rows["state"] == side].sort_values("layer").to_dict("records") for side in SIDES
-    }
+    rows: Any = layers.astype(object).where(layers.notna(), None).sort_values("layer")
+    metrics = {side: of.to_dict("records") for side, of in rows.groupby("state")}
     softening: Any = {"metrics": metrics, "layers": []}
     return sink_figures(softening, "metrics")
