@@ -12,7 +12,7 @@ from wemask.report.comparison_plots import (
     arms,
     controls,
     dose,
-    dose_arms,
+    dose_rows,
     forest,
     seeded_arms,
     seeds,
@@ -110,7 +110,8 @@ def test_the_dose_surface_has_each_dose_in_its_place() -> None:
     }
     assert shown == {"0.0": ("0.01", "0.5"), "+10.0*": ("0.01", "1"), "-10.0*": ("0.1", "0.5")}
     assert "2 of 3 doses are clear of zero" in figure.get_suptitle().replace("\n", " ")
-    assert dose_arms(results, "wemask_sft") == {}  # one dose is no surface
+    assert len(dose_rows(results, "arith", "training_free")) == 3
+    assert dose_rows(results, "arith", "wemask_sft") == {}  # one dose is no surface
     # Several doses of one arm are summed up in the verdict, by their settings.
     assert "better on arith (rate=0.01, strength=1.0) (+10.0)" in headline(results)[1]
 

@@ -182,21 +182,15 @@ def seeds(results: Results, task: str) -> Figure:
     return style.titled(figure, f"{task}: seeds of one method span up to {spread:.1f} points")
 
 
-def dose_arms(results: Results, name: str) -> dict[tuple[float, float], str]:
-    """(rate, strength) -> arm, of the arms of one name where at least two doses were tried."""
+def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float], Comparison]:
+    """(rate, strength) -> that dose of an arm against its reference; {} unless two were tried."""
     doses = {}
     for arm in verdict.arms_named(results, name):
         operator = results["arm_info"][arm]["operator"] or {}
         values = tuple(operator.get(key) for key in DOSE)
         if all(isinstance(value, (int, float)) for value in values):
-            doses[values] = arm
-    return doses if len(doses) > 1 else {}
-
-
-def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float], Comparison]:
-    """(rate, strength) -> that dose against its reference, on one task."""
-    doses = dose_arms(results, name).items()
-    return {dose: row for dose, arm in doses for row in verdict.over_reference(results, task, arm)}
+            doses[values] = verdict.over_reference(results, task, arm)
+    return {dose: row for dose, rows in doses.items() for row in rows if len(doses) > 1}
 
 
 @style.styled
