@@ -81,8 +81,8 @@ def _detect(
 ) -> None:
     """Find the ME Layer: per-layer table, verdict, me_layer.json, two figures."""
     from wemask.detection.known_models import compare_with_published
-    from wemask.report import plots
-    from wemask.report.relief import relief
+    from wemask.report.detection_plots import magnitude_by_layer, relief
+    from wemask.report.style import save_figure
     from wemask.train.summary import layer_table
 
     console = context.obj
@@ -103,8 +103,8 @@ def _detect(
         folder.mkdir(parents=True, exist_ok=True)
         report.save(folder / "me_layer.json")
         written = [folder / "me_layer.json"]
-        for name, draw in (("magnitude_by_layer", plots.magnitude_by_layer), ("relief", relief)):
-            written += plots.save_figure(draw(report), folder / name)
+        for name, draw in (("magnitude_by_layer", magnitude_by_layer), ("relief", relief)):
+            written += save_figure(draw(report), folder / name)
     say(console, "Written: " + ", ".join(str(path) for path in written))
 
 

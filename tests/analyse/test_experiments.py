@@ -24,7 +24,7 @@ from wemask.analyse.experiments import (
     spread,
 )
 from wemask.analyse.rows import COLUMNS, table
-from wemask.errors import ConfigError, DetectionError
+from wemask.errors import ConfigError
 from wemask.evaluate.arms import CONTROLS
 from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import measure
@@ -217,19 +217,6 @@ def test_nothing_is_left_in_the_model(subject):
 
 
 # --- errors and small parts -----------------------------------------------------------------------
-
-
-def test_without_an_me_layer_or_a_massive_token_there_is_nothing_to_do(subject):
-    plain = build("llama")
-    none = Subject(model=plain, report=detect(plain), batches=subject.batches)
-    with pytest.raises(DetectionError, match=r"need an ME Layer.*No ME Layer"):
-        run_experiment(Necessity(), none)
-    ids = texts(rows=2)
-    ids[ids == MASSIVE] = 9
-    other = [Batch(input_ids=ids, attention_mask=ids > 0, massive=ids == MASSIVE)]
-    without = Subject(model=subject.model, report=subject.report, batches=other)
-    with pytest.raises(DetectionError, match="None of these texts has one"):
-        run_experiment(Dose(), without)
 
 
 def test_unknown_controls_are_refused():

@@ -42,7 +42,7 @@ class Page(HTMLParser):
 def text() -> str:
     given = cases.tables()
     facts = cases.facts(given, notes=["Few texts."])
-    figures = build_analysis_figures(given, made_up_report(), facts["findings"], softened=[2])
+    figures = build_analysis_figures(given, made_up_report(), facts["findings"])
     return render_analysis(facts, given, figures)
 
 

@@ -8,14 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report_cases import made_up_report
 
-from wemask.analyse import experiment_plots
-from wemask.analyse.figures import build_analysis_figures
-from wemask.analyse.findings import findings
-from wemask.analyse.layer_plots import PANELS, by_layer
+from wemask.analyse import plots
+from wemask.analyse.plots import PANELS, by_layer
 from wemask.analyse.rows import tidy_layers
-from wemask.report.figures import ReportFigure
 from wemask.report.style import BLUE, INK, PURPLE, WIDTH
 
 
@@ -29,16 +25,6 @@ def points(axes: Axes) -> set[tuple[float, float]]:
     found = [np.asarray(line.get_xydata()) for line in axes.lines]
     found += [np.asarray(dots.get_offsets()) for dots in axes.collections]
     return {(round(float(x), 4), round(float(y), 4)) for xy in found for x, y in xy}
-
-
-def drawn(tables: dict[str, pd.DataFrame], **more: Any) -> dict[str, ReportFigure]:
-    report = made_up_report()
-    found = build_analysis_figures(tables, report, findings(tables, report), **more)
-    return {figure.name: figure for figure in found}
-
-
-def title(figure: ReportFigure) -> str:
-    return figure.figure.get_suptitle().replace("\n", " ")
 
 
 # -------------------------------------------------------------------------------------- by layer
@@ -79,7 +65,7 @@ def test_figures_by_layer_cope(name: str, table: pd.DataFrame, me_layer: int | N
 
 
 def test_necessity_draws_both_sites_and_the_control_layers() -> None:
-    figure = experiment_plots.necessity(cases.necessity(0.8, {0: 0.5, 2: 0.0}), 1)
+    figure = plots.necessity(cases.necessity(0.8, {0: 0.5, 2: 0.0}), 1)
     _, mass, rank, _ = figure.axes
     shown = points(mass)
     assert {(0, 0.08), (0.5, 0.24), (1, 0.4), (-0.3, 0.2), (-0.3, 0.4)} <= shown
@@ -93,7 +79,7 @@ def test_necessity_draws_both_sites_and_the_control_layers() -> None:
 
 
 def test_sufficiency_has_a_row_for_every_condition_and_a_dot_for_every_draw() -> None:
-    figure = experiment_plots.sufficiency(cases.sufficiency())
+    figure = plots.sufficiency(cases.sufficiency())
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows == [
         *("intact", "removed", "restored 50%", "restored 100%", "other dims"),
@@ -104,7 +90,7 @@ def test_sufficiency_has_a_row_for_every_condition_and_a_dot_for_every_draw() ->
 
 
 def test_location_shows_changes_in_percent() -> None:
-    figure = experiment_plots.location(cases.location(), 1)
+    figure = plots.location(cases.location(), 1)
     alone, groups = figure.axes[:2]
     bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in alone.patches}  # pyright: ignore
     assert bars == pytest.approx({0: 0, 1: 0, 2: -50})
@@ -112,7 +98,7 @@ def test_location_shows_changes_in_percent() -> None:
 
 
 def test_specificity_shows_every_draw_and_their_band() -> None:
-    figure = experiment_plots.specificity(cases.specificity(uniform=-0.25))
+    figure = plots.specificity(cases.specificity(uniform=-0.25))
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["the operator", "random dims", "uniform damping"]
     assert {(-50, 0), (-2, 1), (1, 1), (-25, 2)} <= points(figure.axes[0])
@@ -123,14 +109,14 @@ def test_specificity_shows_every_draw_and_their_band() -> None:
 
 
 def test_one_change_that_dwarfs_the_others_gets_a_log_axis() -> None:
-    figure = experiment_plots.specificity(cases.specificity(real=-0.01, set_zero=80.0))
+    figure = plots.specificity(cases.specificity(real=-0.01, set_zero=80.0))
     assert figure.axes[0].get_xscale() == "symlog"
     assert figure.axes[1].get_xscale() == "linear"
     assert figure.axes[0].get_title(loc="left") == "sink mass, % (log)"
 
 
 def test_the_dose_surface_has_each_dose_in_its_place() -> None:
-    figure = experiment_plots.dose(cases.dose())
+    figure = plots.dose(cases.dose())
     axes = figure.axes[0]
     columns, rows = (
         [t.get_text() for t in ticks]
@@ -151,36 +137,24 @@ def test_the_dose_surface_has_each_dose_in_its_place() -> None:
     assert axes.get_title(loc="left") == "sink mass (intact 0.4)"
 
 
-def luminance(colour: Any) -> float:
-    """Relative luminance of (r, g, b) in 0..1, by WCAG 2.2."""
-    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-
-def test_ink_is_readable_on_every_colour_of_the_dose_surface() -> None:
-    ink = luminance([int(INK[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    surface = min(luminance(experiment_plots.LIGHT(x)) for x in np.linspace(0, 1, 101))
-    assert (surface + 0.05) / (ink + 0.05) >= 4.5
-
-
 def test_the_quadratic_form_is_drawn_against_what_was_observed() -> None:
     given = cases.quadratic(0.5)
-    figure = experiment_plots.quadratic(given["quadratic"], given["quadratic_dims"])
+    figure = plots.quadratic(given["quadratic"], given["quadratic_dims"])
     top, bottom = figure.axes
     assert {(100, 50), (50, 25), (100, 110), (50, 55)} <= points(top)  # exact is None
     assert (0, 0.8) in points(bottom)
     (ordinary,) = [c for c in bottom.collections if c.get_label() == "ordinary: mean to largest"]
     assert ordinary.get_paths()[0].vertices[:, 1] == pytest.approx([0.1, 0.2])
     tokens = given["quadratic"].assign(observed=0.0)
-    assert can_be_drawn(experiment_plots.quadratic(tokens))
+    assert can_be_drawn(plots.quadratic(tokens))
 
 
 DRAW: dict[str, Callable[[Any], Figure]] = {
-    "necessity": experiment_plots.necessity,
-    "sufficiency": experiment_plots.sufficiency,
-    "location": experiment_plots.location,
-    "specificity": experiment_plots.specificity,
-    "dose": experiment_plots.dose,
+    "necessity": plots.necessity,
+    "sufficiency": plots.sufficiency,
+    "location": plots.location,
+    "specificity": plots.specificity,
+    "dose": plots.dose,
 }
 KEPT = {"necessity": "ffn_input", "sufficiency": "intact", "location": "one_layer"}
 
@@ -195,48 +169,3 @@ def test_experiments_cope_with_what_is_missing(name: str) -> None:
         figure = DRAW[name](given)
         assert "nan" not in " ".join(t.get_text() for axes in figure.axes for t in axes.texts)
         assert can_be_drawn(figure)
-        for figure in drawn({name: given}).values():
-            assert "nan" not in title(figure) + figure.alt
-
-
-# ------------------------------------------------------------------------------ for the page
-
-
-def test_every_table_has_its_figures_with_words() -> None:
-    figures = drawn(cases.tables(), softened=[2, 3])
-    assert list(figures) == [
-        *("magnitude_by_layer", "relief", "sinks", "diversity", "rigidity", "writes", "sink_maps"),
-        *("necessity", "sufficiency", "location", "specificity", "dose", "quadratic"),
-    ]
-    for figure in figures.values():
-        assert len(figure.alt) > 60, figure.name
-        assert "nan" not in figure.alt
-        assert len(figure.caption) > 60
-    # the words hold the numbers
-    assert "on other dims: sink mass, of what was lost 0.2 to 0.23 (+15%, +10% to +20% over 2" in (
-        figures["sufficiency"].alt
-    )
-    assert "sink mass 0.6 to 0.3 (-50%, -50% to -50% over 2 layers)" in figures["sinks"].alt
-    assert "Dim 5: written, then predicted 75 to 75 (0%" in figures["quadratic"].alt
-
-
-def test_a_title_is_the_finding() -> None:
-    titles = {name: title(figure) for name, figure in drawn(cases.tables()).items()}
-    assert titles["sinks"] == "Softening on: sink mass 0.6 to 0.3 (-50%)"
-    assert titles["diversity"] == "Softening on: effective rank 12.5 to 12.5 (0%)"
-    assert titles["rigidity"].endswith(
-        "cosine of massive tokens 0.75, cosine of ordinary tokens 0.25"
-    )
-    assert titles["writes"] == "What layer 1 writes into massive tokens: its FFN's part 0.96"
-    assert titles["location"] == (
-        "Softened in all layers after the ME Layer: sink mass 0.4 to 0.2 (-50%); told apart from "
-        "every control; the nearest is all before, 0%"
-    )
-    assert titles["dose"] == "Rate 0.5, strength 1: sink mass 0.4 to 0.2 (-50%)"
-    without = drawn({"layers": cases.layers(massive=False).query("state == 'off'")})
-    assert list(without) == ["magnitude_by_layer", "relief", "sinks", "diversity", "rigidity"]
-    assert title(without["sinks"]) == "As it is: sink mass of the first token 0.07"
-
-
-def test_without_tables_the_detection_stands_alone() -> None:
-    assert list(drawn({"dose": cases.dose().head(0)})) == ["magnitude_by_layer", "relief"]

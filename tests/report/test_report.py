@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from figure_cases import dosed, studied
 from markdown_it import MarkdownIt
 from report_cases import ATTACK, made_up, made_up_report, made_up_samples
 from rich.console import Console
 
 from wemask.compare.results import Results, validate_results
+from wemask.compare.verdict import headline, specificity
 from wemask.errors import DataError
 from wemask.files import write_whole
 from wemask.report.report import (
@@ -310,3 +312,53 @@ def test_a_model_that_wrote_half_a_character_does_not_stop_the_report(
     for name, render in (("report.html", render_html), ("report.md", render_markdown)):
         write_whole(tmp_path / name, render(results, [], samples))
         assert "\\ud83d\\x00\\x1b" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------- studies
+
+
+@pytest.mark.parametrize(
+    ("results", "words"),
+    [
+        (studied(), "the gain is specific: every one of 2 controls is below it"),
+        (
+            studied(control=0.18),
+            "the gain is not shown to be specific: random dims is not below it (1 of 2 are)",
+        ),
+        (studied(gain=0.0, p=1.0), "there is no gain that could be specific"),
+    ],
+    ids=["specific", "random dims do as well", "no gain"],
+)
+def test_the_verdict_says_whether_a_gain_is_specific(results: Results, words: str) -> None:
+    del results["comparisons"][2:3]  # the control's own gain plays no part in it
+    assert words in specificity(results, "training_free").replace("\n", " ")
+
+
+def test_without_controls_nothing_is_said_of_specificity() -> None:
+    results = validate_results(made_up())
+    assert specificity(results, "training_free") == ""
+    assert "specific" not in " ".join(headline(results))
+
+
+@pytest.mark.parametrize("results", [studied(), dosed()], ids=["controls", "dose"])
+def test_the_page_and_the_markdown_show_the_study(results: Results, tmp_path: Path) -> None:
+    figures = build_figures(results, None)
+    assert all(item.alt for item in figures)
+    page, text = render_html(results, figures, {}), render_markdown(results, figures, {})
+    if "random_dims" in results["arms"]:
+        for content in (page, text):
+            assert "Is it specific?" in content and "random dims" in content and "25.0%" in content
+    else:
+        assert "How much softening" in page
+        assert any(item.section == "dose" for item in figures)
+
+
+def test_aa_pairs_are_counted_and_shown() -> None:
+    data = made_up()
+    pair = {"task": "arith", "arm": "sft", "seed_a": 1, "seed_b": 0, "delta": 0.1}
+    data["same"] = [
+        {**pair, "low": 0.05, "high": 0.15, "p_value": 0.001},
+        {**pair, "seed_a": 2, "seed_b": 1, "low": -0.05, "high": 0.15, "p_value": 0.4},
+    ]
+    page = render_html(validate_results(data), [], {})
+    assert "A/A: 1 of 2 pairs of runs" in page

@@ -1,4 +1,4 @@
-"""The sink maps: what is drawn, what is counted, and what is said where nothing was measured."""
+"""The figures of softening: what is drawn, counted, and said where nothing was measured."""
 
 import math
 from itertools import pairwise
@@ -6,13 +6,20 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from figure_cases import made_up_metrics, title
 from matplotlib.colors import to_hex
-from report_cases import made_up, made_up_report
+from report_cases import made_up
 
 from wemask.compare.results import SofteningRecord, validate_results
-from wemask.report import plots
-from wemask.report.report import build_figures
-from wemask.report.softening_plots import SINK, has_sink_maps, sink_count, sink_words
+from wemask.report.figures import sink_figures
+from wemask.report.softening_plots import (
+    SINK,
+    has_sink_maps,
+    sink_count,
+    sink_maps,
+    sink_words,
+    softening_effect,
+)
 
 
 def softening(off: Any, on: Any, softened: list[int] | None = None) -> SofteningRecord:
@@ -39,7 +46,7 @@ def words(figure: Any) -> list[str]:
 
 def test_both_maps_hold_the_numbers_on_one_scale() -> None:
     off, on = grid(8, 4), grid(8, 4)[::-1]
-    left, right, scale = plots.sink_maps(softening(off, on)).axes
+    left, right, scale = sink_maps(softening(off, on)).axes
     for axes, masses in ((left, off), (right, on)):
         (image,) = axes.images
         assert np.array_equal(image.get_array(), masses)  # row: layer, column: head
@@ -52,7 +59,7 @@ def test_both_maps_hold_the_numbers_on_one_scale() -> None:
 
 
 def test_the_rate_is_the_share_of_pairs_above_the_threshold() -> None:
-    figure = plots.sink_maps(softening([[0.3, 0.31], [0.9, 0.8]], [[0.1, 0.1], [0.2, 0.9]]))
+    figure = sink_maps(softening([[0.3, 0.31], [0.9, 0.8]], [[0.1, 0.1], [0.2, 0.9]]))
     assert figure.get_suptitle() == "Softening lowers the sink rate from 75% to 25%"
     titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
     assert titles[0] == "softening off\nsink rate 75% of 4 pairs"
@@ -61,7 +68,7 @@ def test_the_rate_is_the_share_of_pairs_above_the_threshold() -> None:
 
 def test_a_layer_that_was_not_measured_is_neither_drawn_nor_counted() -> None:
     data = softening([None, [0.9], [0.9, 0.1]], [None, None, None])
-    figure = plots.sink_maps(data)
+    figure = sink_maps(data)
     left, right, _ = figure.axes
     drawn = np.ma.getmaskarray(left.images[0].get_array())
     assert drawn.tolist() == [[True, True], [False, True], [False, False]]
@@ -78,7 +85,7 @@ def test_a_layer_that_was_not_measured_is_neither_drawn_nor_counted() -> None:
 @pytest.mark.parametrize(("layers", "heads"), [(8, 4), (32, 32), (80, 64)])
 def test_maps_of_any_size_are_readable(layers: int, heads: int) -> None:
     data = softening(grid(layers, heads), grid(layers, heads), list(range(2, layers)))
-    figure = plots.sink_maps(data)
+    figure = sink_maps(data)
     figure.draw_without_rendering()
     assert figure.get_figheight() < 7  # a screen, half a page
     for axes in figure.axes[:2]:
@@ -91,14 +98,14 @@ def test_maps_of_any_size_are_readable(layers: int, heads: int) -> None:
 
 
 def test_numbers_are_light_on_dark_and_dark_on_light() -> None:
-    figure = plots.sink_maps(softening([[0.05, 0.95]], [[0.05, 0.95]]))
+    figure = sink_maps(softening([[0.05, 0.95]], [[0.05, 0.95]]))
     inks = [to_hex(text.get_color()) for text in figure.axes[0].texts]
     assert inks == ["#ffffff", "#000000"]
 
 
 def test_the_bar_follows_the_softened_layers() -> None:
     data = softening(grid(9, 2), grid(9, 2), [2, 3, 4, 7])
-    bars: Any = plots.sink_maps(data).axes[1].collections[0]
+    bars: Any = sink_maps(data).axes[1].collections[0]
     assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[1.5, 4.5], [6.5, 7.5]]
 
 
@@ -110,18 +117,27 @@ def test_without_single_heads_there_is_no_map() -> None:
     checked = validate_results(data)
     assert checked["softening"] is not None
     assert not has_sink_maps(checked["softening"]["metrics"])
-    assert "sink_maps" not in [f.name for f in build_figures(checked, made_up_report())]
+    assert sink_figures(checked["softening"], "softening") == []
     with pytest.raises(ValueError, match="no layer holds sink_mass_by_head"):
-        plots.sink_maps(checked["softening"])
-
-
-def test_the_report_says_the_maps_in_words() -> None:
-    figures = {f.name: f for f in build_figures(validate_results(made_up()), made_up_report())}
-    maps = figures["sink_maps"]
-    assert maps.section == "softening"
-    assert maps.alt.startswith("Softening leaves the sink rate at 50%. softening off: 3 of 6 ")
-    assert "2410.10781" in maps.caption
+        sink_maps(checked["softening"])
 
 
 def test_a_pair_at_the_threshold_is_no_sink() -> None:
     assert sink_count(np.array([[SINK, math.nextafter(SINK, 1)], [math.nan, 0.0]])) == (1, 3)
+
+
+def test_softening_effect_says_what_changed() -> None:
+    figure = softening_effect(made_up_metrics())
+    assert title(figure) == (
+        "Softening leaves the massive activation at 160 and lowers the mean sink mass "
+        "from 0.60 to 0.20"
+    )
+    assert [line.get_label() for line in figure.axes[0].lines] == ["softening off", "softening on"]
+    assert set(np.asarray(figure.axes[1].lines[1].get_ydata())) == {0.2}
+
+
+def test_softening_effect_leaves_gaps_where_nothing_was_measured() -> None:
+    figure = softening_effect(made_up_metrics(on_sink=None, on_max=None))
+    for axes in figure.axes:
+        assert np.isnan(np.asarray(axes.lines[1].get_ydata())).all()
+    assert "was not measured on the mean sink mass" in title(figure)

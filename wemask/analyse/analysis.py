@@ -12,20 +12,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import nn
 
 from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows
 from wemask.analyse.experiments import EXPERIMENTS
 from wemask.analyse.figures import build_analysis_figures
 from wemask.analyse.findings import findings
-from wemask.analyse.page import AnalysisFacts, Cost, Impossible, Texts, render_analysis
+from wemask.analyse.page import AnalysisFacts, Cost, render_analysis
 from wemask.analyse.quadratic import quadratic_form
 from wemask.analyse.rows import table
 from wemask.checkpoint.fingerprint import sample_weights
@@ -34,10 +35,8 @@ from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, nearest
 from wemask.evaluate.journal import Journal
 from wemask.files import digest, saving, say, write_whole
-from wemask.measure.layer_sums import Batch
-from wemask.measure.measurement import Measurement, measure, probe_batches
+from wemask.measure.measurement import probe_batches
 from wemask.measure.norm_weights import norm_rows
-from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.report.style import save_figure
 from wemask.report.tracking import log_analysis
@@ -69,21 +68,19 @@ class AnalysisConfig:
     operator: WeMaskConfig = field(default_factory=WeMaskConfig)
 
     def __post_init__(self) -> None:
-        words = ("all", "none")
+        words = ("all", "none", *CHOICES)
         problems = [
-            f"--experiments {name} does not exist; there are {', '.join((*words, *CHOICES))}."
-            + nearest(name, (*words, *CHOICES))
+            f"--experiments {name} does not exist; there are {', '.join(words)}."
+            + nearest(name, words)
             for name in self.experiments
-            if name not in (*words, *CHOICES)
+            if name not in words
         ]
-        if len(self.experiments) > 1 and set(words) & set(self.experiments):
+        if len(self.experiments) > 1 and {"all", "none"} & set(self.experiments):
             problems.append("all and none stand alone: --experiments all, or a list of names.")
-        least = {"count": 1, "length": 2, "batch_size": 1}
-        problems += [
-            f"--{name.replace('_', '-')} must be {low} or more, got {getattr(self, name)}."
-            for name, low in least.items()
-            if getattr(self, name) < low
-        ]
+        for name, low in {"count": 1, "length": 2, "batch_size": 1}.items():
+            if (value := getattr(self, name)) < low:
+                option = name.replace("_", "-")
+                problems.append(f"--{option} must be {low} or more, got {value}.")
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -98,13 +95,11 @@ class AnalysisConfig:
 Rows = dict[str, list[dict[str, Any]]]  # of tables by name
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Step:
+class _Step(NamedTuple):
     """One measurement: what it is called in the journal, and how its rows are made."""
 
     unit: str
-    part: str
-    """What it belongs to: an experiment, or the metrics."""
+    part: str  # an experiment, or the metrics
     run: Callable[[Callable[[], None]], Rows]
     passes: int
 
@@ -150,7 +145,7 @@ def analyse(
     subject = Subject(model=model, report=report, batches=batches, operator=config.operator)
     run = _Run(subject=subject, config=config, journal=journal, console=console)
     tables = run.tables()
-    facts = _facts(run, tables, identity, name, command)
+    facts = _facts(run, tables, settings=identity, name=name, command=command)
     with saving(place):
         page = write_analysis(place, facts, tables, report)
         if logger is not None:
@@ -158,11 +153,12 @@ def analyse(
     return page
 
 
-def _facts(
-    run: "_Run", tables: dict[str, pd.DataFrame], identity: dict[str, Any], name: str, command: str
-) -> AnalysisFacts:
+def _facts(run: "_Run", tables: dict[str, pd.DataFrame], name: str, **asked: Any) -> AnalysisFacts:
     """What the page says beside tables and figures, once all is measured."""
-    model, report = run.subject.model, run.subject.report
+    model, report, config = run.subject.model, run.subject.report, run.config
+    source = "word problems embedded in wemask" if config.texts is None else str(config.texts)
+    first = f"the first {config.count} texts, at most {config.length} tokens of each"
+    masks = [batch.attention_mask.bool() for batch in run.subject.batches]
     return AnalysisFacts(
         model={
             "name": name,
@@ -170,19 +166,23 @@ def _facts(
             "parameters": sum(p.numel() for p in model.parameters()),
             "dtype": report.model["dtype"],
         },
-        command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine(),
         wemask_version=__version__,
         versions=environment()["versions"],
-        settings=identity,
-        texts=_texts_facts(run.config, run.subject.batches),
+        texts={
+            "description": f"{source}, {first}",
+            "count": sum(len(mask) for mask in masks),
+            "tokens": sum(int(mask.sum()) for mask in masks),
+            "massive_tokens": sum(int(batch.massive.sum()) for batch in run.subject.batches),
+        },
         costs=run.costs,
         impossible=run.impossible,
         notes=run.notes,
         findings=findings(tables, report),
         me_layer=report.to_dict(),
         files=[f"tables/{table}.{kind}" for table in tables for kind in ("parquet", "csv")],
+        **asked,
     )
 
 
@@ -204,16 +204,17 @@ def write_analysis(
     return page
 
 
+@dataclass(kw_only=True)
 class _Run:
     """The measurements of an analysis, with progress and a journal."""
 
-    def __init__(
-        self, *, subject: Subject, config: AnalysisConfig, journal: Journal, console: Console
-    ) -> None:
-        self.subject, self.config, self.journal, self.console = subject, config, journal, console
-        self.impossible: list[Impossible] = []
-        self.notes: list[str] = []
-        self.costs: list[Cost] = []
+    subject: Subject
+    config: AnalysisConfig
+    journal: Journal
+    console: Console
+    impossible: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name, of what was measured now or before."""
@@ -224,13 +225,14 @@ class _Run:
             say(self.console, f"{made} of {len(steps)} measurements were made before.")
         self._measure(new)
         rows: Rows = {}
-        for step in steps:
-            found = self.journal.get(step.unit)
-            if "impossible" in found:
-                self.impossible.append(found["impossible"])
-            for name, of in found.get("rows", {}).items():
-                rows.setdefault(name, []).extend(of)
-            self._count(step, found)
+        for part, own in groupby(steps, key=lambda step: step.part):
+            made = [(step.passes, self.journal.get(step.unit)) for step in own]
+            self._count(part, made)
+            for _, found in made:
+                if "impossible" in found:
+                    self.impossible.append(found["impossible"])
+                for name, of in found.get("rows", {}).items():
+                    rows.setdefault(name, []).extend(of)
         return {
             name: table(of) if name in EXPERIMENTS else pd.DataFrame(of)
             for name, of in rows.items()
@@ -238,22 +240,21 @@ class _Run:
 
     def _measure(self, steps: Sequence[_Step]) -> None:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("forwards, left:"),
-            TimeRemainingColumn(),
+            *("{task.description}", BarColumn(), MofNCompleteColumn()),
+            *("forwards, left:", TimeRemainingColumn()),
         )
-        if not steps:
-            return
-        with Progress(*columns, console=self.console) as progress:
-            bar = progress.add_task("measuring", total=sum(step.passes for step in steps))
-            started = time.perf_counter()
-            for i, step in enumerate(steps):
+        passes = sum(step.passes for step in steps)
+        with Progress(*columns, console=self.console, disable=not steps) as progress:
+            bar = progress.add_task("measuring", total=passes)
+            for step in steps:
                 progress.update(bar, description=step.part)
-                self.journal.add(step.unit, self._made(step, lambda: progress.advance(bar)))
-                if i == 0:
-                    self._estimate(steps, time.perf_counter() - started)
+                made = self._made(step, lambda: progress.advance(bar))
+                self.journal.add(step.unit, made)
+                if step is steps[0]:
+                    seconds = made["seconds"]
+                    left = (passes - step.passes) * seconds / max(1, step.passes)
+                    took = f"{len(steps)} measurements; the first took {seconds:.1f} s"
+                    say(self.console, f"{took}, so about {_duration(left)} more.")
 
     def _made(self, step: _Step, done: Callable[[], None]) -> dict[str, Any]:
         """What the journal keeps of a step: its rows, or why there are none, and what it took."""
@@ -266,50 +267,40 @@ class _Run:
             made = {"impossible": reason}
         return {**made, "seconds": time.perf_counter() - began, "peak_memory": _peak_memory()}
 
-    def _count(self, step: _Step, found: Mapping[str, Any]) -> None:
-        """Add a step to what its part took, in this run or an earlier one of the same command."""
-        if not self.costs or self.costs[-1]["part"] != step.part:
-            device = _device_words(self.subject.model)
-            empty = Cost(part=step.part, seconds=0.0, forwards=0, peak_memory=0, device=device)
-            self.costs.append(empty)
-        cost = self.costs[-1]
-        cost["seconds"] += found["seconds"]
-        cost["forwards"] = (cost["forwards"] or 0) + step.passes
-        cost["peak_memory"] = max(cost["peak_memory"] or 0, found["peak_memory"])
-
-    def _estimate(self, steps: Sequence[_Step], seconds: float) -> None:
-        left = sum(step.passes for step in steps[1:])
-        each = seconds / max(1, steps[0].passes)
-        say(
-            self.console,
-            f"{len(steps)} measurements; the first took {seconds:.1f} s, so about "
-            f"{_duration(left * each)} more.",
+    def _count(self, part: str, made: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """What a part took, in this run or an earlier one of the same command."""
+        cost = Cost(
+            part=part,
+            seconds=sum(found["seconds"] for _, found in made),
+            forwards=sum(passes for passes, _ in made),
+            peak_memory=max(found["peak_memory"] for _, found in made),
+            device=_device_words(self.subject.model),
         )
+        self.costs.append(cost)
 
     def _metric_steps(self) -> Iterator[_Step]:
-        subject, passes = self.subject, len(self.subject.batches)
-
-        def off(done: Callable[[], None]) -> Rows:
-            return _layer_rows("off", measure(subject.model, subject.batches, done=done))
-
-        def on(done: Callable[[], None]) -> Rows:
-            with soften(subject.model, subject.report, subject.operator):
-                return _layer_rows("on", measure(subject.model, subject.batches, done=done))
-
-        def norms(done: Callable[[], None]) -> Rows:
-            return {"norms": norm_rows(subject.decoder, subject.report.dims)}
-
-        yield _Step(unit="layers|off", part="metrics", run=off, passes=passes)
-        yield _Step(unit="norms", part="metrics", run=norms, passes=0)
+        passes = len(self.subject.batches)
+        yield _Step("layers|off", "metrics", partial(self._layers, "off"), passes)
+        yield _Step("norms", "metrics", self._norms, 0)
         if self.subject.report.found:
-            yield _Step(unit="layers|on", part="metrics", run=on, passes=passes)
+            yield _Step("layers|on", "metrics", partial(self._layers, "on"), passes)
+
+    def _norms(self, done: Callable[[], None]) -> Rows:
+        return {"norms": norm_rows(self.subject.decoder, self.subject.report.dims)}
+
+    def _layers(self, state: str, done: Callable[[], None]) -> Rows:
+        operator = self.subject.operator if state == "on" else None
+        condition = Condition(experiment="layers", group=state, operator=operator)
+        found = self.subject.measure(condition, done)
+        extra = {"perplexity": found.perplexity}
+        return {"layers": [{"state": state, **row.to_dict(), **extra} for row in found.layers]}
 
     def _experiment_steps(self) -> Iterator[_Step]:
         chosen = self.config.chosen
         if not chosen:
             return
         try:
-            me_layer = self.subject.me_layer
+            _ = self.subject.me_layer
         except DetectionError as error:
             if self.config.experiments != ("all",):
                 raise
@@ -317,16 +308,15 @@ class _Run:
             return
         for name in chosen:
             if name == QUADRATIC:
-                yield _Step(unit=QUADRATIC, part=QUADRATIC, run=self._quadratic, passes=1)
+                yield _Step(QUADRATIC, QUADRATIC, self._quadratic, 1)
                 continue
             for condition in EXPERIMENTS[name]().conditions(self.subject):
+                run = partial(self._condition, condition)
+                yield _Step(condition.key, name, run, len(self.subject.batches))
 
-                def run(done: Callable[[], None], condition: Condition = condition) -> Rows:
-                    found = self.subject.measure(condition, done)
-                    return {condition.experiment: condition_rows(condition, found, me_layer)}
-
-                passes = len(self.subject.batches)
-                yield _Step(unit=condition.key, part=name, run=run, passes=passes)
+    def _condition(self, condition: Condition, done: Callable[[], None]) -> Rows:
+        found = self.subject.measure(condition, done)
+        return {condition.experiment: condition_rows(condition, found, self.subject.me_layer)}
 
     def _quadratic(self, done: Callable[[], None]) -> Rows:
         batch = next(batch for batch in self.subject.batches if batch.massive.any())
@@ -334,11 +324,6 @@ class _Run:
         form = quadratic_form(subject.model, subject.report, batch.input_ids, batch.attention_mask)
         done()
         return {QUADRATIC: form.rows(), "quadratic_dims": form.dim_rows()}
-
-
-def _layer_rows(state: str, found: Measurement) -> Rows:
-    extra = {"perplexity": found.perplexity}
-    return {"layers": [{"state": state, **row.to_dict(), **extra} for row in found.layers]}
 
 
 def _identity(
@@ -351,9 +336,7 @@ def _identity(
         "weights": digest(sample_weights(model)),
         "me_layer": digest(report.to_dict()),
         "texts": digest(list(texts)),
-        "count": config.count,
-        "length": config.length,
-        "batch_size": config.batch_size,
+        **{name: getattr(config, name) for name in ("count", "length", "batch_size")},
         "operator": config.operator.to_dict(),
     }
 
@@ -369,7 +352,7 @@ def _device_words(model: nn.Module) -> str:
     """Where the model is; under device_map, where its parts are."""
     places = getattr(unwrap(model), "hf_device_map", None)
     if places:
-        return "spread over " + ", ".join(sorted({str(place) for place in places.values()}))
+        return "spread over " + ", ".join(sorted(set(map(str, places.values()))))
     device = next(model.parameters()).device
     if device.type == "cuda":
         return f"{device} {torch.cuda.get_device_name(device)}"
@@ -377,23 +360,9 @@ def _device_words(model: nn.Module) -> str:
     return f"{device.type}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def _texts_facts(config: AnalysisConfig, batches: Sequence[Batch]) -> Texts:
-    source = "word problems embedded in wemask" if config.texts is None else str(config.texts)
-    masks = [batch.attention_mask.bool() for batch in batches]
-    return {
-        "description": f"{source}, the first {config.count} texts, at most {config.length} tokens "
-        "of each",
-        "count": sum(len(mask) for mask in masks),
-        "tokens": sum(int(mask.sum()) for mask in masks),
-        "massive_tokens": sum(int(batch.massive.sum()) for batch in batches),
-    }
-
-
 def _duration(seconds: float) -> str:
     """1.5 -> "2 s", 90 -> "1 min 30 s", 7000 -> "1 h 57 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -4,6 +4,7 @@ B batch, T tokens.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,16 +75,11 @@ class Subject:
         Raises:
             DetectionError: there is none, so there is nothing to intervene in.
         """
-        if self.report.layer is None or not any(batch.massive.any() for batch in self.batches):
-            raise DetectionError(
-                "The experiments need an ME Layer and a massive token in the texts. "
-                + (
-                    f"{self.report.verdict}"
-                    if self.report.layer is None
-                    else "None of these texts has one: give other --texts."
-                )
-            )
-        return self.report.layer
+        layer, why = self.report.layer, "None of these texts has one: give other --texts."
+        if layer is None or not any(batch.massive.any() for batch in self.batches):
+            needs = "The experiments need an ME Layer and a massive token in the texts."
+            raise DetectionError(f"{needs} {self.report.verdict if layer is None else why}")
+        return layer
 
     def measure(self, condition: Condition, done: Callable[[], None] | None = None) -> Measurement:
         """Measure the model under one condition.
@@ -92,25 +88,15 @@ class Subject:
             PatchError, ModelError: the operator cannot be put into this model, or would touch
                 nothing.
         """
-        tokens = condition.measured_on
-        if condition.operator is None:
+        operator, tokens = condition.operator, condition.measured_on
+        with soften(self.model, self.report, operator) if operator else nullcontext():
             return measure(self.model, self.batches, condition.around, done, tokens)
-        with soften(self.model, self.report, condition.operator):
-            return measure(self.model, self.batches, condition.around, done, tokens)
-
-
-# --- from measurements to a table ---------------------------------------------------------------
 
 
 def condition_rows(condition: Condition, found: Measurement, me_layer: int) -> list[dict[str, Any]]:
     """Rows of one condition, as plain values."""
-    names = condition.names()
-    rows = [{**names, "metric": "perplexity", "layer": None, "value": found.perplexity}]
+    values = [("perplexity", None, found.perplexity)]
     for metric in METRICS:
-        mean = found.later(metric, me_layer)
-        rows.append({**names, "metric": metric, "layer": None, "value": mean})
-        rows += [
-            {**names, "metric": metric, "layer": row.layer, "value": getattr(row, metric)}
-            for row in found.layers
-        ]
-    return rows
+        values.append((metric, None, found.later(metric, me_layer)))
+        values += [(metric, row.layer, getattr(row, metric)) for row in found.layers]
+    return [{**condition.names(), **dict(zip(COLUMNS[6:], of, strict=True))} for of in values]

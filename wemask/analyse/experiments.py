@@ -18,6 +18,8 @@ Each is a typed config in and a tidy table out, with one row per condition, metr
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -27,6 +29,7 @@ from torch import Tensor
 from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows
 from wemask.analyse.interventions import (
     FFN_SITES,
+    massive,
     ordinary,
     scale_ffn,
     soften_input,
@@ -37,7 +40,7 @@ from wemask.analyse.rows import table
 from wemask.decoder.parts import effective_scale
 from wemask.errors import ConfigError
 from wemask.evaluate.arms import CONTROLS, DRAWN, control_changes
-from wemask.measure.measurement import Around, Where, entering
+from wemask.measure.measurement import Where, entering
 from wemask.operator.dims import random_dims
 from wemask.operator.equation import top_dims
 from wemask.operator.settings import WeMaskConfig
@@ -45,43 +48,24 @@ from wemask.operator.settings import WeMaskConfig
 TRIED = 100  # draws of random dims, to find some without a massive dim
 
 
-# --- the experiments ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Necessity:
     """Take away what the ME Layer's FFN writes into the massive token, by and by."""
 
-    sites: tuple[str, ...] = FFN_SITES
     scales: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     other_layers: int = 16
     """In how many other layers, evenly spread, the FFN's write is taken away as a control."""
 
     def conditions(self, subject: Subject) -> list[Condition]:
         me, decoder = subject.me_layer, subject.decoder
-        done = [
-            Condition(
-                experiment="necessity",
-                group=f"ffn_{site}",
-                at=me,
-                amount=scale,
-                around=scale_ffn(decoder, me, scale, site),
-            )
-            for site in self.sites
-            for scale in self.scales
-        ]
         others = [layer for layer in range(len(decoder.blocks)) if layer != me]
-        done += [
-            Condition(
-                experiment="necessity",
-                group="other_layer",
-                at=layer,
-                amount=0.0,
-                around=scale_ffn(decoder, layer, 0.0, "output"),
-            )
-            for layer in spread(others, self.other_layers)
+        wanted = [(f"ffn_{site}", me, c, site) for site, c in product(FFN_SITES, self.scales)]
+        wanted += [("other_layer", i, 0.0, "output") for i in spread(others, self.other_layers)]
+        condition = partial(Condition, experiment="necessity")
+        return [
+            condition(group=group, at=at, amount=c, around=scale_ffn(decoder, at, c, site))
+            for group, at, c, site in wanted
         ]
-        return done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,24 +80,21 @@ class Sufficiency:
         me, decoder, dims = subject.me_layer, subject.decoder, subject.report.dims
         vector = massive_vector(subject)
         removed = scale_ffn(decoder, me, 0.0, "output")
+        condition = partial(Condition, experiment="sufficiency", at=me)
 
-        def condition(group: str, around: Around | None, **more: Any) -> Condition:
-            return Condition(experiment="sufficiency", group=group, at=me, around=around, **more)
+        def back(dims: Sequence[int], amount: float, where: Where = massive) -> dict[str, Any]:
+            written = write_state(decoder, me, dims, amount * vector, where)
+            return {"amount": amount, "around": together(removed, written)}
 
-        def back(dims: Sequence[int], amount: float, where: Where | None = None) -> Around:
-            tokens = {} if where is None else {"where": where}
-            return together(removed, write_state(decoder, me, dims, amount * vector, **tokens))
-
-        found = [condition("intact", None), condition("removed", removed, amount=0.0)]
-        found += [condition("restored", back(dims, f), amount=f) for f in self.fractions]
+        without: Any = {"amount": 0.0, "around": removed}
+        found = [condition(group="intact"), condition(group="removed", **without)]
+        found += [condition(group="restored", **back(dims, part)) for part in self.fractions]
         for seed in range(self.seeds):
             other = other_dims(dims, decoder.hidden_size, seed)
-            found.append(condition("other_dims", back(other, 1.0), amount=1.0, seed=seed))
-        found += [
-            condition("other_token_before", removed, amount=0.0, measured_on=ordinary),
-            condition("other_token", back(dims, 1.0, ordinary), amount=1.0, measured_on=ordinary),
-        ]
-        return found
+            found.append(condition(group="other_dims", seed=seed, **back(other, 1.0)))
+        instead = partial(condition, measured_on=ordinary)
+        found.append(instead(group="other_token_before", **without))
+        return [*found, instead(group="other_token", **back(dims, 1.0, ordinary))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +112,14 @@ class Location:
         count = len(decoder.blocks)
 
         def condition(group: str, layers: Sequence[int], **more: Any) -> Condition:
-            around = soften_input(decoder, layers, dims, self.strength)
-            return Condition(
-                experiment="location", group=group, amount=self.strength, around=around, **more
-            )
+            more |= {"around": soften_input(decoder, layers, dims, self.strength)}
+            return Condition(experiment="location", group=group, amount=self.strength, **more)
 
         found = [Condition(experiment="location", group="intact", amount=0.0)]
         found += [condition("one_layer", [i], at=i) for i in spread(range(count), self.every)]
         after = range(me + 1, count)
-        for group, layers in (("before", range(me)), ("at", [me]), ("after", after)):
-            if layers:
-                found.append(condition(group, list(layers)))
+        places = {"before": range(me), "at": [me], "after": after}
+        found += [condition(group, layers) for group, layers in places.items() if layers]
         for seed in range(self.seeds):
             drawn = sorted(random.Random(seed).sample(range(count), len(after)))
             found.append(condition("random_layers", drawn, seed=seed))
@@ -163,17 +141,14 @@ class Specificity:
     def conditions(self, subject: Subject) -> list[Condition]:
         real = subject.operator
         _ = subject.me_layer
-
-        def condition(group: str, operator: WeMaskConfig | None, **more: Any) -> Condition:
-            return Condition(experiment="specificity", group=group, operator=operator, **more)
-
-        found = [condition("intact", None), condition("wemask", real)]
+        condition = partial(Condition, experiment="specificity")
+        found = [condition(group="intact"), condition(group="wemask", operator=real)]
         for name in self.controls:
             for seed in self._draws(name, subject):
-                changes = {**control_changes(name), "seed": seed}
-                operator = WeMaskConfig.from_dict({**real.to_dict(), **changes})
-                drawn = {"seed": seed} if name in DRAWN else {}
-                found.append(condition(name, operator, **drawn))
+                changes = {**real.to_dict(), **control_changes(name), "seed": seed}
+                operator = WeMaskConfig.from_dict(changes)
+                draw = seed if name in DRAWN else None
+                found.append(condition(group=name, operator=operator, seed=draw))
         return found
 
     def _draws(self, name: str, subject: Subject) -> list[int]:
@@ -185,8 +160,8 @@ class Specificity:
         if name != "random_dims":
             return list(range(count))
         size = subject.decoder.hidden_size
-        k, massive = subject.operator.budget(size), set(subject.report.dims)
-        free = [s for s in range(TRIED) if not massive & set(random_dims(size, k, s))]
+        k, dims = subject.operator.budget(size), set(subject.report.dims)
+        free = [s for s in range(TRIED) if not dims & set(random_dims(size, k, s))]
         return free[:count] if len(free) >= count else list(range(count))
 
 
@@ -199,33 +174,18 @@ class Dose:
 
     def conditions(self, subject: Subject) -> list[Condition]:
         _ = subject.me_layer
-        found = [Condition(experiment="dose", group="intact", amount=0.0)]
-        for rate in self.rates:
-            for strength in self.strengths:
-                operator = replace(subject.operator, rate=rate, strength=strength)
-                found.append(
-                    Condition(
-                        experiment="dose",
-                        group="wemask",
-                        amount=strength,
-                        rate=rate,
-                        operator=operator,
-                    )
-                )
+        condition = partial(Condition, experiment="dose")
+        found = [condition(group="intact", amount=0.0)]
+        for rate, strength in product(self.rates, self.strengths):
+            operator = replace(subject.operator, rate=rate, strength=strength)
+            found.append(condition(group="wemask", amount=strength, rate=rate, operator=operator))
         return found
 
 
 Experiment = Necessity | Sufficiency | Location | Specificity | Dose
 EXPERIMENTS: dict[str, type[Experiment]] = {
-    "necessity": Necessity,
-    "sufficiency": Sufficiency,
-    "location": Location,
-    "specificity": Specificity,
-    "dose": Dose,
+    kind.__name__.lower(): kind for kind in (Necessity, Sufficiency, Location, Specificity, Dose)
 }
-
-
-# --- from conditions to a table -------------------------------------------------------------------
 
 
 def run_experiment(experiment: Experiment, subject: Subject) -> pd.DataFrame:
@@ -245,9 +205,6 @@ def run_experiment(experiment: Experiment, subject: Subject) -> pd.DataFrame:
         except IMPOSSIBLE:
             continue
     return table(rows)
-
-
-# --- what the experiments need to know ------------------------------------------------------------
 
 
 def spread(items: Sequence[int], most: int) -> list[int]:
@@ -284,8 +241,7 @@ def massive_vector(subject: Subject) -> Tensor:
     me, dims = subject.me_layer, subject.report.dims
     total, count = torch.zeros(len(dims), dtype=torch.float64), 0
     for batch in subject.batches:
-        mask = batch.attention_mask
-        ask = {me + 1: lambda h: h[..., dims].float()}
+        mask, ask = batch.attention_mask, {me + 1: lambda h: h[..., dims].float()}
         left = entering(subject.model, ask, batch.input_ids, mask)[me + 1]
         chosen = left[batch.massive.cpu() & mask.bool().cpu()]
         total, count = total + chosen.double().sum(0), count + len(chosen)

@@ -3,7 +3,7 @@
 A figure's title is the finding that it shows, and its alternative text the numbers behind it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wemask.analyse import experiment_plots
-from wemask.analyse.findings import Finding, sentence
-from wemask.analyse.layer_plots import by_layer
+from wemask.analyse import plots
+from wemask.analyse.findings import Finding, Tables, sentence
 from wemask.analyse.rows import has_rows, metric_words, tidy_layers
 from wemask.detection.me_layer import MELayerReport
-from wemask.report.figures import ReportFigure, described, layer_figures
-from wemask.report.softening_plots import SINK, has_sink_maps, sink_maps, sink_words
+from wemask.report.figures import ReportFigure, described, layer_figures, sink_figures
+from wemask.report.softening_plots import SIDES, SINK
 from wemask.report.style import styled, titled
 
 CAPTIONS = {
@@ -57,14 +56,10 @@ SHOWN = {
 """Figure by layer -> the metrics of the findings that it shows."""
 ALWAYS = ("sinks", "diversity")  # the others need massive tokens
 TOLD = ("sink mass", "perplexity", "predicted", "written", "cosine")  # how a told metric begins
-Tables = Mapping[str, pd.DataFrame]
 
 
 def build_analysis_figures(
-    tables: Tables,
-    report: MELayerReport,
-    found: Sequence[Finding],
-    softened: Sequence[int] = (),
+    tables: Tables, report: MELayerReport, found: Sequence[Finding]
 ) -> list[ReportFigure]:
     """All figures of an analysis, in reading order.
 
@@ -72,7 +67,6 @@ def build_analysis_figures(
         tables: by name; those that are missing or empty have no figure.
         report: the detection, with its relief if that is in memory.
         found: `findings.findings` of the same tables.
-        softened: the layers that the operator softened, to be marked in the sink maps.
     """
     figures = layer_figures(report)
     if has_rows(tables, "layers"):
@@ -80,16 +74,16 @@ def build_analysis_figures(
         for name, metrics in SHOWN.items():
             own = [f for f in found if f["experiment"] == "metrics" and f["metric"] in metrics]
             if own or name in ALWAYS:
-                figure = by_layer(table, name, report.layer)
+                figure = plots.by_layer(table, name, report.layer)
                 figures.append(_figure(name, "metrics", figure, own, own))
-        figures += _maps(tables["layers"], softened)
+        figures += _sink_figures(tables["layers"])
     draw: dict[str, Callable[[pd.DataFrame], Figure]] = {
-        "necessity": lambda table: experiment_plots.necessity(table, report.layer),
-        "sufficiency": experiment_plots.sufficiency,
-        "location": lambda table: experiment_plots.location(table, report.layer),
-        "specificity": experiment_plots.specificity,
-        "dose": experiment_plots.dose,
-        "quadratic": lambda table: experiment_plots.quadratic(table, tables.get("quadratic_dims")),
+        "necessity": lambda table: plots.necessity(table, report.layer),
+        "sufficiency": plots.sufficiency,
+        "location": lambda table: plots.location(table, report.layer),
+        "specificity": plots.specificity,
+        "dose": plots.dose,
+        "quadratic": lambda table: plots.quadratic(table, tables.get("quadratic_dims")),
     }
     for name, drawn in draw.items():
         if has_rows(tables, name):
@@ -110,27 +104,11 @@ def _figure(
     return described(name, section, figure, CAPTIONS[name], numbers)
 
 
-def _maps(layers: pd.DataFrame, softened: Sequence[int]) -> list[ReportFigure]:
+def _sink_figures(layers: pd.DataFrame) -> list[ReportFigure]:
     """Sink maps by head, where both states were measured."""
-    metrics: Any = {
-        state: [
-            {"layer": row["layer"], "sink_mass_by_head": _list(row.get("sink_mass_by_head"))}
-            for row in layers[layers["state"] == state].sort_values("layer").to_dict("records")  # pyright: ignore
-        ]
-        for state in ("off", "on")
-    }
-    if not metrics["off"] or not metrics["on"] or not has_sink_maps(metrics):
+    if set(layers["state"]) != set(SIDES) or "sink_mass_by_head" not in layers:
         return []
-    bar = " The blue bar beside the right map marks the softened layers." if softened else ""
-    caption = (
-        "Sink mass of every head: the mean attention that later tokens give to the massive ones. "
-        f"The sink rate here is the share of (layer, head) pairs above {SINK}.{bar}"
-    )
-    softening: Any = {"metrics": metrics, "layers": list(softened)}
-    figure = sink_maps(softening)
-    return [described("sink_maps", "metrics", figure, caption, sink_words(metrics))]
-
-
-def _list(value: Any) -> list[float] | None:
-    """A table's cell as a list; parquet hands back arrays."""
-    return None if value is None or isinstance(value, float) else [float(v) for v in value]
+    rows: Any = layers.astype(object).where(layers.notna(), None).sort_values("layer")
+    metrics = {side: of.to_dict("records") for side, of in rows.groupby("state")}
+    softening: Any = {"metrics": metrics, "layers": []}
+    return sink_figures(softening, "metrics")

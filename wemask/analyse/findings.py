@@ -12,12 +12,13 @@ stands only where the experiment has controls for it, and is one of:
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import pandas as pd
 
 from wemask.analyse.rows import (
+    JUDGED,
     OVERALL,
     change_words,
     changed,
@@ -40,7 +41,6 @@ BLIND = "could not have seen a difference"
 NONE = "no difference seen"
 SIZE = "massive_magnitude"
 DIRECTION = "one direction per massive dim"
-JUDGED = ("sink_mass", "effective_rank", "perplexity")
 SET = ("set_zero", "set_mean")  # the same target, met harder: what there is to gain, no control
 QUESTIONED = ("necessity", "sufficiency", "location", "specificity", "quadratic")
 
@@ -69,20 +69,12 @@ def findings(tables: Tables, report: MELayerReport) -> list[Finding]:
         tables: by name, as the analysis wrote them; those that are missing or empty are left out.
         report: the detection of the same model.
     """
-    read: dict[str, Callable[[Tables, MELayerReport], list[Finding]]] = {
-        "metrics": _metrics,
-        "necessity": _necessity,
-        "sufficiency": _sufficiency,
-        "location": _location,
-        "specificity": _specificity,
-        "dose": _dose,
-        "quadratic": _quadratic,
-    }
-    names = {"metrics": "layers"}
+    read = (_metrics, _necessity, _sufficiency, _location, _specificity, _dose, _quadratic)
+    named = [(lines.__name__.removeprefix("_"), lines) for lines in read]
     return [
         {**row, "experiment": name}
-        for name, lines in read.items()
-        if has_rows(tables, names.get(name, name))
+        for name, lines in named
+        if has_rows(tables, "layers" if name == "metrics" else name)
         for row in lines(tables, report)
     ]
 
@@ -148,21 +140,23 @@ def _lines(
         means = overall(own)
         if not len(means):
             continue
-        before, now, change = (_finite(means[key].mean()) for key in ("before", "value", "change"))
+        before, now, change = (
+            float(mean) if math.isfinite(mean := means[key].mean()) else None
+            for key in ("before", "value", "change")
+        )
         later = own[own["layer"].fillna(OVERALL) > (OVERALL if after is None else after)]
         whole = None if words else before  # in other terms it is not the intact model's
-        found.append(
-            Finding(
-                experiment="",
-                done=done,
-                metric=words or metric_words(metric),
-                before=before,
-                now=now,
-                change=change,
-                **_range(means, each) if len(means) > 1 else _range(later, "layers"),
-                reading=reading or _reading(metric, whole, change, against, blind),
-            )
+        line = Finding(
+            experiment="",
+            done=done,
+            metric=words or metric_words(metric),
+            before=before,
+            now=now,
+            change=change,
+            **_range(means, each) if len(means) > 1 else _range(later, "layers"),
+            reading=reading or _reading(metric, whole, change, against, blind),
         )
+        found.append(line)
     return found
 
 
@@ -202,10 +196,6 @@ def _control_words(row: Any) -> str:
     return f"{group_words(row['group'])}{draw}"
 
 
-def _finite(number: Any) -> float | None:
-    return float(number) if math.isfinite(number) else None
-
-
 def _of(rows: Any, *groups: str) -> Any:
     return rows[rows["group"].isin(groups)]
 
@@ -220,10 +210,9 @@ def _metrics(tables: Tables, report: MELayerReport) -> list[Finding]:
     on = _of(changed(tidy), "wemask")
     found = _lines("softening on", on, ("sink_mass", "sink_rate", *shared), after=me)
     found = found or _lines("as it is", off, ("sink_mass_first", "sink_rate_first", *shared))
-    done = "what attention reads, between inputs"
-    for tokens, ending in (("massive", ""), ("ordinary", "_ordinary")):
-        metrics = (f"attention_input_rigidity{ending}",)
-        found += _lines(done, off, metrics, words=f"cosine of {tokens} tokens")
+    done, metric = "what attention reads, between inputs", "attention_input_rigidity"
+    found += _lines(done, off, (metric,), words="cosine of massive tokens")
+    found += _lines(done, off, (f"{metric}_ordinary",), words="cosine of ordinary tokens")
     own = off[off["layer"] == me].assign(layer=pd.NA)
     done = f"what layer {me} writes into massive tokens"
     return found + _lines(done, own, ("ffn_share",), words="its FFN's part")
@@ -329,10 +318,8 @@ def _quadratic(tables: Tables, _: MELayerReport) -> list[Finding]:
     most = tokens["dim"].map(forms.set_index("dim")["ordinary_alignment_max"])
     lie = tokens.assign(before=most, value=near, change=(near - most) / most)
     closer = (near > most)[most.notna()].all()
-    words |= {"words": "cosine with it, of the nearest ordinary token and of massive ones"}
-    words["reading"] = (
-        "every massive token is closer than any ordinary one"
-        if closer
-        else "some ordinary token is as close as a massive one"
-    )
+    words["words"] = "cosine with it, of the nearest ordinary token and of massive ones"
+    words["reading"] = "some ordinary token is as close as a massive one"
+    if closer:
+        words["reading"] = "every massive token is closer than any ordinary one"
     return found + _lines(DIRECTION, lie[most.notna()], ("",), **words)

@@ -128,12 +128,10 @@ def _changing(
             # OPT's FFN sees [B * T, D]
             return change(x, tokens.to(x.device).reshape(x.shape[:-1]))
 
-        hooks = [_hook(module, site, changed) for module, site in places]
-        try:
+        with ExitStack() as hooks:
+            for module, site in places:
+                hooks.enter_context(_hook(module, site, changed))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     return context
 

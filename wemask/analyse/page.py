@@ -2,45 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import pandas as pd
 
 from wemask.analyse.findings import AS_MUCH, NEGLIGIBLE, Finding, headlines, sentence
-from wemask.analyse.rows import (
-    METRIC_WORDS,
-    change_words,
-    group_words,
-    has_rows,
-    metric_words,
-    overall,
-)
+from wemask.analyse.rows import change_words, group_words, has_rows, metric_words, overall
 from wemask.detection.me_layer import MELayerReport
 from wemask.report.figures import ReportFigure
-from wemask.report.page import pictures, style, template_environment
-
-# ------------------------------------------------------------------------------- what it is given
-
-
-class AnalysedModel(TypedDict):
-    """The model that was analysed."""
-
-    name: str  # as it was asked for: "tiny", "meta-llama/Llama-3.2-1B"
-    path: str  # where it was loaded from
-    parameters: int
-    dtype: str  # "float32", "bfloat16"
-
-
-class Texts(TypedDict):
-    """What was measured on."""
-
-    description: str  # "16 calibration texts of wemask", "the first 64 lines of FILE"
-    count: int
-    tokens: int  # real tokens of all texts
-    massive_tokens: int  # of these, made massive by the ME Layer
+from wemask.report.page import render
 
 
 class Cost(TypedDict):
@@ -53,45 +25,31 @@ class Cost(TypedDict):
     device: str  # "cpu, 1 thread", "cuda:0 NVIDIA H100"
 
 
-class Impossible(TypedDict):
-    """A condition that could not be measured in this model."""
-
-    experiment: str  # a name of `experiments.EXPERIMENTS`, or "quadratic"
-    condition: str  # "uniform", "at=3"
-    reason: str  # the error's own words
-
-
 class AnalysisFacts(TypedDict):
     """All that the page says beside tables and figures."""
 
-    model: AnalysedModel
+    model: dict[str, Any]  # name (as asked for), path (loaded from), parameters, dtype
     command: str  # that makes this analysis again
     created: str  # ISO 8601, with the time zone
     machine: str  # system, cores, GPUs
     wemask_version: str
     versions: dict[str, str]  # package -> version
     settings: dict[str, Any]  # of texts, operator and experiments, plain values for YAML
-    texts: Texts
+    texts: dict[str, Any]  # description, count, tokens (real ones), massive_tokens (of these)
     costs: list[Cost]
-    impossible: list[Impossible]
+    impossible: list[dict[str, str]]  # experiment, condition, reason (the error's own words)
     notes: list[str]  # what a reader must know first; [] for none
     findings: list[Finding]  # of `findings.findings`, in the order of the page
     me_layer: dict[str, Any]  # `MELayerReport.to_dict()`
     files: list[str]  # written beside the page: "tables/necessity.parquet", ...
 
 
-# ------------------------------------------------------------------------------------- the page
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """A section of the page that asks one question."""
 
     question: str
-    did: str
-    """What was done, in one sentence."""
-    amount: str = "strength"
-    """What the column `amount` of its table holds."""
+    did: str  # what was done, in one sentence
+    amount: str = "strength"  # what the column `amount` of its table holds
 
 
 QUESTIONS = {
@@ -148,20 +106,18 @@ def render_analysis(
     """Render the analysis as one page that loads nothing: style and figures are inside."""
     report = MELayerReport.from_dict(facts["me_layer"])
     sections = [_section(name, facts, tables) for name in QUESTIONS]
-    templates = template_environment(autoescape=True)
-    templates.filters |= {"number": number, "change": change_words}
-    return templates.get_template("analysis.html").render(
+    return render(
+        "analysis.html",
+        report,
+        figures,
         facts=facts,
         me=report,
-        told=report.told,
-        others=report.others,
-        criterion=report.criterion.describe(),
+        number=number,
+        change=change_words,
         answers=[sentence(finding, short=True) for finding in headlines(facts["findings"])],
         sections=[section for section in sections if section["deeds"] or section["impossible"]],
         deeds=_deeds("metrics", facts),
         metrics=layer_summary(tables["layers"]) if has_rows(tables, "layers") else None,
-        pictures=pictures(figures),
-        style=style(),
         total=sum(cost["seconds"] for cost in facts["costs"]),
         negligible=NEGLIGIBLE,
         as_much=AS_MUCH,
@@ -176,11 +132,10 @@ def _deeds(name: str, facts: AnalysisFacts) -> list[list[Finding]]:
 
 def _section(name: str, facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What the template reads of one question."""
-    summary = None
-    if name == "quadratic" and has_rows(tables, "quadratic_dims"):
-        summary = form_summary(tables["quadratic_dims"])
-    elif name != "quadratic" and has_rows(tables, name):
-        summary = condition_summary(tables[name], QUESTIONS[name].amount)
+    summary, shown = None, "quadratic_dims" if name == "quadratic" else name
+    if has_rows(tables, shown):
+        own, amount = tables[shown], QUESTIONS[name].amount
+        summary = condition_summary(own, amount) if shown == name else form_summary(own)
     return {
         "name": name,
         "about": QUESTIONS[name],
@@ -190,37 +145,29 @@ def _section(name: str, facts: AnalysisFacts, tables: Mapping[str, pd.DataFrame]
     }
 
 
-# ------------------------------------------------------------------------------------ its tables
+Summary = dict[str, list[Any]]
+"""A table in words: `head`, the names of its columns, and `rows`."""
 
 
-def condition_summary(table: pd.DataFrame, amount: str) -> dict[str, Any]:
-    """Conditions by metrics, of the rows without a layer: `head` and `rows` of words.
+def condition_summary(table: pd.DataFrame, amount: str) -> Summary:
+    """Conditions by metrics, of the rows without a layer.
 
     Columns that say the same of all conditions (nothing) are left out.
     """
     rows = overall(table)
     names = {**COLUMNS, "amount": amount}
     used = [key for key in names if rows[key].notna().any()]
-    metrics = [m for m in METRIC_WORDS if m in set(rows["metric"])]
-    metrics += [m for m in dict.fromkeys(rows["metric"]) if m not in metrics]
-    found: dict[tuple[Any, ...], dict[str, float]] = {}
-    for row in rows.to_dict("records"):
-        key = (row["group"], *(None if pd.isna(row[k]) else row[k] for k in used))
-        found.setdefault(key, {})[row["metric"]] = row["value"]
-    return {
-        "head": ["condition", *(names[key] for key in used), *map(metric_words, metrics)],
-        "rows": [
-            [
-                group_words(key[0]),
-                *("" if part is None else f"{part:g}" for part in key[1:]),
-                *(number(values.get(metric)) for metric in metrics),
-            ]
-            for key, values in found.items()
-        ],
-    }
+    metrics = sorted(dict.fromkeys(rows["metric"]), key="perplexity".__eq__)
+    words = []
+    for (group, *parts), own in rows.groupby(["group", *used], sort=False, dropna=False):
+        values = dict(zip(own["metric"], own["value"], strict=True))
+        what = ["" if pd.isna(part) else f"{part:g}" for part in parts]
+        words.append([group_words(group), *what, *(number(values.get(m)) for m in metrics)])
+    head = ["condition", *(names[key] for key in used), *map(metric_words, metrics)]
+    return {"head": head, "rows": words}
 
 
-def layer_summary(layers: pd.DataFrame) -> dict[str, Any]:
+def layer_summary(layers: pd.DataFrame) -> Summary:
     """Every metric of every layer, softening off and on; lists are left out."""
     columns = [c for c in layers if c not in ("state", "layer", "sink_mass_by_head")]
     ordered = layers.sort_values(["layer", "state"])
@@ -233,13 +180,11 @@ def layer_summary(layers: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def form_summary(dims: pd.DataFrame) -> dict[str, Any]:
+def form_summary(dims: pd.DataFrame) -> Summary:
     """The quadratic form of every massive dim."""
     used = [c for c in FORM_COLUMNS if c in dims]
-    return {
-        "head": [FORM_COLUMNS[c] for c in used],
-        "rows": [[number(row[c]) for c in used] for row in dims.to_dict("records")],
-    }
+    rows = [[number(row[c]) for c in used] for row in dims.to_dict("records")]
+    return {"head": [FORM_COLUMNS[c] for c in used], "rows": rows}
 
 
 def number(value: Any) -> str:

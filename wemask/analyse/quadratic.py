@@ -1,25 +1,16 @@
 """The quadratic form of the ME Layer's gated FFN: the direction that makes a token massive.
 
-Sun, Canziani, LeCun, Zhu: "The Spike, the Sparse and the Sink" (arXiv 2603.05498). A gated FFN
-writes on dim k
+Sun, Canziani, LeCun, Zhu: "The Spike, the Sparse and the Sink" (arXiv 2603.05498). Where its gate
+is far open, what a gated FFN writes on dim k is about x' S_k x (`gated_form.py`). One large
+eigenvalue lambda of S_k with direction s means: a token whose FFN input points along s becomes
+massive on dim k, by about lambda (s . x)^2.
 
-    y_k = sum_f d_kf act(g_f . x) (u_f . x)
-
-with g_f and u_f rows of gate and up, d_k a row of down. Where the gate is far open, act(z) is about
-z (silu(8) = 7.997), so that
-
-    y_k ~ x' S_k x,     S_k = 1/2 sum_f d_kf (g_f u_f' + u_f g_f')
-
-One large eigenvalue lambda of S_k with direction s means: a token whose FFN input points along s
-becomes massive on dim k, by about lambda (s . x)^2.
-
-The algebra is in `gated_form.py`. D is the hidden size, N the number of real tokens, K that of
-massive dims.
+D is the hidden size, N the number of real tokens, K that of massive dims.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,7 +19,7 @@ from torch import Tensor, nn
 from wemask.analyse.gated_form import GatedForm, LeadingPair
 from wemask.decoder.ffn import FFNWeights, ffn_weights, shared_experts
 from wemask.decoder.parts import Block, find_decoder, post_ffn_norm, unwrap, without_weights
-from wemask.decoder.passage import evaluating
+from wemask.decoder.passage import evaluating, first_argument, first_output, rows_of
 from wemask.detection.calibration import calibration_inputs
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError, ModelError
@@ -51,7 +42,7 @@ class TokenPrediction:
     """x' S x: all of the form, gate taken for open."""
     leading: float
     """lambda (s . x)^2: its leading eigenpair alone."""
-    exact: float | None
+    exact: float | None = None
     """With the real activation and biases; None where the activation is not kept by the module."""
 
 
@@ -78,17 +69,12 @@ class DimForm:
     direction: Tensor = field(repr=False, compare=False)
     """s, float32 [D] of length 1, turned so that massive tokens lie on its positive side."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a table, without the direction."""
-        return {k: v for k, v in vars(self).items() if k != "direction"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class QuadraticForm:
     """The quadratic form of a model's ME Layer, on given texts."""
 
     layer: int
-    architecture: str
     experts: int
     """Shared experts that the form sums over, in a mixture; 0 where the FFN is dense."""
     biases: bool
@@ -100,19 +86,16 @@ class QuadraticForm:
 
     def rows(self) -> list[dict[str, Any]]:
         """One plain dict per massive dim and massive token."""
-        return [asdict(token) for token in self.tokens]
+        return [dict(vars(token)) for token in self.tokens]
 
     def dim_rows(self) -> list[dict[str, Any]]:
-        """One plain dict per massive dim."""
-        return [form.to_dict() for form in self.dims]
+        """One plain dict per massive dim, without the direction."""
+        return [{k: v for k, v in vars(form).items() if k != "direction"} for form in self.dims]
 
 
 @torch.no_grad()
 def quadratic_form(
-    model: nn.Module,
-    report: MELayerReport,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
+    model: nn.Module, report: MELayerReport, input_ids: Tensor, attention_mask: Tensor | None = None
 ) -> QuadraticForm:
     """The form of the ME Layer that `report` names, held against what its FFN does on given texts.
 
@@ -133,7 +116,7 @@ def quadratic_form(
     block, hidden_size = _me_layer(base, report)
     parts, experts = _gated_parts(base, block, hidden_size)
     ids, mask = calibration_inputs(None, input_ids, attention_mask)
-    seen = _observe(base, block, parts, report, ids, mask)
+    seen = _observe(base, parts, report, ids, mask)
     with _weights_present(parts):  # found anew: accelerate has put the real ones in their place
         parts, _ = _gated_parts(base, block, hidden_size)
         form = GatedForm.of(parts, report.dims)
@@ -143,26 +126,28 @@ def quadratic_form(
     dims, tokens = [], []
     for k, dim in enumerate(report.dims):
         pair = form.leading(k)
-        predicted = [values.cpu() for values in form.predict(k, pair, seen.x[seen.massive])]
+        whole, leading = (values.cpu() for values in form.predict(k, pair, seen.x[seen.massive]))
         observed = seen.written[seen.massive, k]
-        dims.append(_dim_form(dim, pair, seen, observed, *predicted))
-        alignment = seen.cosine(dims[-1].direction)[seen.massive]
-        own = None if exact is None else exact[:, k]
-        columns = (alignment, observed, *predicted, own)
-        tokens += _token_predictions(dim, places, token_ids, columns)
-    norm = post_ffn_norm(block)
+        dims.append(_dim_form(dim, pair, seen, observed, whole, leading))
+        tokens += _token_predictions(
+            dim,
+            text=places[:, 0],
+            position=places[:, 1],
+            token_id=token_ids,
+            alignment=seen.cosine(dims[-1].direction)[seen.massive],
+            observed=observed,
+            whole=whole,
+            leading=leading,
+            exact=None if exact is None else exact[:, k],
+        )
     return QuadraticForm(
         layer=block.index,
-        architecture=type(base).__name__,
         experts=experts,
         biases=any(p.gate_bias is not None or p.up_bias is not None for p in parts),
-        post_norm=block.name_of(norm),
+        post_norm=block.name_of(post_ffn_norm(block)),
         dims=dims,
         tokens=tokens,
     )
-
-
-# --- the model -----------------------------------------------------------------------------------
 
 
 def _me_layer(model: nn.Module, report: MELayerReport) -> tuple[Block, int]:
@@ -179,14 +164,11 @@ def _me_layer(model: nn.Module, report: MELayerReport) -> tuple[Block, int]:
     if without_weights(model):
         raise ModelError("The model is on the meta device: it has no weights. Load them first.")
     decoder = find_decoder(model)
-    here, there = (
-        (len(decoder.blocks), decoder.hidden_size),
-        (report.num_layers, report.hidden_size),
-    )
-    if here != there:
+    layers, width = len(decoder.blocks), decoder.hidden_size
+    if (layers, width) != (report.num_layers, report.hidden_size):
         raise DetectionError(
-            f"The report is of a model of {there[0]} layers, {there[1]} wide; this one has "
-            f"{here[0]} layers and is {here[1]} wide. Detect again on this model."
+            f"The report is of a model of {report.num_layers} layers, {report.hidden_size} wide; "
+            f"this one has {layers} layers and is {width} wide. Detect again on this model."
         )
     return decoder.blocks[report.layer], decoder.hidden_size
 
@@ -236,47 +218,34 @@ class _Seen:
 
 
 def _observe(
-    model: nn.Module,
-    block: Block,
-    parts: Sequence[FFNWeights],
-    report: MELayerReport,
-    ids: Tensor,
-    mask: Tensor,
+    model: nn.Module, parts: Sequence[FFNWeights], report: MELayerReport, ids: Tensor, mask: Tensor
 ) -> _Seen:
     """Run the texts once, and keep what the FFN reads and writes at the real tokens."""
     device = model.get_input_embeddings().weight.device  # pyright: ignore
     ids, mask = ids.to(device), mask.to(device)
     places = mask.cpu().bool().flatten().nonzero().flatten()
-    kept: dict[str, list[Tensor]] = {"x": [], "written": []}
-
-    def keep(name: str, values: Any, dims: Sequence[int] | None = None) -> None:
-        values = values[0] if isinstance(values, tuple) else values
-        flat = values.reshape(-1, values.shape[-1])
-        # Indexing copies: Llama-4 adds the routed experts to the shared one's output in place.
-        kept[name].append((flat if dims is None else flat[:, list(dims)]).float().cpu()[places])
+    x, written = list[Tensor](), list[Tensor]()
 
     def read(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        keep("x", args[0] if args else next(iter(kwargs.values())))
+        x.append(rows_of(first_argument(args, kwargs), places))
 
-    hooks = []
-    for part in parts:
-        hooks += [
-            part.module.register_forward_pre_hook(read, with_kwargs=True),
-            part.module.register_forward_hook(lambda m, a, o: keep("written", o, report.dims)),
-        ]
-    try:
-        with evaluating(model):
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def wrote(module: nn.Module, args: tuple, output: Any) -> None:
+        # Indexing copies: Llama-4 adds the routed experts to the shared one's output in place.
+        written.append(rows_of(first_output(output), places)[:, report.dims])
+
+    with ExitStack() as hooks, evaluating(model):
+        for part in parts:
+            before = part.module.register_forward_pre_hook(read, with_kwargs=True)
+            for hook in (before, part.module.register_forward_hook(wrote)):
+                hooks.enter_context(hook)
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
     massive = primary_tokens(model, report, ids, mask).flatten()[places]
     if not massive.any():
         raise DetectionError(
-            f"No token of the given texts is massive after layer {block.index}. Give "
+            f"No token of the given texts is massive after layer {report.layer}. Give "
             "texts like those of detection, e.g. `report.probe_ids`."
         )
-    return _Seen(kept["x"][0], torch.stack(kept["written"]).sum(0), massive)
+    return _Seen(x[0], torch.stack(written).sum(0), massive)
 
 
 def _exact(parts: Sequence[FFNWeights], dims: Sequence[int], x: Tensor) -> Tensor | None:
@@ -294,25 +263,11 @@ def _exact(parts: Sequence[FFNWeights], dims: Sequence[int], x: Tensor) -> Tenso
     return total.cpu()
 
 
-def _token_predictions(
-    dim: int, places: Tensor, token_ids: Tensor, columns: Sequence[Tensor | None]
-) -> list[TokenPrediction]:
-    """From columns [massive tokens] in the order of the fields."""
-    names = ("alignment", "observed", "whole", "leading", "exact")
-    rows = []
-    for n, (text, position) in enumerate(places.tolist()):
-        values: dict[str, Any] = {
-            name: None if column is None else float(column[n])
-            for name, column in zip(names, columns, strict=True)
-        }
-        where = {"text": text, "position": position, "token_id": int(token_ids[n])}
-        rows.append(TokenPrediction(dim=dim, **where, **values))
-    return rows
-
-
-def _over(predicted: Tensor, observed: Tensor) -> float | None:
-    total = float(observed.abs().sum())
-    return float((predicted * observed.sign()).sum()) / total if total else None
+def _token_predictions(dim: int, **columns: Tensor | None) -> list[TokenPrediction]:
+    """From the values of each field, [massive tokens]; None leaves a field as it is."""
+    given: dict[str, Any] = {name: of.tolist() for name, of in columns.items() if of is not None}
+    rows = (dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True))
+    return [TokenPrediction(dim=dim, **row) for row in rows]
 
 
 def _dim_form(
@@ -320,7 +275,11 @@ def _dim_form(
 ) -> DimForm:
     massive, cosine = seen.massive, seen.cosine(pair.direction)
     turned = -1.0 if float(cosine[massive].sum()) < 0 else 1.0
-    ordinary = cosine[~massive].abs()
+    ordinary, total = cosine[~massive].abs(), float(observed.abs().sum())
+    parts = [
+        float((predicted * observed.sign()).sum()) / total if total else None
+        for predicted in (leading, whole)
+    ]
     return DimForm(
         dim=dim,
         eigenvalue=pair.eigenvalue,
@@ -328,8 +287,8 @@ def _dim_form(
         massive_alignment=float(cosine[massive].abs().mean()),
         ordinary_alignment=float(ordinary.mean()) if len(ordinary) else None,
         ordinary_alignment_max=float(ordinary.max()) if len(ordinary) else None,
-        leading_over_observed=_over(leading, observed),
-        whole_over_observed=_over(whole, observed),
+        leading_over_observed=parts[0],
+        whole_over_observed=parts[1],
         massive_tokens=int(massive.sum()),
         ordinary_tokens=len(ordinary),
         direction=turned * pair.direction.cpu(),

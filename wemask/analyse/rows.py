@@ -17,36 +17,22 @@ COLUMNS = (
     *("experiment", "group", "at", "amount", "rate", "seed"),
     *("metric", "layer", "value"),
 )
+JUDGED = ("sink_mass", "effective_rank", "perplexity")
+"""The metrics by which an experiment is read."""
 METRIC_WORDS = {
-    "massive_magnitude": "massive magnitude",
-    "massive_ratio": "massive ratio",
-    "sink_mass": "sink mass",
     "sink_mass_first": "sink mass of the first token",
     "sink_rate_first": "sink rate of the first token",
-    "sink_rate": "sink rate",
-    "value_norm_ratio": "value norm ratio",
     "attention_input_rigidity": "rigidity",
-    "matrix_entropy": "matrix entropy",
-    "effective_rank": "effective rank",
-    "anisotropy": "anisotropy",
-    "mean_cosine": "mean cosine",
-    "perplexity": "perplexity",
 }
 GROUP_WORDS = {
-    "intact": "intact",
-    "removed": "removed",
-    "restored": "restored",
-    "other_dims": "other dims",
     "other_token_before": "other token, without",
     "other_token": "other token, with it",
     "ffn_input": "what the FFN reads",
     "ffn_output": "what the FFN writes",
     "other_layer": "another layer's FFN",
-    "one_layer": "one layer",
     "before": "all before",
     "at": "ME Layer",
     "after": "all after",
-    "random_layers": "random layers",
     "wemask": "the operator",
 }
 OVERALL = -1  # where a key must be a number: no layer
@@ -54,16 +40,13 @@ OVERALL = -1  # where a key must be a number: no layer
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Rows -> the tidy table, whole numbers as whole numbers also where some are missing."""
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    for column in ("at", "seed", "layer"):
-        frame[column] = frame[column].astype("Int64")
-    for column in ("amount", "rate", "value"):
-        frame[column] = frame[column].astype("float64")
-    return frame
+    kinds = dict.fromkeys(("at", "seed", "layer"), "Int64")
+    kinds |= dict.fromkeys(("amount", "rate", "value"), "float64")
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype(kinds)
 
 
 def metric_words(metric: str) -> str:
-    """How a metric is called; one without words keeps its name."""
+    """How a metric is called; one without words of its own keeps its name."""
     return METRIC_WORDS.get(metric, metric.replace("_", " "))
 
 

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 
 from wemask.compare.results import Results
 from wemask.compare.verdict import main_arms, ordered_tasks
@@ -54,13 +54,19 @@ def disagreements(results: Results, samples: Samples, per_pair: int = PER_PAIR) 
     total = 0
     arms = main_arms(results)
     for task in ordered_tasks(results):
-        items = _by_item([samples[arm, task] for arm in arms if (arm, task) in samples])
-        divided = {
-            key: item for key, item in items.items() if len({r["correct"] for r in item}) > 1
-        }
+        items: dict[str, dict[object, Mapping[str, object]]] = {}
+        for record in (record for arm in arms for record in samples.get((arm, task), ())):
+            items.setdefault(str(record["id"]), {}).setdefault(record["arm"], record)
+        right = {key: {arm for arm in by if by[arm]["correct"]} for key, by in items.items()}
+        divided = [key for key, by in items.items() if 0 < len(right[key]) < len(by)]
         total += len(divided)
-        chosen = _spread(divided, arms, per_pair)
-        shown += [_example(task, divided[key]) for key in divided if key in chosen]
+        chosen: set[str] = set()
+        for a, b in permutations(arms, 2):
+            told = (
+                key for key in divided if a in right[key] and b in items[key].keys() - right[key]
+            )
+            chosen.update(islice(told, per_pair))
+        shown += [_example(task, [*items[key].values()]) for key in divided if key in chosen]
     return Disagreements(shown=shown, total=total)
 
 
@@ -82,48 +88,17 @@ def visible(text: str) -> str:
     >>> visible("a\x1b[0m\u202eb")
     'a\\x1b[0m\\u202eb'
     """
-    return "".join(c if c in "\n\t" or _is_plain(c) else _escaped(c) for c in text)
-
-
-def _is_plain(character: str) -> bool:
-    # Cc control, Cf format (bidi overrides, zero width), Cs lone surrogate, Zl/Zp separators.
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(c if c in "\n\t" else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:
-    return (
-        character.encode("ascii", "backslashreplace").decode()
-        if ord(character) > 127
-        else (f"\\x{ord(character):02x}")
-    )
-
-
-def _by_item(
-    runs: Sequence[Sequence[Mapping[str, object]]],
-) -> dict[str, list[Mapping[str, object]]]:
-    """Item id -> one record per arm, in the order of the first arm's file."""
-    items: dict[str, list[Mapping[str, object]]] = {}
-    for run in runs:
-        for record in run:
-            records = items.setdefault(str(record["id"]), [])
-            if all(record["arm"] != other["arm"] for other in records):
-                records.append(record)
-    return items
-
-
-def _spread(
-    divided: Mapping[str, Sequence[Mapping[str, object]]], arms: Sequence[str], per_pair: int
-) -> set[str]:
-    chosen: set[str] = set()
-    for right, wrong in permutations(arms, 2):
-        matching = [
-            key
-            for key, item in divided.items()
-            if any(r["arm"] == right and r["correct"] for r in item)
-            and any(r["arm"] == wrong and not r["correct"] for r in item)
-        ]
-        chosen.update(matching[:per_pair])
-    return chosen
+    """A character as ASCII where it is a control (Cc), a format such as a bidi override or one of
+    zero width (Cf), a lone surrogate (Cs) or a separator of lines (Zl, Zp).
+    """
+    if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 128 else ascii(character)[1:-1]
 
 
 def _example(task: str, item: Sequence[Mapping[str, object]]) -> Disagreement:
@@ -137,14 +112,9 @@ def _example(task: str, item: Sequence[Mapping[str, object]]) -> Disagreement:
         )
         for record in item
     ]
-    first = item[0]
-    return Disagreement(
-        task=task,
-        id=str(first["id"]),
-        prompt=shorten(str(first["prompt"])),
-        gold=str(first["gold"]),
-        outputs=outputs,
-    )
+    names = {key: str(item[0][key]) for key in ("id", "gold")}
+    prompt = shorten(str(item[0]["prompt"]))
+    return Disagreement(task=task, prompt=prompt, outputs=outputs, **names)
 
 
 def _text(value: object) -> str | None:

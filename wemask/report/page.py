@@ -8,64 +8,44 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from wemask.compare.verdict import (
-    OUTCOME_WORDS,
-    arm_words,
-    p_value_words,
-    percent,
-    points,
-    unit_words,
-)
+from wemask.compare import verdict
+from wemask.detection.me_layer import MELayerReport
 from wemask.report.disagreements import visible
 from wemask.report.figures import ReportFigure
 from wemask.report.style import svg_text
 
-TEMPLATES = Path(__file__).parent / "templates"
+FOLDER = Path(__file__).parent / "templates"
 
 
-def style() -> Markup:
-    """The style sheet of every page. Trusted: the file is ours."""
-    return Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+def render(
+    template: str, detected: MELayerReport, figures: Sequence[ReportFigure], **facts: Any
+) -> str:
+    """Fill a template. An HTML page loads nothing: style and figures are inside.
+
+    There, whatever comes from a model or a dataset is escaped; the style is ours.
+    """
+    if template.endswith(".html"):
+        facts |= {
+            "style": trusted("report.css"),
+            "pictures": [{"figure": item, "uri": _address(item)} for item in figures],
+        }
+    facts |= {"told": detected.told, "others": detected.others}
+    facts |= {"criterion": detected.criterion.describe(), "figures": figures}
+    return TEMPLATES.get_template(template).render(facts)
 
 
-def pictures(figures: Sequence[ReportFigure]) -> list[dict[str, Any]]:
-    """What the macro `pictures_of` reads: every figure with its address."""
-    return [{"figure": figure, "uri": svg_uri(figure.figure)} for figure in figures]
+def trusted(name: str) -> Markup:
+    """A file of ours that goes into a page as it is."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
 
 
-def svg_uri(figure: Figure) -> str:
+def _address(item: ReportFigure) -> str:
     """A figure as the address of an image that needs no file."""
-    encoded = base64.b64encode(svg_text(figure).encode()).decode()
+    encoded = base64.b64encode(svg_text(item.figure).encode()).decode()
     return f"data:image/svg+xml;base64,{encoded}"
-
-
-def template_environment(*, autoescape: bool) -> Environment:
-    """Templates of this package, with the filters that they share."""
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=autoescape,
-        undefined=StrictUndefined,  # a misspelt name is an error, not a hole in the page
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.filters |= {
-        "arm": arm_words,
-        "percent": percent,
-        "points": points,
-        "p": p_value_words,
-        "unit": unit_words,
-        "reading": lambda finding: OUTCOME_WORDS[finding.outcome],
-        "visible": visible,
-        "yaml": _yaml,
-        "cell": _markdown_cell,
-        "fenced": _markdown_fence,
-    }
-    return templates
 
 
 def _yaml(settings: dict[str, Any]) -> str:
@@ -81,6 +61,27 @@ def _markdown_cell(value: object) -> str:
 
 def _markdown_fence(text: str) -> str:
     """A code block that its own content cannot close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
     return f"{fence}text\n{visible(text)}\n{fence}"
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(FOLDER),
+    autoescape=select_autoescape(),
+    undefined=StrictUndefined,  # a misspelt name is an error, not a hole in the page
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+TEMPLATES.filters |= {
+    "arm": verdict.arm_words,
+    "percent": verdict.percent,
+    "points": verdict.points,
+    "p": verdict.p_value_words,
+    "unit": verdict.unit_words,
+    "reading": lambda finding: verdict.OUTCOME_WORDS[finding.outcome],
+    "visible": visible,
+    "yaml": _yaml,
+    "cell": _markdown_cell,
+    "fenced": _markdown_fence,
+}

@@ -3,46 +3,31 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
+from wemask.compare import verdict
 from wemask.compare.results import Results, save_results, validate_results
-from wemask.compare.verdict import (
-    QUESTIONS,
-    SIGNIFICANT,
-    arm_words,
-    arms_named,
-    between,
-    compared,
-    difference_words,
-    finding_words,
-    headline,
-    judgement_of,
-    main_arms,
-    ordered_tasks,
-    real_arms,
-)
+from wemask.compare.verdict import arm_words, difference_words, judgement_of
 from wemask.detection.me_layer import MELayerReport
 from wemask.files import write_whole
-from wemask.report import plots, study_plots
+from wemask.report.comparison_plots import gains
 from wemask.report.disagreements import Disagreement, Samples, disagreements
 from wemask.report.figures import ReportFigure, build_figures
-from wemask.report.page import TEMPLATES, pictures, style, template_environment
+from wemask.report.page import render, trusted
+from wemask.report.style import save_figure
 
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
 
 
 def write_report(
-    results: dict[str, Any] | Results,
-    folder: Path,
-    report: MELayerReport | None,
-    samples: Samples,
+    results: dict[str, Any] | Results, folder: Path, report: MELayerReport | None, samples: Samples
 ) -> list[Path]:
     """Write results.json, figures/, report.md and report.html into `folder`; return their paths.
 
@@ -56,26 +41,24 @@ def write_report(
     save_results(checked, folder / "results.json")
     written = [folder / "results.json"]
     if report is not None and report.relief is not None:
-        np.save(folder / RELIEF_NAME, report.relief.numpy(), allow_pickle=False)
         written.append(folder / RELIEF_NAME)
+        np.save(written[-1], report.relief.numpy(), allow_pickle=False)
     figures = build_figures(checked, report)
     for item in figures:
-        written += plots.save_figure(item.figure, folder / "figures" / item.name)
-    for name, text in (
-        ("report.md", render_markdown(checked, figures, samples)),
-        ("report.html", render_html(checked, figures, samples)),
-    ):
-        write_whole(folder / name, text)
+        written += save_figure(item.figure, folder / "figures" / item.name)
+    for name, rendered in (("report.md", render_markdown), ("report.html", render_html)):
         written.append(folder / name)
+        write_whole(written[-1], rendered(checked, figures, samples))
     return written
 
 
 def read_detection(me_layer: dict[str, Any], folders: Sequence[Path]) -> MELayerReport:
     """The detection of a results.json, with its relief where one of the folders has it."""
     report = MELayerReport.from_dict(me_layer)
-    relief = next((f / RELIEF_NAME for f in folders if (f / RELIEF_NAME).exists()), None)
-    if relief is not None:
-        report.relief = torch.from_numpy(np.load(relief, allow_pickle=False))
+    for path in (folder / RELIEF_NAME for folder in folders):
+        if path.exists():
+            report.relief = torch.from_numpy(np.load(path, allow_pickle=False))
+            break
     return report
 
 
@@ -83,33 +66,22 @@ def render_html(
     results: Results, figures: Sequence[ReportFigure], samples: Samples | None = None
 ) -> str:
     """Render the whole report as one page that loads nothing: style, script, figures inside."""
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    script = trusted("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        template_environment(autoescape=True)
-        .get_template("report.html")
-        .render(
-            _facts(results, samples),
-            pictures=pictures(figures),
-            style=style(),
-            # Trusted: the file is ours. Whatever comes from a model or a dataset is escaped.
-            script=Markup(script),
-            script_sha256=digest,
-        )
-    )
+    facts = {"script": script, "script_sha256": digest, **_facts(results, samples)}
+    return render("report.html", figures=figures, **facts)
 
 
 def render_markdown(
     results: Results, figures: Sequence[ReportFigure], samples: Samples | None = None
 ) -> str:
     """Render the report for GitHub; it links figures/NAME.png beside it."""
-    template = template_environment(autoescape=False).get_template("report.md")
-    return template.render(_facts(results, samples), figures=figures)
+    return render("report.md", figures=figures, **_facts(results, samples))
 
 
 def terminal_table(results: Results) -> Table:
     """Arms by tasks with 95% intervals, then the paired differences, for the end of a run."""
-    tasks = ordered_tasks(results)
+    tasks = verdict.ordered_tasks(results)
     table = Table(title="Accuracy, % of items [95% interval]", title_justify="left")
     table.add_column("arm")
     for task in tasks:
@@ -133,21 +105,18 @@ def _score_words(score: Any) -> str:
 
 def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     """What both templates read."""
-    findings = [judgement_of(results, comparison) for comparison in compared(results)]
-    detected = MELayerReport.from_dict(results["me_layer"])
+    findings = [judgement_of(results, comparison) for comparison in verdict.compared(results)]
     return {
         "results": results,
-        "told": detected.told,
-        "others": detected.others,
-        "headline": headline(results),
-        "criterion": detected.criterion.describe(),
-        "tasks": ordered_tasks(results),
+        "detected": MELayerReport.from_dict(results["me_layer"]),
+        "headline": verdict.headline(results),
+        "tasks": verdict.ordered_tasks(results),
         "arms": list(results["arms"]),
-        "main_arms": main_arms(results),
+        "main_arms": verdict.main_arms(results),
         "specific": _specific(results),
-        "same_found": sum(row["p_value"] < SIGNIFICANT for row in results["same"]),
+        "same_found": sum(row["p_value"] < verdict.SIGNIFICANT for row in results["same"]),
         "findings": findings,
-        "sentences": [_sentence(finding_words(f)) for f in findings],
+        "sentences": [f"{s[:1].upper()}{s[1:]}." for s in map(verdict.finding_words, findings)],
         "disagreements": disagreements(results, samples or {}),
         "examples_by_task": _first_examples,
     }
@@ -156,31 +125,19 @@ def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
 def _specific(results: Results) -> list[dict[str, Any]]:
     """The rows of "Is it specific?": each real arm with its controls, task by task."""
     rows = []
-    info = results["arm_info"]
-    for real in real_arms(results):
-        for task in ordered_tasks(results):
-            for arm, gain in study_plots.gains(results, task, real):
-                pairs = between(results, task, arms_named(results, real), [arm])
-                against = pairs[0] if pairs and info[arm]["control_of"] else None
-                rows.append(
-                    {
-                        "task": task,
-                        "arm": arm,
-                        "gain": gain,
-                        "against": against and judgement_of(results, against),
-                        "budget": info[arm]["budget"],
-                    }
-                )
+    for real, task in product(verdict.real_arms(results), verdict.ordered_tasks(results)):
+        for arm, gain in gains(results, task, real):
+            about = results["arm_info"][arm]
+            beside = [arm] if about["control_of"] else []
+            against = verdict.between(results, task, verdict.arms_named(results, real), beside)
+            row = {"task": task, "arm": arm, "gain": gain, "budget": about["budget"]}
+            rows.append(row | {"against": judgement_of(results, against[0]) if against else None})
     return rows
-
-
-def _sentence(clause: str) -> str:
-    return f"{clause[:1].upper()}{clause[1:]}."
 
 
 def _first_examples(shown: Sequence[Disagreement], task: str) -> list[Disagreement]:
     """Two examples of a task, if possible such that divide the arms in question."""
-    pair = set(QUESTIONS[0])
+    pair = set(verdict.QUESTIONS[0])
 
     def beside_the_point(example: Disagreement) -> bool:
         return len({o.correct for o in example.outputs if o.arm in pair}) < 2

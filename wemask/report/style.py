@@ -7,7 +7,7 @@ on colour alone. Figures are narrow, so that their letters stay readable on a ph
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
@@ -79,6 +79,12 @@ def svg_text(figure: Figure) -> str:
     with mpl.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", dpi=DPI, metadata={"Date": None})
     return buffer.getvalue().decode("utf-8")
+
+
+def panels(height: float, rows: int = 1, columns: int = 1, **look: Any) -> tuple[Figure, Any]:
+    """A figure of our width, `height` inches high, with its axes: one, or an array of them."""
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots(rows, columns, **look)
 
 
 def titled(figure: Figure, title: str) -> Figure:
@@ -161,16 +167,27 @@ def mark_layer(
     for axes in panels:
         axes.axvline(layer, color=colour, linewidth=7, alpha=0.16, zorder=0)
     place = (layer - layers[0]) / max(layers[-1] - layers[0], 1)
-    panels[0].annotate(
-        words,
-        (layer, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, up),
-        textcoords="offset points",
-        ha="right" if place > 0.85 else "left" if place < 0.1 else "center",
-        fontsize=9,
-        fontweight="bold",
-    )
+    look: Any = {"fontsize": 9, "fontweight": "bold", "xycoords": ("data", "axes fraction")}
+    side = "right" if place > 0.85 else "left" if place < 0.1 else "center"
+    note(panels[0], words, (layer, 1), (0, up), ha=side, **look)
+
+
+def note(
+    axes: Axes, words: str, place: tuple[float, float], by: tuple[float, float], **look: Any
+) -> None:
+    """Write words beside a place, `by` points right of it and above it."""
+    axes.annotate(words, place, by, textcoords="offset points", **look)
+
+
+def interval(
+    axes: Axes, y: float, row: Mapping[str, Any], colour: str, marker: str = "s", **look: Any
+) -> float:
+    """Draw a difference or a mean, shares, with its interval, in percent; return it in percent."""
+    size = "mean" if "mean" in row else "delta"
+    middle, low, high = (100 * row[key] for key in (size, "low", "high"))
+    axes.plot([low, high], [y, y], color=colour, linewidth=3, solid_capstyle="butt", alpha=0.55)
+    axes.plot(middle, y, marker, color=colour, markersize=7, **look)
+    return middle
 
 
 def one_legend(figure: Figure, panels: Sequence[Axes]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from wemask.compare.results import ArmInfo, Results
+from wemask.compare.results import Results
 from wemask.compare.verdict import headline, over_reference
 from wemask.files import digest
 from wemask.train.wandb_service import Say, close_run, open_run
@@ -20,7 +20,6 @@ from wemask.train.wandb_service import Say, close_run, open_run
 if TYPE_CHECKING:
     import wandb
 
-ARM_COLUMNS = ("arm", "task", "mean", "low", "high", "n", "seeds", "extraction_failures")
 PAIR_COLUMNS = (
     *("task", "a", "b", "kind", "delta", "low", "high", "p_value", "p_holm"),
     *("unit", "units", "minimum_detectable", "effect_size"),
@@ -39,12 +38,21 @@ def log_study(results: Results, folder: Path, logger: Mapping[str, Any], say: Sa
     if logger["name"] != "wandb":
         return
     for arm, info in results["arm_info"].items():
-        with _run(folder, logger, arm, "evaluate", _config(results, arm, info), say) as run:
-            logger = _unless_unreachable(logger, run, folder, say)
+        config = {
+            **info,
+            "settings": results["settings"][arm],
+            "tasks": dict(results["tasks"]),
+            "versions": results["versions"],
+            "me_layer": results["me_layer"]["layer"],
+        }
+        with _run(folder, logger, say, arm, job_type="evaluate", config=config) as run:
+            if logger["mode"] == "online" and run.offline:  # no long wait for W&B after another
+                say(f"So do the other runs of this study: wandb sync {folder}/wandb/offline-run-*")
+                logger = {**logger, "mode": "offline"}
             _log_seeds(run, results, arm)
             run.summary.update(dict(_summary(results, arm)))
     config = {"command": results["command"]}
-    with _run(folder, logger, "comparison", "compare", config, say) as run:
+    with _run(folder, logger, say, "comparison", job_type="compare", config=config) as run:
         run.log(_overview(results, folder))
 
 
@@ -57,47 +65,33 @@ def log_analysis(
 ) -> None:
     """Write a finished analysis to W&B: its tables, figures, page and findings, as one run.
 
+    `facts` is what analysis.json holds, `tables` what tables/ does; the rest is as in `log_study`.
     Summary: `analysis/<off or on>/<metric>`, the mean over the layers after the ME Layer.
-
-    Args:
-        facts: what analysis.json holds.
-        tables: by name, as in tables/.
-        folder: of the analysis.
-        logger: name, project and mode; nothing is written unless `name` is wandb.
-        say: for a line about a W&B that cannot be reached.
     """
     if logger["name"] != "wandb":
         return
     import wandb
 
     config = {key: facts[key] for key in ("command", "model", "settings", "texts", "versions")}
-    with _run(folder, logger, facts["model"]["name"], "analyse", config, say) as run:
-        shown = {f"tables/{name}": wandb.Table(dataframe=_plain(of)) for name, of in tables.items()}
-        run.log(
-            {
-                **shown,
-                **_figures(folder),
-                "findings": wandb.Table(dataframe=_plain(pd.DataFrame(facts["findings"]))),
-                "analysis": wandb.Html(str(folder / "analysis.html"), inject=False),
-            }
-        )
-        after = facts["me_layer"]["layer"]
-        run.summary.update(_means(tables["layers"], -1 if after is None else after))
+    name = facts["model"]["name"]
+    with _run(folder, logger, say, name, job_type="analyse", config=config) as run:
+        shown = {f"tables/{name}": _table(frame) for name, frame in tables.items()}
+        shown |= {**_figures(folder), "findings": _table(pd.DataFrame(facts["findings"]))}
+        page = wandb.Html(str(folder / "analysis.html"), inject=False)
+        run.log({**shown, "analysis": page})
+        layers, after = tables["layers"], facts["me_layer"]["layer"]
+        later = layers[layers["layer"] > (-1 if after is None else after)].drop(columns="layer")
+        for state, rows in later.groupby("state"):
+            means = rows.mean(numeric_only=True).dropna().items()
+            run.summary.update({f"analysis/{state}/{metric}": float(v) for metric, v in means})
 
 
-def _means(layers: pd.DataFrame, after: int) -> dict[str, float]:
-    later = layers[layers.layer > after].drop(columns=["layer", "sink_mass_by_head"])
-    return {
-        f"analysis/{state}/{metric}": float(value)
-        for state, rows in later.groupby("state")
-        for metric, value in rows.mean(numeric_only=True).dropna().items()
-    }
+def _table(frame: pd.DataFrame) -> Any:
+    """A table without lists, and with None where a value is missing."""
+    import wandb
 
-
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without lists, and with None where a value is missing: what a W&B table can hold."""
     kept = frame.drop(columns=["sink_mass_by_head"], errors="ignore").astype(object)
-    return kept.where(kept.notna(), None)
+    return wandb.Table(dataframe=kept.where(kept.notna(), None))
 
 
 def _figures(folder: Path) -> dict[str, Any]:
@@ -112,24 +106,9 @@ def run_id(folder: Path, name: str) -> str:
     return digest([folder.name, name])
 
 
-def _unless_unreachable(
-    logger: Mapping[str, Any], run: "wandb.Run", folder: Path, say: Say
-) -> Mapping[str, Any]:
-    """How to open the study's other runs: not one long wait for W&B after another."""
-    if logger["mode"] != "online" or not run.offline:
-        return logger
-    say(f"So do the other runs of this study: wandb sync {folder}/wandb/offline-run-*")
-    return {**logger, "mode": "offline"}
-
-
 @contextmanager
 def _run(
-    folder: Path,
-    logger: Mapping[str, Any],
-    name: str,
-    kind: str,
-    config: dict[str, Any],
-    say: Say,
+    folder: Path, logger: Mapping[str, Any], say: Say, name: str, **given: Any
 ) -> Iterator["wandb.Run"]:
     run = open_run(
         say,
@@ -137,28 +116,17 @@ def _run(
         mode=logger["mode"],
         group=folder.name,
         name=name,
-        job_type=kind,
         id=run_id(folder, name),
         resume="allow",
-        config=config,
         dir=folder,
         reinit="finish_previous",
         settings={"x_disable_stats": True},
+        **given,
     )
     try:
         yield run
     finally:
         close_run(run, say)
-
-
-def _config(results: Results, arm: str, info: ArmInfo) -> dict[str, Any]:
-    return {
-        **info,
-        "settings": results["settings"][arm],
-        "tasks": dict(results["tasks"]),
-        "versions": results["versions"],
-        "me_layer": results["me_layer"]["layer"],
-    }
 
 
 def _log_seeds(run: "wandb.Run", results: Results, arm: str) -> None:
@@ -186,20 +154,21 @@ def _overview(results: Results, folder: Path) -> dict[str, Any]:
     """Tables, figures, the page, and the verdict."""
     import wandb
 
-    arms: list[Any] = [
-        [arm, task, s["mean"], s["low"], s["high"], s["n"], len(s["runs"]), _failures(s)]
+    arms = [
+        {
+            "arm": arm,
+            "task": task,
+            **{key: score[key] for key in ("mean", "low", "high", "n")},
+            "seeds": len(score["runs"]),
+            "extraction_failures": sum(run["extraction_failures"] for run in score["runs"]),
+        }
         for arm, scores in results["arms"].items()
-        for task, s in scores.items()
+        for task, score in scores.items()
     ]
-    pairs: list[Any] = [[row[key] for key in PAIR_COLUMNS] for row in results["comparisons"]]
     return {
-        "arms": wandb.Table(columns=list(ARM_COLUMNS), data=arms),
-        "comparisons": wandb.Table(columns=list(PAIR_COLUMNS), data=pairs),
+        "arms": _table(pd.DataFrame(arms)),
+        "comparisons": _table(pd.DataFrame(results["comparisons"], columns=list(PAIR_COLUMNS))),
         "verdict": wandb.Html("".join(f"<p>{html.escape(s)}</p>" for s in headline(results))),
         "report": wandb.Html(str(folder / "report.html"), inject=False),
         **_figures(folder),
     }
-
-
-def _failures(score: Any) -> int:
-    return sum(run["extraction_failures"] for run in score["runs"])
