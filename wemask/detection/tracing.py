@@ -9,8 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wemask.decoder.parts import Decoder, checking_flow
-from wemask.decoder.passage import Passage, evaluating, rows_of, watching, without_logits
+from wemask.decoder.parts import Decoder
+from wemask.decoder.passage import (
+    Passage,
+    checking_flow,
+    evaluating,
+    rows_of,
+    watching,
+    without_logits,
+)
 from wemask.detection.emergence import jumps
 from wemask.detection.me_layer import Criterion
 from wemask.errors import ModelError

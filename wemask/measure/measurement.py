@@ -28,7 +28,7 @@ from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError
 from wemask.measure import metrics
 from wemask.measure.attention_weights import AttentionBlock, Values, reading_attention
-from wemask.measure.layer_sums import Batch, LayerMetrics, LayerSums
+from wemask.measure.layer_sums import Batch, LayerMetrics, LayerSums, average
 from wemask.measure.metrics import Received
 
 Where = Callable[[Batch], Tensor]
@@ -51,8 +51,7 @@ class Measurement:
     def later(self, name: str, after: int) -> float:
         """Mean of a metric over the layers after `after`, without the NaN of layers without it."""
         values = [getattr(row, name) for row in self.layers if row.layer > after]
-        values = [value for value in values if not math.isnan(value)]
-        return sum(values) / len(values) if values else math.nan
+        return average([value for value in values if not math.isnan(value)])
 
 
 def probe_batches(
@@ -181,7 +180,7 @@ class _Gathered:
         self.batch, mask = batch, batch.attention_mask.bool()
         self.texts, self.tokens = self.texts + len(mask), self.tokens + int(mask.sum())
         self.massive += int((batch.massive & mask).sum())
-        self.places = _places(batch.massive & mask)
+        self.places = (batch.massive & mask).flatten().nonzero().flatten()
         self.received: dict[int, Received] = {}
 
     def start(self, h: Tensor) -> None:
@@ -223,7 +222,3 @@ class _Gathered:
             tokens=self.tokens,
             massive_tokens=self.massive,
         )
-
-
-def _places(tokens: Tensor) -> Tensor:
-    return tokens.flatten().nonzero().flatten()

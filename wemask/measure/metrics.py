@@ -134,22 +134,6 @@ def anisotropy(p: Tensor) -> float:
     return float(p[0])
 
 
-def anisotropy_bound(x: Tensor, token: int) -> float:
-    """What one token of X [T, D] makes p_1 at least: (c + alpha) / (c + 1) of arXiv 2510.06477.
-
-    c is the energy of the token over that of all the others, alpha the energy-weighted mean squared
-    cosine of the others with it. 1 where the others have no energy.
-    """
-    x = x.double()
-    own, others = x[token], torch.cat([x[:token], x[token + 1 :]])
-    rest = float(others.square().sum())
-    if not rest:
-        return 1.0
-    unit = own / own.norm().clamp(min=1e-300)
-    c, alpha = float(own.square().sum()) / rest, float((others @ unit).square().sum()) / rest
-    return (c + alpha) / (c + 1)
-
-
 def mean_cosine(units: Tensor, count: int) -> float:
     """Mean cosine over all pairs of `count` vectors, from the sum [D] of their unit vectors.
 

@@ -18,13 +18,12 @@ from torch import nn
 
 from wemask.decoder.parts import (
     Decoder,
-    checking_flow,
     find_decoder,
     layer_index_error,
     unwrap,
     without_weights,
 )
-from wemask.decoder.passage import evaluating
+from wemask.decoder.passage import checking_flow, evaluating
 from wemask.detection.me_layer import layers_by_reason
 from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.operator.dims import choose_dims, choose_fill
