@@ -130,10 +130,7 @@ def _reserve(
 
 
 def stand_out(
-    model: nn.Module,
-    decoder: Decoder,
-    own: list[int],
-    marks: Mapping[int, Mapping[int, float]],
+    model: nn.Module, decoder: Decoder, own: list[int], marks: Mapping[int, Mapping[int, float]]
 ) -> None:
     """Let the embedding dims `own` be 0 but for `marks`: token id -> dim -> value."""
     weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore

@@ -131,11 +131,7 @@ def load_model(
 
 
 def load_tokenizer(
-    name: str,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    config: Any = None,
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, config: Any = None
 ) -> Any:
     """Load the tokenizer of `name`; a missing pad token becomes the end-of-text token.
 

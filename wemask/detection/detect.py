@@ -20,13 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wemask.decoder.parts import (
-    Decoder,
-    effective_scale,
-    find_decoder,
-    unwrap,
-    without_weights,
-)
+from wemask.decoder.parts import Decoder, effective_scale, find_decoder, unwrap, without_weights
 from wemask.detection.calibration import calibration_inputs, halves
 from wemask.detection.emergence import erased_at, find_births, growth, jumps
 from wemask.detection.gates import States, leading, make_gate, primary_tokens
@@ -116,13 +110,12 @@ def _criterion(
         if thresholds:
             raise DetectionError(f"Give thresholds inside Criterion(...), not beside: {thresholds}")
         return criterion
-    known = tuple(Criterion.__dataclass_fields__)
-    for key in thresholds:
-        if key not in known:
-            raise DetectionError(
-                f"detect has no argument {key!r}; thresholds are {', '.join(known)}."
-                + nearest(key, known)
-            )
+    known = list(Criterion.__dataclass_fields__)
+    if unknown := [key for key in thresholds if key not in known]:
+        raise DetectionError(
+            f"detect has no argument {unknown[0]!r}; thresholds are {', '.join(known)}."
+            + nearest(unknown[0], known)
+        )
     given = {"name": criterion} if isinstance(criterion, str) else criterion
     return Criterion(**{**given, **thresholds})
 

@@ -131,8 +131,8 @@ def make_gate(states: States, dims: list[int]) -> Gate:
         dims=dims,
         thresholds={} if doubt else dict.fromkeys(dims, widest.threshold),
         primary={} if doubt_first else dict.fromkeys(dims, first.threshold),
-        separation=_finite(widest.ratio),
-        primary_separation=_finite(first.ratio),
+        separation=None if math.isinf(widest.ratio) else widest.ratio,
+        primary_separation=None if math.isinf(first.ratio) else first.ratio,
         massive=widest.above,
         ordinary=len(states.primary) - widest.above,
         note=doubt,
@@ -140,14 +140,9 @@ def make_gate(states: States, dims: list[int]) -> Gate:
     )
 
 
-def _finite(ratio: float) -> float | None:
-    return ratio if math.isfinite(ratio) else None
-
-
 def primary_split(states: States) -> GateSplit:
     """Between the primary tokens and all others."""
-    others = states.values[~states.primary]
-    return _split(states, states.values[states.primary], others)
+    return _split(states, states.values[states.primary], states.values[~states.primary])
 
 
 def widest_split(states: States) -> GateSplit:

@@ -16,18 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from wemask.decoder.parts import (
-    Decoder,
-    find_decoder,
-    layer_index_error,
-    unwrap,
-    without_weights,
-)
+from wemask.decoder.parts import Decoder, find_decoder, layer_index_error, unwrap, without_weights
 from wemask.decoder.passage import checking_flow, evaluating
 from wemask.detection.me_layer import layers_by_reason
 from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.operator.dims import choose_dims, choose_fill
-from wemask.operator.handle import SoftenHandle, observe, probe_ids
+from wemask.operator.handle import SoftenHandle, device_of, observe, probe_ids
 from wemask.operator.layers import Observation, Softening
 from wemask.operator.settings import WeMaskConfig
 
@@ -92,18 +86,16 @@ def soften(
     handle.left_alone = left_alone
     try:
         _install(handle, decoder, layers)
-        _check_dims(dims, decoder, layers)
+        seen = partial(_unsoftened, handle, base)
         if dims is None:
-            seen = partial(_unsoftened, handle, base)
             dims = choose_dims(config, report, handle.layers, decoder, seen)
+        else:
+            _check_dims(dims, decoder, layers)
         _set_dims(handle, dims)
-        if fill is None:
-            fill = choose_fill(config, handle.dims, partial(_unsoftened, handle, base))
-        _set_fill(handle, fill)
+        _set_fill(handle, choose_fill(config, handle.dims, seen) if fill is None else fill)
         if learned:
             handle.learned = learned
         _probe(handle, base)
-        _check_fires(handle)
     except BaseException:
         handle.uninstall()
         raise
@@ -169,15 +161,13 @@ def _check_wrong_token(model: Any, position: int, length: int) -> None:
         )
 
 
-_NO_REPORT = "Call report = wemask.detect(model, tokenizer) first."
-
-
 def _check_report(
     report: "MELayerReport | None", config: WeMaskConfig, decoder: Decoder, vocabulary: int
 ) -> "MELayerReport | None":
     if report is None or not report.found:
         if config.needs_report:
-            found = _NO_REPORT if report is None else report.verdict
+            call = "Call report = wemask.detect(model, tokenizer) first."
+            found = call if report is None else report.verdict
             raise DetectionError(
                 f"layers={config.layers}, tokens={config.tokens}, dims={config.dims} need a "
                 f"detected ME Layer. {found} Give layers by number: layers=[2,3] tokens=first "
@@ -294,18 +284,16 @@ def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) ->
             budget=config.budget(decoder.hidden_size),
             thresholds=gates[index].of(config.tokens) if index in gates else {},
             norm_name=block.name_of(block.attention_norm),
-            device=_device(block.layer),
+            device=device_of(block.layer),
         )
         handle.install(block, softening)
         handle.layers.append(index)
 
 
 def _check_dims(
-    dims: Mapping[int, Sequence[int]] | None, decoder: Decoder, layers: tuple[int, ...]
+    dims: Mapping[int, Sequence[int]], decoder: Decoder, layers: tuple[int, ...]
 ) -> None:
     """Raise PatchError where given dims miss a softened layer or do not exist."""
-    if dims is None:
-        return
     for index in layers:
         given = dims.get(index)
         if given is None or not all(0 <= d < decoder.hidden_size for d in given):
@@ -313,11 +301,6 @@ def _check_dims(
                 f"dims must give dims from 0 to {decoder.hidden_size - 1} for each of the layers "
                 f"{list(layers)}; for layer {index} it gives {given}."
             )
-
-
-def _device(layer: nn.Module) -> torch.device:
-    devices = {p.device for p in layer.parameters() if not p.is_meta}
-    return next(iter(devices), torch.device("cpu"))
 
 
 def _unsoftened(handle: SoftenHandle, model: nn.Module) -> dict[int, Observation]:
@@ -351,14 +334,11 @@ def _set_fill(handle: SoftenHandle, fill: Mapping[int, Sequence[float]]) -> None
 
 
 def _probe(handle: SoftenHandle, model: nn.Module) -> None:
-    """See what the softening does on the probe prompt."""
+    """See what the softening does on the probe prompt; PatchError: nothing."""
     observed = observe(handle, model)
     handle.tokens_touched = {index: o.tokens for index, o in observed.items()}
     energy = sum(o.energy for o in observed.values())
     handle.removed_energy = sum(o.removed for o in observed.values()) / energy if energy else 0.0
-
-
-def _check_fires(handle: SoftenHandle) -> None:
     if sum(handle.tokens_touched.values()):
         return
     hint = (

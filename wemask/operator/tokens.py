@@ -26,11 +26,7 @@ def massive_tokens(residual: Tensor, dims: Tensor, thresholds: Tensor) -> Tensor
 
 
 def tokens_at(
-    residual: Tensor,
-    mask: object,
-    position_ids: Tensor | None,
-    past_length: int,
-    position: int = 0,
+    residual: Tensor, mask: object, position_ids: Tensor | None, past_length: int, position: int = 0
 ) -> Tensor:
     """The real token at one place of every sequence and of every packed document.
 
