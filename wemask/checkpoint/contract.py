@@ -57,45 +57,34 @@ def validate(
     The model is unsoftened before and after. Dims that are chosen per batch, or tokens by literal
     position, are expected to fail lines 2 and 3: that is what the warnings about them say.
     """
-    with evaluating(unwrap(model)):
-        yield from _checks(model, tokenizer, report, config, chats)
-
-
-def _checks(
-    model: nn.Module,
-    tokenizer: Any,
-    report: MELayerReport | None,
-    config: WeMaskConfig,
-    chats: bool,
-) -> Iterator[Check]:
     base = unwrap(model)
-    ids = _sequence(base, report)
-    reference = _logits(base, ids)
-    keys = list(base.state_dict())
-    try:
-        handle = soften(model, report, config)
-    except (DetectionError, PatchError) as error:  # a wrong layer number is no result: passed on
-        yield Check(number=7, name="it fires", passed=False, detail=str(error))
-        return
-    try:
-        touched = handle.tokens_touched
-        yield Check(number=7, name="it fires", passed=True, detail=f"tokens touched: {touched}")
-        softened = _logits(base, ids)
-        effect = float((softened - reference).abs().max())
-        with handle.at_strength(0.0):
-            same = torch.equal(_logits(base, ids), reference)
-        yield _exact(1, "strength 0 is the unpatched model, bit for bit", same)
-        yield _exact(1, "state_dict keys do not change", list(base.state_dict()) == keys)
-        if config.by_content and tokenizer is not None:
+    with evaluating(base):
+        ids = _sequence(base, report)
+        reference = _logits(base, ids)
+        keys = list(base.state_dict())
+        try:
+            handle = soften(model, report, config)
+        except (DetectionError, PatchError) as error:  # a wrong layer number is no result: raised
+            yield Check(number=7, name="it fires", passed=False, detail=str(error))
+            return
+        with handle:
+            touched = f"tokens touched: {handle.tokens_touched}"
+            yield Check(number=7, name="it fires", passed=True, detail=touched)
+            softened = _logits(base, ids)
+            effect = float((softened - reference).abs().max())
             with handle.at_strength(0.0):
-                yield gates_hold(base, tokenizer, handle, chats=chats)
-        for number, name, run in _invariances(ids):
-            yield _compared(number, name, run, base, handle, effect)
-        yield _saved(model, tokenizer, ids, softened)
-        yield _stock_refuses(model, tokenizer)
-    finally:
-        handle.remove()
-    yield _exact(1, "removed is the unpatched model, bit for bit", _equal(base, ids, reference))
+                same = torch.equal(_logits(base, ids), reference)
+            yield _exact(1, "strength 0 is the unpatched model, bit for bit", same)
+            yield _exact(1, "state_dict keys do not change", list(base.state_dict()) == keys)
+            if config.by_content and tokenizer is not None:
+                with handle.at_strength(0.0):
+                    yield gates_hold(base, tokenizer, handle, chats=chats)
+            for number, name, run in _invariances(base, ids):
+                yield _compared(number, name, run, handle, softened, effect)
+            yield _saved(model, tokenizer, ids, softened)
+            yield _stock_refuses(model, tokenizer)
+        same = torch.equal(_logits(base, ids), reference)
+        yield _exact(1, "removed is the unpatched model, bit for bit", same)
 
 
 def gates_hold(
@@ -149,34 +138,29 @@ def _logits(model: nn.Module, ids: Tensor, **inputs: Any) -> Tensor:
     return model(input_ids=ids, use_cache=False, **inputs).logits.float()
 
 
-def _equal(model: nn.Module, ids: Tensor, reference: Tensor) -> bool:
-    return torch.equal(_logits(model, ids), reference)
-
-
 def _exact(number: int, name: str, passed: bool) -> Check:
     return Check(number=number, name=name, passed=passed, detail="" if passed else "differs")
 
 
-Run = Callable[[nn.Module], Tensor]  # the largest difference from the model's own full forward
+Run = Callable[[], Tensor]  # the differences from the model's own full forward
 
 
-def _invariances(ids: Tensor) -> list[tuple[int, str, Run]]:
+def _invariances(model: nn.Module, ids: Tensor) -> list[tuple[int, str, Run]]:
     return [
-        (2, "left padding", lambda m: _padded(m, ids, left=True)),
-        (2, "right padding", lambda m: _padded(m, ids, left=False)),
-        (3, "prefill + cached decode, token by token", lambda m: _cached(m, ids, [4])),
-        (3, "chunked prefill", lambda m: _cached(m, ids, [5, ids.shape[1] - 5])),
+        (2, "left padding", lambda: _padded(model, ids, left=True)),
+        (2, "right padding", lambda: _padded(model, ids, left=False)),
+        (3, "prefill + cached decode, token by token", lambda: _cached(model, ids, [4])),
+        (3, "chunked prefill", lambda: _cached(model, ids, [5, ids.shape[1] - 5])),
     ]
 
 
 def _compared(
-    number: int, name: str, run: Run, model: nn.Module, handle: Any, effect: float
+    number: int, name: str, run: Run, handle: SoftenHandle, softened: Tensor, effect: float
 ) -> Check:
-    difference = float(run(model).abs().max())
+    difference = float(run().abs().max())
     with handle.at_strength(0.0):
-        floor = float(run(model).abs().max())
-    largest = float(_logits(model, _sequence(model, handle.report)).abs().max())
-    passed = difference <= 2 * floor + 1e-5 * max(1.0, largest)
+        floor = float(run().abs().max())
+    passed = difference <= 2 * floor + 1e-5 * max(1.0, float(softened.abs().max()))
     detail = (
         f"differs by {difference:.1e} (unpatched {floor:.1e}; the softening itself {effect:.1e})"
     )
