@@ -109,7 +109,9 @@ def recognise(found: Sequence[str], named: Mapping[str, str | None], label: str)
     if "messages" in given:
         return Layout(messages=given["messages"])
     chats = [name for name in CONVERSATIONS if name in found] if not given else []
-    prompts = [given["prompt"]] if "prompt" in given else _prompts(found)
+    prompts = [given["prompt"]] if "prompt" in given else _known(found, PROMPTS)
+    if "instruction" in prompts:
+        prompts = [p for p in prompts if p != INPUT]
     completions = [given["completion"]] if "completion" in given else _known(found, COMPLETIONS)
     if len(chats) == 1 and not (prompts and completions):
         return Layout(messages=chats[0])
@@ -154,10 +156,10 @@ def _prompt(fields: Mapping[str, Any], layout: Layout) -> list[Message]:
     value = _get(fields, column)
     if isinstance(value, list):
         messages = _messages(value, column)
-        if messages[-1]["role"] not in ("user", "tool"):
+        if (role := messages[-1]["role"]) not in ("user", "tool"):
             raise BadRecord(
-                f"column {column!r}: expected the last message of a prompt from the user, "
-                f"found {messages[-1]['role']!r}"
+                f"column {column!r}: expected the last message of a prompt from the user, found "
+                f"{role!r}"
             )
         return messages
     text = _text(value, f"prompt (column {column!r})", "text or a list of messages")
@@ -239,19 +241,12 @@ def _exists(column: str, found: Sequence[str]) -> bool:
 
 def _known(found: Sequence[str], names: Sequence[str]) -> list[str]:
     """Known names among the top-level columns; among nested ones when no role is at the top."""
-    roles = (*PROMPTS, *COMPLETIONS, *CONVERSATIONS)
-    if any(name in roles for name in found):
-        return [name for name in names if name in found]
-    return _nested(found, names)
+    at_top = not {*PROMPTS, *COMPLETIONS, *CONVERSATIONS}.isdisjoint(found)
+    return [name for name in names if name in found] if at_top else _nested(found, names)
 
 
 def _nested(found: Sequence[str], names: Sequence[str]) -> list[str]:
     return [column for column in found if column.split(".")[-1] in names]
-
-
-def _prompts(found: Sequence[str]) -> list[str]:
-    prompts = _known(found, PROMPTS)
-    return [p for p in prompts if p != INPUT] if "instruction" in prompts else prompts
 
 
 def _listing(found: Sequence[str]) -> str:
