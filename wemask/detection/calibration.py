@@ -1,7 +1,8 @@
 """What a model reads while massive tokens are looked for: texts like those that it will meet.
 
-The built-in texts (`texts.json`) as they are and, where the tokenizer has a chat template, as chats,
-for tokens of a template may be massive themselves (`<|im_start|>` in Qwen2.5). B texts, T tokens.
+The built-in texts (`texts.json`) as they are and, where the tokenizer has a chat template, as
+chats, for tokens of a template may be massive themselves (`<|im_start|>` in Qwen2.5). B texts, T
+tokens.
 """
 
 import json
