@@ -123,7 +123,8 @@ def load_examples(config: DataConfig) -> datasets.Dataset:
     if source.count <= MEMORY_ROWS:
         return datasets.Dataset.from_list(list(_examples(**arguments)), features=features)
     # The key makes the cache entry die with the data or the code that made it.
-    parts = (source.key, source.label, config, several, _code_digest())
+    code = [Path(file).read_bytes() for file in (__file__, layouts.__file__, records.__file__)]
+    parts = (source.key, source.label, config, several, code)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     try:
         with waits_said(logger.warning):
@@ -153,10 +154,12 @@ class _Source:
 def _find_source(config: DataConfig) -> _Source:
     if config.name == "embedded":
         return _embedded(config)
-    path = Path(str(config.path)).expanduser()
-    if path.exists() or not _may_be_hub_id(str(config.path)):
-        return _local(path, config)
-    return _hub(config)
+    name = str(config.path)
+    path, parts = Path(name).expanduser(), name.split("/")
+    hub_id = len(parts) <= 2 and all(part and part[0] not in ".~" for part in parts)
+    if hub_id and not path.exists() and not records.has_data_extension(name):
+        return _hub(config)
+    return _local(path, config)
 
 
 def _embedded(config: DataConfig) -> _Source:
@@ -173,7 +176,10 @@ def _embedded(config: DataConfig) -> _Source:
 
 def _local(path: Path, config: DataConfig) -> _Source:
     files = records.find_files(path, config.split)
-    found = [_file_layout(file, config) for file in files]
+    found = []
+    for file in files:
+        _, fields = next(records.read_records(file))
+        found.append(layouts.recognise(records.column_names(fields), config.columns, str(file)))
     odd = next((i for i, layout in enumerate(found) if layout != found[0]), None)
     if odd is not None:
         raise DataError(
@@ -188,17 +194,6 @@ def _local(path: Path, config: DataConfig) -> _Source:
 
     key = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return _Source(label=str(path), open=read, layout=found[0], key=key)
-
-
-def _file_layout(file: Path, config: DataConfig) -> Layout:
-    _, fields = next(records.read_records(file))
-    return layouts.recognise(records.column_names(fields), config.columns, str(file))
-
-
-def _may_be_hub_id(path: str) -> bool:
-    parts = path.split("/")
-    plain = all(part and part[0] not in ".~" for part in parts)
-    return plain and len(parts) <= 2 and not records.has_data_extension(path)
 
 
 def _hub(config: DataConfig) -> _Source:
@@ -284,8 +279,3 @@ def _convert(fields: Mapping[str, Any], layout: Layout, config: DataConfig) -> C
     return layouts.convert(
         fields, layout, system=config.system, last_turn_only=config.turns == "last"
     )
-
-
-def _code_digest() -> str:
-    files = [__file__, layouts.__file__, records.__file__]
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()

@@ -69,10 +69,13 @@ def find_files(path: Path, split: str) -> list[Path]:
     files = sorted(p for p in path.iterdir() if p.is_file() and has_data_extension(p))
     if not files:
         raise DataError(f"Folder {path} holds no data file: expected {', '.join(READERS)}.")
-    words = {file: _split_of(file) for file in files}
-    if not any(words.values()):
+    of_split = {}
+    for file in files:
+        words = set(re.split(r"[^a-z]+", file.name.lower()))
+        of_split[file] = next((name for name, ws in SPLIT_WORDS.items() if words & set(ws)), None)
+    if not any(of_split.values()):
         return files
-    chosen = [file for file in files if words[file] == split]
+    chosen = [file for file in files if of_split[file] == split]
     if not chosen:
         found = ", ".join(file.name for file in files[:8])
         raise DataError(f"No file of split {split!r} in folder {path}; it holds: {found}.")
@@ -95,8 +98,14 @@ def column_names(fields: Fields) -> list[str]:
 
 def _json_lines(path: Path, columns: set[str] | None) -> Iterator[Record]:
     for number, line in _text_lines(path):
-        if line.strip():
-            yield f"{path}, line {number}", _json_object(line, f"{path}, line {number}")
+        if not line.strip():
+            continue
+        where, sought = f"{path}, line {number}", "one JSON object per line"
+        value = _parse_json(line.strip(), where, sought)
+        if not isinstance(value, dict):
+            kind = type(value).__name__
+            raise DataError(f"{where}: expected {sought}, found {kind}: {_shorten(line)}")
+        yield where, value
 
 
 def _json_file(path: Path, columns: set[str] | None) -> Iterator[Record]:
@@ -185,16 +194,6 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from error
 
 
-def _json_object(line: str, where: str) -> Fields:
-    value = _parse_json(line.strip(), where, "one JSON object per line")
-    if not isinstance(value, dict):
-        raise DataError(
-            f"{where}: expected one JSON object per line, found {type(value).__name__}: "
-            f"{_shorten(line)}"
-        )
-    return value
-
-
 def _parse_json(text: str, where: str, expected: str) -> Any:
     try:
         return json.loads(text)
@@ -226,11 +225,6 @@ def _extension(path: Path) -> str:
             "Rename it if it holds one of these formats."
         )
     return max(matches, key=len)
-
-
-def _split_of(path: Path) -> str | None:
-    words = set(re.split(r"[^a-z]+", path.name.lower()))
-    return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
 
 
 def _missing(path: Path) -> str:

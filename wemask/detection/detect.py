@@ -143,8 +143,14 @@ class _Analysis:
         self._births = find_births(self._maxima, self._medians, self.criterion, by_ffn)
 
     def report(self) -> MELayerReport:
+        config: Any = self.model.config
         report = MELayerReport(
-            model=_identity(self.model),
+            model={
+                "name": getattr(config, "_name_or_path", "") or type(self.model).__name__,
+                "revision": getattr(config, "_commit_hash", None),
+                "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+                "architecture": type(self.model).__name__,
+            },
             num_layers=len(self.decoder.blocks),
             hidden_size=self.decoder.hidden_size,
             criterion=self.criterion,
@@ -334,16 +340,6 @@ class _Analysis:
 
 def _ratio(largest: float, median: float) -> float:
     return largest / median if median > 0 else math.inf
-
-
-def _identity(model: nn.Module) -> dict[str, Any]:
-    config: Any = model.config
-    return {
-        "name": getattr(config, "_name_or_path", "") or type(model).__name__,
-        "revision": getattr(config, "_commit_hash", None),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "architecture": type(model).__name__,
-    }
 
 
 def _kl_from_uniform(shares: Tensor) -> float:

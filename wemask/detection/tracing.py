@@ -151,12 +151,7 @@ def trace_layers(
 ) -> list[Trace]:
     """Run `model` once; trace l + 1 of the result is layer l, trace 0 the embedding output.
 
-    Args:
-        model: any transformers causal language model.
-        decoder: its parts.
-        input_ids: [B, T].
-        attention_mask: [B, T], 1 for real tokens; pads are in no reduction.
-        criterion: whose births are looked at closely.
+    Pads, 0 in the mask [B, T], are in no reduction; births by the criterion are looked at closely.
 
     Raises:
         ModelError: values that are not finite, parts in another order than their names promise, or

@@ -10,7 +10,6 @@ and FSDP (which wraps by class name) see the module that they know.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,9 +83,13 @@ def soften(
             base(input_ids=probe_ids(base, None)[:, :2], use_cache=False)
     handle = SoftenHandle(base, config, report)
     handle.left_alone = left_alone
+
+    def seen() -> dict[int, Observation]:
+        with handle.at_strength(0.0):
+            return observe(handle, base)
+
     try:
         _install(handle, decoder, layers)
-        seen = partial(_unsoftened, handle, base)
         if dims is None:
             dims = choose_dims(config, report, handle.layers, decoder, seen)
         else:
@@ -301,11 +304,6 @@ def _check_dims(
                 f"dims must give dims from 0 to {decoder.hidden_size - 1} for each of the layers "
                 f"{list(layers)}; for layer {index} it gives {given}."
             )
-
-
-def _unsoftened(handle: SoftenHandle, model: nn.Module) -> dict[int, Observation]:
-    with handle.at_strength(0.0):
-        return observe(handle, model)
 
 
 def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) -> None:
