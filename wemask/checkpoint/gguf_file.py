@@ -24,12 +24,10 @@ STRING, ARRAY = 8, 9
 class Header:
     """What a GGUF file says of itself."""
 
-    metadata: dict[str, Any]
-    """Key -> number or text; of an array only its length."""
+    metadata: dict[str, Any]  # key -> number or text; of an array only its length
     tensors: list[tuple[str, int, int, int]]
     """Name, number of elements, ggml type, and offset from `start`."""
-    start: int
-    """Where the tensors begin, in bytes."""
+    start: int  # where the tensors begin, in bytes
 
 
 def check(name: str, path: Path) -> None:

@@ -145,10 +145,8 @@ class _Source:
     label: str
     open: Callable[[], Iterator[Record]]
     layout: Layout
-    key: object
-    """Changes when the data change."""
-    count: int = 0
-    """Usable records; known after the check."""
+    key: object  # changes when the data change
+    count: int = 0  # usable records; known after the check
 
 
 def _find_source(config: DataConfig) -> _Source:

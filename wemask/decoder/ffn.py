@@ -38,20 +38,15 @@ FFN_OUTPUTS = tuple(dict.fromkeys(names[-1] for names in (*PLAIN, *GATED)))
 class FFNWeights:
     """Views on the weights of one FFN, or of one expert of a mixture."""
 
-    gate: Tensor | None
-    """[F, D]; None in a plain FFN."""
-    up: Tensor
-    """[F, D]."""
-    down: Tensor
-    """[D, F]."""
-    gate_bias: Tensor | None
-    """[F], as `up_bias`; `down_bias` is [D]. None where there is none."""
+    gate: Tensor | None  # [F, D]; None in a plain FFN
+    up: Tensor  # [F, D]
+    down: Tensor  # [D, F]
+    gate_bias: Tensor | None  # [F], as `up_bias`; `down_bias` is [D]. None where there is none
     up_bias: Tensor | None
     down_bias: Tensor | None
     activation: Callable[[Tensor], Tensor] | None
     """None where the module does not keep it, or computes more than act(gate) * up (GPT-OSS)."""
-    module: nn.Module
-    """The module that holds them."""
+    module: nn.Module  # the module that holds them
     expert: int | None = None
     """Its place in `module`, where that stacks the experts of a mixture in one tensor."""
 

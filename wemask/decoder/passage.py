@@ -21,16 +21,12 @@ class Passage:
     """What one decoder layer read and wrote in one forward, [B, T, D] each; h[l-1] -> h[l]."""
 
     block: Block
-    entered: Tensor
-    """h[l-1], the residual stream that entered the layer."""
+    entered: Tensor  # h[l-1], the residual stream that entered the layer
     attention_input: Tensor | None = None
     """x[l], what attention read, softened where the layer is; None unless it was asked for."""
-    attended: Tensor | None = None
-    """What the attention module returned."""
-    middle: Tensor | None = None
-    """The residual stream that the FFN half of the layer read."""
-    left: Tensor
-    """h[l], the residual stream at the layer's output."""
+    attended: Tensor | None = None  # what the attention module returned
+    middle: Tensor | None = None  # the residual stream that the FFN half of the layer read
+    left: Tensor  # h[l], the residual stream at the layer's output
 
     def writes(self, places: Tensor) -> tuple[Tensor, Tensor] | None:
         """What attention and FFN added to some tokens, float32 [n, D] each, on the CPU.

@@ -22,13 +22,10 @@ PLATEAU_SHARE = 0.5  # of the plateau: from here on a birth is what makes it
 class Births:
     """Where tokens become massive, and which of these layers is the ME Layer."""
 
-    born: Tensor
-    """bool [L, N]: token n is born at layer l."""
-    layers: tuple[int, ...]
-    """Those with a birth."""
+    born: Tensor  # bool [L, N]: token n is born at layer l
+    layers: tuple[int, ...]  # those with a birth
     me_layer: int | None
-    plateau: float
-    """0 where nothing is born."""
+    plateau: float  # 0 where nothing is born
 
 
 def find_births(

@@ -30,16 +30,11 @@ MAX_DIMS = 8
 class States:
     """What calibration keeps of the states that enter a layer."""
 
-    values: Tensor
-    """Largest |h| of a token on the dims of the gate, float32 [N]."""
-    primary: Tensor
-    """bool [N]: the massive tokens that the ME Layer makes."""
-    half: Tensor
-    """bool [N]: in which half of the calibration texts a token is."""
-    level: float
-    """What passes the criterion there."""
-    floor: float
-    """What an ordinary value counts at least, so that silence gives no threshold of 0."""
+    values: Tensor  # largest |h| of a token on the dims of the gate, float32 [N]
+    primary: Tensor  # bool [N]: the massive tokens that the ME Layer makes
+    half: Tensor  # bool [N]: in which half of the calibration texts a token is
+    level: float  # what passes the criterion there
+    floor: float  # what an ordinary value counts at least, so that silence gives no threshold of 0
 
     def only(self, tokens: Tensor) -> "States":
         """Those of some of the tokens, bool [N]."""
@@ -52,10 +47,8 @@ class GateSplit:
     """A threshold between the strongest tokens and the rest."""
 
     threshold: float
-    ratio: float
-    """Smallest massive over largest ordinary value; inf when none is ordinary."""
-    above: int
-    """How many tokens are massive."""
+    ratio: float  # smallest massive over largest ordinary value; inf when none is ordinary
+    above: int  # how many tokens are massive
 
 
 def primary_tokens(maxima: Tensor, medians: Tensor, births: Births, criterion: Criterion) -> Tensor:

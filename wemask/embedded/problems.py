@@ -52,15 +52,11 @@ class _Style:
     changes the quantity by {k}, by operation, and the last sentences that ask for it."""
     lines: dict[str, str]
     """Operation -> one step line from {x} (before), {k} (operand) and {y} (after)."""
-    distraction: str
-    """A sentence about somebody else, which changes nothing."""
+    distraction: str  # a sentence about somebody else, which changes nothing
     max_steps: int
-    starts: tuple[int, int]
-    """Smallest and largest first quantity."""
-    largest: int
-    """Of all quantities."""
-    operands: dict[str, int]
-    """Operation -> largest operand (the smallest is 2)."""
+    starts: tuple[int, int]  # smallest and largest first quantity
+    largest: int  # of all quantities
+    operands: dict[str, int]  # operation -> largest operand (the smallest is 2)
 
 
 _STORIES: dict[str, Any] = json.loads(Path(__file__).with_name("stories.json").read_text())

@@ -38,47 +38,32 @@ class LayerMetrics:
     """One decoder layer l, over all texts. NaN where a metric does not apply."""
 
     layer: int
-    massive_max: float
-    """Largest |h[l]| of any token."""
-    massive_ratio: float
-    """That over the median |h[l]|."""
-    massive_magnitude: float
-    """Largest |h[l, t]| of a massive token t, mean over these tokens."""
-    sink_mass: float
-    """Mean attention that later queries pay to the massive tokens, mean over heads."""
+    massive_max: float  # largest |h[l]| of any token
+    massive_ratio: float  # that over the median |h[l]|
+    massive_magnitude: float  # largest |h[l, t]| of a massive token t, mean over these tokens
+    sink_mass: float  # mean attention that later queries pay to the massive tokens, mean over heads
     sink_mass_by_head: list[float]
-    sink_rate: float
-    """Share of (massive token, head) pairs whose sink score exceeds 0.3."""
-    sink_mass_first: float
-    """Sink mass of the first token of each text, massive or not."""
-    sink_rate_first: float
-    """Sink^0.3 of the first token, the layer's part of arXiv 2410.10781."""
-    value_norm_ratio: float
-    """Norm of a massive token's value state over that of the others."""
-    rigidity_layers: float
-    """Cosine of a massive token's h[l] with its h[l-1], mean."""
+    sink_rate: float  # share of (massive token, head) pairs whose sink score exceeds 0.3
+    sink_mass_first: float  # sink mass of the first token of each text, massive or not
+    sink_rate_first: float  # Sink^0.3 of the first token, the layer's part of arXiv 2410.10781
+    value_norm_ratio: float  # norm of a massive token's value state over that of the others
+    rigidity_layers: float  # cosine of a massive token's h[l] with its h[l-1], mean
     rigidity_inputs: float
     """Mean cosine between h[l] of massive tokens, over all pairs of them in all texts."""
-    attention_input_rigidity: float
-    """The same for x[l], what attention reads."""
+    attention_input_rigidity: float  # the same for x[l], what attention reads
     attention_input_rigidity_ordinary: float
     """The same for ordinary tokens: what to hold it against."""
-    matrix_entropy: float
-    """Of the attention input of a text, in nats, mean over texts."""
-    effective_rank: float
-    """exp of a text's matrix entropy, mean over texts."""
+    matrix_entropy: float  # of the attention input of a text, in nats, mean over texts
+    effective_rank: float  # exp of a text's matrix entropy, mean over texts
     anisotropy: float
     """Share of the attention input's energy in its leading direction, mean over texts."""
-    mean_cosine: float
-    """Between the tokens' attention inputs of a text, mean over texts."""
+    mean_cosine: float  # between the tokens' attention inputs of a text, mean over texts
     energy_kl_before_norm: float
     """KL from uniform of a massive token's energy over dims, in h[l-1], nats, mean."""
-    energy_kl_after_norm: float
-    """The same in x[l]."""
+    energy_kl_after_norm: float  # the same in x[l]
     attention_share: float
     """Share of what the layer writes into massive tokens that attention wrote, mean."""
-    ffn_share: float
-    """The rest."""
+    ffn_share: float  # the rest
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no NaN."""

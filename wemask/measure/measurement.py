@@ -42,8 +42,7 @@ class Measurement:
     """A model over the given texts."""
 
     layers: list[LayerMetrics]
-    perplexity: float
-    """Of the next real token, over all texts."""
+    perplexity: float  # of the next real token, over all texts
     texts: int
     tokens: int
     massive_tokens: int

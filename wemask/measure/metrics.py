@@ -30,10 +30,8 @@ SINK = 0.3  # eps of the sink rate, as in arXiv 2410.10781
 class Received:
     """Attention that each token of one layer receives from the real queries of its text."""
 
-    total: Tensor
-    """Sum over all real queries, float32 [B, H, T]."""
-    own: Tensor
-    """Of that, from the token itself, [B, H, T]."""
+    total: Tensor  # sum over all real queries, float32 [B, H, T]
+    own: Tensor  # of that, from the token itself, [B, H, T]
 
     @classmethod
     def nothing(cls, batch: int, heads: int, length: int, device: torch.device) -> "Received":
