@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from wemask.checkpoint.manifest import CONFIG_NAME, PREFIX, VARIANT, read_manifest
+from wemask.checkpoint.manifest import CONFIG_NAME, PREFIX, STOPS, VARIANT, read_manifest
 from wemask.checkpoint.model_card import write_card
 from wemask.checkpoint.save_load import check_free, is_adapter, merge, new_folder
 from wemask.errors import ModelError
@@ -88,10 +88,7 @@ def _weights_name(name: str, variant: str | None) -> str:
 def _write_plain(folder: Path, out: Path) -> None:
     _copy_model(folder, out, None)
     (out / CONFIG_NAME).unlink()
-    for name, key, prefix in (
-        ("config.json", "model_type", PREFIX),
-        ("adapter_config.json", "peft_type", PREFIX.upper()),
-    ):
+    for name, key, prefix in STOPS:
         if (out / name).exists():
             values = json.loads((out / name).read_text())
             values[key] = values[key].removeprefix(prefix)

@@ -26,6 +26,10 @@ CONFIG_NAME = "wemask_config.json"
 SCHEMA_VERSION = 2
 VARIANT = "wemask"
 PREFIX = "wemask_"
+STOPS = (  # file, key and prefix: a stock loader stops where it does not know the kind
+    ("config.json", "model_type", PREFIX),
+    ("adapter_config.json", "peft_type", PREFIX.upper()),
+)
 _REQUIRED = ("schema_version", "operator", "strength", "layers", "dims", "report")
 
 
@@ -40,17 +44,12 @@ def mark(folder: Path, handle: SoftenHandle) -> None:
 def write_marks(folder: Path, values: dict[str, Any]) -> None:
     """The same for what `manifest_values` said."""
     (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    _rename(folder / "config.json", "model_type", PREFIX)
-    _rename(folder / "adapter_config.json", "peft_type", PREFIX.upper())
-
-
-def _rename(path: Path, key: str, prefix: str) -> None:
-    if not path.exists():
-        return
-    values = json.loads(path.read_text())
-    if not values[key].startswith(prefix):
-        values[key] = prefix + values[key]
-        path.write_text(json.dumps(values, indent=2) + "\n")
+    for name, key, prefix in STOPS:
+        path = folder / name
+        if path.exists():
+            settings = json.loads(path.read_text())
+            settings[key] = prefix + settings[key].removeprefix(prefix)
+            path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def handle_of(model: nn.Module) -> SoftenHandle:

@@ -37,21 +37,13 @@ class AttentionBlock:
     """float32 [B, H, queries, T], rows sum to 1 (less with a learned sink, as in GPT-OSS)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Values:
-    """The value states of one layer: [B, key-value heads, T, d]."""
-
-    layer: int
-    values: Tensor
-
-
 @contextmanager
 def reading_attention(
     model: nn.Module,
     decoder: Decoder,
     attention_mask: Tensor,
     seen: Callable[[AttentionBlock], None],
-    seen_values: Callable[[Values], None] | None = None,
+    seen_values: Callable[[int, Tensor], None] | None = None,
     block: int = BLOCK,
 ) -> Iterator[dict[str, Any]]:
     """Within it, a forward without cache hands over the attention weights of every layer.
@@ -61,7 +53,7 @@ def reading_attention(
         decoder: its parts.
         attention_mask: of the forwards to come, [B, T], 1 for real tokens.
         seen: gets the weights. A layer without attention weights (linear attention) gives none.
-        seen_values: gets the value states, where a kernel is given them.
+        seen_values: gets layer and values [B, key-value heads, T, d], where a kernel has them.
         block: weights that are held at once.
 
     Yields:
@@ -91,7 +83,7 @@ class _Reader:
     layers: dict[nn.Module, int]
     mask: Tensor
     seen: Callable[[AttentionBlock], None]
-    seen_values: Callable[[Values], None] | None
+    seen_values: Callable[[int, Tensor], None] | None
     block: int
 
     @contextmanager
@@ -118,7 +110,7 @@ class _Reader:
         q, k, v, *more = args
         self._read(layer, q, k, more[0] if more else kwargs.get("attention_mask"), kwargs)
         if self.seen_values is not None:
-            self.seen_values(Values(layer=layer, values=v))
+            self.seen_values(layer, v)
         return output
 
     def _read(self, layer: int, q: Tensor, k: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:

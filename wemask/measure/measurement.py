@@ -27,7 +27,7 @@ from wemask.decoder.passage import Passage, evaluating, watching, without_logits
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError
 from wemask.measure import metrics
-from wemask.measure.attention_weights import AttentionBlock, Values, reading_attention
+from wemask.measure.attention_weights import AttentionBlock, reading_attention
 from wemask.measure.layer_sums import Batch, LayerMetrics, LayerSums, average
 from wemask.measure.metrics import Received
 
@@ -194,8 +194,8 @@ class _Gathered:
         with torch.autocast(block.weights.device.type, enabled=False):  # an eager model's
             received.add(block.weights, self.batch.attention_mask, block.first_query)
 
-    def value(self, values: Values) -> None:
-        self.layers[values.layer].add_values(values.values, self.batch)
+    def value(self, layer: int, values: Tensor) -> None:
+        self.layers[layer].add_values(values, self.batch)
 
     def leave(self, passage: Passage) -> None:
         sums = self.layers[passage.block.index]

@@ -138,11 +138,9 @@ def _check_places(model: nn.Module, report: "MELayerReport | None", config: WeMa
             f"tokens={config.tokens} reads the attention mask, and that of {kind} marks what is "
             "hidden, not what is visible. Type tokens=massive."
         )
-    if position:
-        _check_wrong_token(model, position, probe_ids(model, report).shape[1])
-
-
-def _check_wrong_token(model: Any, position: int, length: int) -> None:
+    if not position:
+        return
+    length = probe_ids(model, report).shape[1]
     place = f"tokens=wrong with seed={position - 1} is the token at place {position}"
     if position >= length:
         raise PatchError(
@@ -150,7 +148,7 @@ def _check_wrong_token(model: Any, position: int, length: int) -> None:
             f"and the probe prompt has {length} tokens. Type operator.seed={max(0, length - 2)} or "
             "less."
         )
-    text = model.config.get_text_config(decoder=True)
+    text: Any = model.config.get_text_config(decoder=True)  # pyright: ignore
     if getattr(text, "attention_chunk_size", None):
         raise PatchError(
             f"{place}, but the layers of this model see chunks of {text.attention_chunk_size} "
