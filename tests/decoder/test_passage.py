@@ -31,7 +31,7 @@ OPENAI_GPT = {"vocab_size": 64, "n_embd": WIDTH, "n_layer": 2, "n_head": 4}
 def watched(model: Any, ids: Tensor, *, inputs: bool = False) -> tuple[list[Tensor], list[Passage]]:
     started: list[Tensor] = []
     passed: list[Passage] = []
-    with watching(find_decoder(model), started.append, passed.append, inputs=inputs):
+    with watching(find_decoder(model), passed.append, started.append, inputs=inputs):
         model(input_ids=ids, use_cache=False)
     return started, passed
 
@@ -81,7 +81,7 @@ def test_hooks_are_gone_at_the_end_also_after_an_error():
     model: Any = build("llama")
     with pytest.raises(ZeroDivisionError), hooked(_failing(model)):
         pytest.fail("it is not entered")
-    watch = watching(find_decoder(model), lambda h: None, lambda p: None, inputs=True)
+    watch = watching(find_decoder(model), lambda passage: None, inputs=True)
     with pytest.raises(RuntimeError, match="stop"), watch:
         raise RuntimeError("stop")
     hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]

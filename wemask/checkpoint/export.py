@@ -111,7 +111,16 @@ def _make_loadable(out: Path) -> None:
     values = json.loads(path.read_text())
     kind = values["model_type"].removeprefix(PREFIX)
     natives = native_names(kind)
-    _write_code(out, values["model_type"], natives)
+    text = _TEMPLATE.format(
+        kind=kind,
+        model_type=values["model_type"],
+        entry=ENTRY.replace(".", "_"),
+        imported=", ".join(sorted(set(natives.values()))),
+        **natives,
+    )
+    (out / f"{MODELING}.py").write_text(text)
+    for name, source in sources().items():
+        (out / f"wemask_{name}.py").write_text(source)
     values["architectures"] = [f"Wemask{natives['AutoModelForCausalLM']}"]
     values["auto_map"] = {auto: f"{MODELING}.Wemask{name}" for auto, name in natives.items()}
     _write_json(path, values)
@@ -167,19 +176,6 @@ class Wemask{AutoModel}(SoftenedModel, {AutoModel}):
 class Wemask{AutoModelForCausalLM}(SoftenedModel, {AutoModelForCausalLM}):
     config_class = Wemask{AutoConfig}
 '''
-
-
-def _write_code(out: Path, model_type: str, natives: dict[str, str]) -> None:
-    text = _TEMPLATE.format(
-        kind=model_type.removeprefix(PREFIX),
-        model_type=model_type,
-        entry=ENTRY.replace(".", "_"),
-        imported=", ".join(sorted(set(natives.values()))),
-        **natives,
-    )
-    (out / f"{MODELING}.py").write_text(text)
-    for name, source in sources().items():
-        (out / f"wemask_{name}.py").write_text(source)
 
 
 # `from wemask.ROOM.NAME import ...` and `from wemask.ROOM import NAME as ...`, at any indentation

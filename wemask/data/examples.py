@@ -22,7 +22,7 @@ from pydantic import BeforeValidator
 
 from wemask.data import layouts, records
 from wemask.data.cache_lock import waits_said
-from wemask.data.layouts import BadRecord, Conversation, Layout
+from wemask.data.layouts import BadRecord, Layout
 from wemask.data.records import Record
 from wemask.data.schema import Count, Text, settings
 from wemask.embedded import problems
@@ -235,7 +235,7 @@ def _check_all(source: _Source, config: DataConfig) -> bool:
     for where, fields in islice(source.open(), config.limit):
         total += 1
         try:
-            several |= _convert(fields, source.layout, config).several
+            several |= _convert(fields, source.layout, config)[1]
         except BadRecord as problem:
             n_bad += 1
             if len(bad) < SHOWN:
@@ -263,17 +263,18 @@ def _report_bad(source: _Source, bad: list[str], n_bad: int, config: DataConfig)
 def _examples(source: _Source, config: DataConfig, several: bool) -> Iterator[dict[str, Any]]:
     for where, fields in islice(source.open(), config.limit):
         try:
-            chat = _convert(fields, source.layout, config)
+            messages, _ = _convert(fields, source.layout, config)
         except BadRecord:  # counted and named by _check_all
             continue
         if several:
-            yield {"messages": chat.messages, "source": where}
+            yield {"messages": messages, "source": where}
         else:
-            prompt, completion = chat.messages[: chat.cut], chat.messages[chat.cut :]
-            yield {"prompt": prompt, "completion": completion, "source": where}
+            yield {"prompt": messages[:-1], "completion": messages[-1:], "source": where}
 
 
-def _convert(fields: Mapping[str, Any], layout: Layout, config: DataConfig) -> Conversation:
+def _convert(
+    fields: Mapping[str, Any], layout: Layout, config: DataConfig
+) -> tuple[list[layouts.Message], bool]:
     return layouts.convert(
         fields, layout, system=config.system, last_turn_only=config.turns == "last"
     )

@@ -50,16 +50,6 @@ class Layout:
         return {*columns, *(column.split(".")[0] for column in columns)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """The messages of one record; those from `cut` on are the completion."""
-
-    messages: list[Message]
-    cut: int
-    several: bool
-    """More than one assistant turn is to be trained, so prompt and completion cannot be split."""
-
-
 def check_columns(columns: Mapping[str, str | None] | None) -> dict[str, str]:
     """Return role -> column without the unset roles.
 
@@ -124,8 +114,10 @@ def recognise(found: Sequence[str], named: Mapping[str, str | None], label: str)
 
 def convert(
     fields: Mapping[str, Any], layout: Layout, *, system: str | None, last_turn_only: bool
-) -> Conversation:
+) -> tuple[list[Message], bool]:
     """Turn one record into a conversation that ends with an assistant message.
+
+    Also whether several of its turns are to be trained: then it has no one completion.
 
     Raises:
         BadRecord: a column is missing, empty, or of another type than text or messages.
@@ -147,8 +139,7 @@ def convert(
         raise BadRecord("expected a user message before the assistant's, found none")
     if system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    several = len(turns) > 1 and not last_turn_only
-    return Conversation(messages=messages, cut=len(messages) - 1, several=several)
+    return messages, len(turns) > 1 and not last_turn_only
 
 
 def _prompt(fields: Mapping[str, Any], layout: Layout) -> list[Message]:

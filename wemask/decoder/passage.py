@@ -74,8 +74,8 @@ def hooked(hooks: Iterable[Any]) -> Iterator[None]:
 @contextmanager
 def watching(
     decoder: Decoder,
-    started: Callable[[Tensor], None],
     passed: Callable[[Passage], None],
+    started: Callable[[Tensor], None] = lambda h: None,
     *,
     inputs: bool = False,
 ) -> Iterator[None]:
@@ -83,8 +83,8 @@ def watching(
 
     Args:
         decoder: whose layers.
-        started: gets the embedding output [B, T, D].
         passed: gets what went through a layer.
+        started: gets the embedding output [B, T, D].
         inputs: also hand over what attention read.
     """
     seen: dict[str, Any] = {}  # of the layer that runs now, by the fields of `Passage`

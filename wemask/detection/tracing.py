@@ -161,7 +161,7 @@ def trace_layers(
     with (
         evaluating(model),
         checking_flow(decoder),
-        watching(decoder, recorder.start, recorder.leave),
+        watching(decoder, recorder.leave, recorder.start),
     ):
         model(
             input_ids=input_ids,

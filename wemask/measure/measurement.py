@@ -60,17 +60,10 @@ def probe_batches(
     attention_mask: Tensor,
     batch_size: int = 8,
 ) -> list[Batch]:
-    """Cut texts into batches, and find their massive tokens.
+    """Cut texts [texts, T] into batches, and find their massive tokens.
 
-    They are those of the model as it stands, and stay the same when it is intervened in. Without an
-    ME Layer or a gate there are none.
-
-    Args:
-        model: unsoftened.
-        report: its detection.
-        input_ids: [texts, T].
-        attention_mask: [texts, T].
-        batch_size: texts per forward.
+    They are those of the model as it stands, unsoftened, and stay the same when it is intervened
+    in. Without an ME Layer or a gate there are none.
     """
     batches = []
     for ids, mask in zip(
@@ -88,13 +81,12 @@ def primary_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: T
 
     Told where that is clearest; where primary tokens are told from weaker ones nowhere, all.
     """
-    tokens = "primary" if report.clearest_gate("primary") else "massive"
-    clearest = report.clearest_gate(tokens)
-    if clearest is None:
-        return torch.zeros(ids.shape, dtype=torch.bool)
-    layer, gate = clearest
-    (units,) = entering(model, {layer: partial(gate.units, tokens=tokens)}, ids, mask).values()
-    return (units > 1) & mask.bool().cpu()
+    for tokens in ("primary", "massive"):
+        if clearest := report.clearest_gate(tokens):
+            layer, gate = clearest
+            ask = {layer: partial(gate.units, tokens=tokens)}
+            return (entering(model, ask, ids, mask)[layer] > 1) & mask.bool().cpu()
+    return torch.zeros(ids.shape, dtype=torch.bool)
 
 
 @torch.no_grad()
@@ -113,7 +105,7 @@ def entering(
 
     device = base.get_input_embeddings().weight.device  # pyright: ignore
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-    with evaluating(base), watching(find_decoder(base), lambda h: None, look):
+    with evaluating(base), watching(find_decoder(base), look):
         base(**inputs, use_cache=False, **without_logits(base))
     return said
 
@@ -153,7 +145,7 @@ def measure(
         with (
             evaluating(base),
             (around or nullcontext)(batch),  # pyright: ignore[reportCallIssue]
-            watching(decoder, gathered.start, gathered.leave, inputs=True),
+            watching(decoder, gathered.leave, inputs=True),
             reading_attention(
                 base, decoder, inputs["attention_mask"], gathered.attend, gathered.value
             ) as more,
@@ -181,9 +173,6 @@ class _Gathered:
         self.massive += int((batch.massive & mask).sum())
         self.places = (batch.massive & mask).flatten().nonzero().flatten()
         self.received: dict[int, Received] = {}
-
-    def start(self, h: Tensor) -> None:
-        """The embedding output is in no layer's sums."""
 
     def attend(self, block: AttentionBlock) -> None:
         batch, heads, _, length = block.weights.shape
