@@ -95,11 +95,7 @@ def gates_hold(
     The smallest value that it picks is at least `MIN_SEPARATION` times the largest that it leaves,
     and the strongest token of every text that has a massive one at the ME Layer is picked.
 
-    Args:
-        model: softened, with strength 0.
-        tokenizer: its own.
-        handle: of its softening, by content.
-        chats: read the texts through the chat template, too.
+    The model is softened, by content and with strength 0; `chats`: read the texts as chats, too.
     """
     report, tokens = handle.report, handle.config.tokens
     assert report is not None and report.layer is not None

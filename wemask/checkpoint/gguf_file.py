@@ -47,11 +47,7 @@ def check(name: str, path: Path) -> None:
 
 
 def read_header(name: str, path: Path) -> Header:
-    """Read the header alone.
-
-    Raises:
-        ModelError: no GGUF file, or it ends within its header.
-    """
+    """Read the header alone; ModelError: no GGUF file, or it ends within its header."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ModelError(

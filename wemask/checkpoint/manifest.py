@@ -111,10 +111,8 @@ class Manifest:
     learned: dict[int, float]
     """Raw parameter of a learnable strength per layer; empty where it was a number."""
     layers: list[int]
-    dims: dict[int, list[int]] | None
-    """None where each forward chooses its own."""
-    fill: dict[int, list[float]]
-    """What the dims go towards; empty where that is zero."""
+    dims: dict[int, list[int]] | None  # None where each forward chooses its own
+    fill: dict[int, list[float]]  # what the dims go towards; empty where that is zero
     report: MELayerReport | None
     base_model: str
     base_revision: str | None

@@ -48,14 +48,12 @@ LONGEST_SPAN = 800  # characters of one span on the screen; the middle of longer
 class LossChoice:
     """Which tokens are trained: the two switches of SFTConfig, and why they stand so."""
 
-    completion_only: bool
-    """SFTConfig.completion_only_loss: nothing of the prompt is trained."""
+    completion_only: bool  # SFTConfig.completion_only_loss: nothing of the prompt is trained
     assistant_only: bool
     """SFTConfig.assistant_only_loss: only what the template marks as the assistant's."""
     template: str | None = None
     """The variant of the chat template that TRL puts in place of the tokenizer's own, if any."""
-    reason: str = ""
-    """One or two sentences for the log."""
+    reason: str = ""  # one or two sentences for the log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +73,8 @@ class LengthAudit:
     """Tokenized lengths of a dataset against SFTConfig.max_length."""
 
     n: int
-    longest: int
-    """Tokens of the longest example, before truncation."""
-    truncated: int
-    """Examples longer than max_length."""
+    longest: int  # tokens of the longest example, before truncation
+    truncated: int  # examples longer than max_length
     untrained: list[str]
     """Sources of the examples with nothing left to train; SFTTrainer drops them."""
 

@@ -91,8 +91,7 @@ class Decoder:
 
     blocks: tuple[Block, ...]
     hidden_size: int
-    layers_name: str
-    """Path of the stack of blocks from the model, e.g. `model.layers`."""
+    layers_name: str  # path of the stack of blocks from the model, e.g. `model.layers`
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -40,12 +40,9 @@ class Received:
         return cls(total=zeros, own=zeros.clone())
 
     def add(self, weights: Tensor, mask: Tensor, first_query: int = 0) -> None:
-        """Count the queries of a block in.
+        """Count the queries of a block [B, H, queries, T] in, but for pads (0 in the mask [B, T]).
 
-        Args:
-            weights: attention [B, H, queries, T].
-            mask: [B, T], 1 for real tokens; queries that are pads do not count.
-            first_query: which token the first of the queries is.
+        The first of them is the token `first_query`.
         """
         queries = torch.arange(weights.shape[2], device=weights.device)
         real = mask.to(weights.device).bool()[:, None, queries + first_query]  # [B, 1, queries]
@@ -65,15 +62,9 @@ def sink_scores(received: Received, mask: Tensor) -> Tensor:
 
 
 def sink_rate(received: Received, mask: Tensor, tokens: Tensor, eps: float = SINK) -> Tensor:
-    """Share of the given tokens whose sink score exceeds `eps`, per head [H]; NaN without tokens.
+    """Share of the tokens, bool [B, T], whose sink score exceeds `eps`, per head [H]; NaN without.
 
     Its mean over heads and layers is Sink^eps of arXiv 2410.10781.
-
-    Args:
-        received: of one layer.
-        mask: [B, T], 1 for real tokens.
-        tokens: bool [B, T], e.g. the first token of every text.
-        eps: above which a pair is a sink.
     """
     chosen = (tokens & mask.bool()).to(received.total.device)
     above = (sink_scores(received, mask) > eps).float()

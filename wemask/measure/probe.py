@@ -77,11 +77,8 @@ def fixed_probe(
 ) -> Probe:
     """Choose the texts: the report's probe prompt and a few calibration texts.
 
-    Args:
-        model: before training, and before its parameters are sharded; softened by `handle`.
-        tokenizer: its own.
-        report: its detection.
-        handle: its softening, if any; massive tokens are found with it at strength 0.
+    The model is given before training, and before its parameters are sharded; softened by `handle`,
+    if any, with which at strength 0 massive tokens are found.
     """
     ids, mask = probe_texts(tokenizer, report)
     with handle.at_strength(0.0) if handle else nullcontext():
