@@ -222,7 +222,6 @@ def test_energy_and_its_concentration_by_hand():
     assert metrics.kl_from_uniform(shares) == pytest.approx(kl)
     assert metrics.kl_from_uniform(torch.full((8,), 1 / 8)) == pytest.approx(0, abs=1e-6)
     assert metrics.kl_from_uniform(torch.eye(8)[0]) == pytest.approx(math.log(8))
-    assert metrics.top_share(shares, 1) == pytest.approx(0.64)
 
 
 def test_shares_of_a_write_add_up():

@@ -134,11 +134,8 @@ def load_tokenizer(
 ) -> Any:
     """Load the tokenizer of `name`; a missing pad token becomes the end-of-text token.
 
-    Args:
-        name: `tiny`, a folder, a GGUF file, or ORG/NAME.
-        revision: hub branch, tag or commit.
-        trust_remote_code: run code that the repository ships.
-        config: the model's config where the one in the folder is not for stock loaders.
+    Names and options as for `load_model`; `config`: the model's, where the one in the folder is not
+    for stock loaders.
 
     Raises:
         ModelError: there is none.

@@ -152,11 +152,6 @@ def energy_shares(x: Tensor) -> Tensor:
     return energy / energy.sum().clamp(min=1e-300)
 
 
-def top_share(p: Tensor, k: int) -> float:
-    """What the k largest of shares p [D] hold together."""
-    return float(p.topk(k).values.sum())
-
-
 def share_written(part: Tensor, whole: Tensor) -> Tensor:
     """Share of a write that one part of it did: <part, whole> / |whole|^2, [n] of [n, D] each.
 
