@@ -79,7 +79,12 @@ def validate(
             if config.by_content and tokenizer is not None:
                 with handle.at_strength(0.0):
                     yield gates_hold(base, tokenizer, handle, chats=chats)
-            for number, name, run in _invariances(base, ids):
+            for number, name, run in (
+                (2, "left padding", partial(_padded, base, ids, left=True)),
+                (2, "right padding", partial(_padded, base, ids, left=False)),
+                (3, "prefill + cached decode, token by token", partial(_cached, base, ids, [4])),
+                (3, "chunked prefill", partial(_cached, base, ids, [5, ids.shape[1] - 5])),
+            ):
                 yield _compared(number, name, run, handle, softened, effect)
             yield _saved(model, tokenizer, ids, softened)
             yield _stock_refuses(model, tokenizer)
@@ -138,21 +143,15 @@ def _exact(number: int, name: str, passed: bool) -> Check:
     return Check(number=number, name=name, passed=passed, detail="" if passed else "differs")
 
 
-Run = Callable[[], Tensor]  # the differences from the model's own full forward
-
-
-def _invariances(model: nn.Module, ids: Tensor) -> list[tuple[int, str, Run]]:
-    return [
-        (2, "left padding", lambda: _padded(model, ids, left=True)),
-        (2, "right padding", lambda: _padded(model, ids, left=False)),
-        (3, "prefill + cached decode, token by token", lambda: _cached(model, ids, [4])),
-        (3, "chunked prefill", lambda: _cached(model, ids, [5, ids.shape[1] - 5])),
-    ]
-
-
 def _compared(
-    number: int, name: str, run: Run, handle: SoftenHandle, softened: Tensor, effect: float
+    number: int,
+    name: str,
+    run: Callable[[], Tensor],
+    handle: SoftenHandle,
+    softened: Tensor,
+    effect: float,
 ) -> Check:
+    """Hold what `run` gives, the differences from the full forward, against the unpatched ones."""
     difference = float(run().abs().max())
     with handle.at_strength(0.0):
         floor = float(run().abs().max())
