@@ -35,7 +35,7 @@ from wemask.decoder.parts import (
     post_ffn_norm,
     unwrap,
 )
-from wemask.decoder.passage import evaluating
+from wemask.decoder.passage import evaluating, first_argument, first_output
 
 GAIN = 8.0  # pre-activation of the neuron on its tokens; ordinary tokens stay around 0
 LENGTH = 9.0  # of a chosen token's own dims, in units of the usual length of an embedding
@@ -130,10 +130,7 @@ def _reserve(
 
 
 def stand_out(
-    model: nn.Module,
-    decoder: Decoder,
-    own: list[int],
-    marks: Mapping[int, Mapping[int, float]],
+    model: nn.Module, decoder: Decoder, own: list[int], marks: Mapping[int, Mapping[int, float]]
 ) -> None:
     """Let the embedding dims `own` be 0 but for `marks`: token id -> dim -> value."""
     weight: Tensor = model.get_input_embeddings().weight  # pyright: ignore
@@ -225,17 +222,10 @@ def capture(model: nn.Module, ids: Tensor, module: nn.Module, *, output: bool) -
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
-        if output:
-            kept.append(result[0] if isinstance(result, tuple) else result)
-        else:
-            kept.append(args[0] if args else next(iter(kwargs.values())))
+        kept.append(first_output(result) if output else first_argument(args, kwargs))
 
-    hook = module.register_forward_hook(keep, with_kwargs=True)
-    try:
-        with evaluating(model):
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    finally:
-        hook.remove()
+    with module.register_forward_hook(keep, with_kwargs=True), evaluating(model):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return kept[0].reshape(*ids.shape, -1)
 
 

@@ -10,7 +10,6 @@ import torch
 from export_support import check, expected, without_wemask
 from families import FAMILIES, LAYERS, close, logits, planted, sequence, settings
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import wemask
@@ -150,28 +149,6 @@ def test_every_family(family, tmp_path):
     wemask.export(tmp_path / "saved", tmp_path / "out")
     found, _ = without_wemask(tmp_path / "out")
     check(found, "out", expected(case.model))
-
-
-def test_an_export_does_not_load_without_trust(tmp_path):
-    softened(tmp_path / "saved")
-    wemask.export(tmp_path / "saved", tmp_path / "out")
-    for stock in (AutoConfig, AutoModelForCausalLM):
-        with pytest.raises(ValueError, match="trust_remote_code=True"):
-            stock.from_pretrained(tmp_path / "out", trust_remote_code=False)
-    from transformers import LlamaForCausalLM
-
-    config = planted("llama").model.config
-    with pytest.raises(
-        OSError, match=r"model\.safetensors"
-    ):  # asked for by name, it has no weights
-        LlamaForCausalLM.from_pretrained(tmp_path / "out", config=config)
-
-
-def test_random_weights_are_no_softened_model(tmp_path):
-    from wemask.checkpoint.remote import SoftenedModel
-
-    with pytest.raises(TypeError, match="load it with from_pretrained"):
-        SoftenedModel(None)
 
 
 def test_the_code_is_wemasks_own_and_all_of_it_is_found(tmp_path):

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 import wemask
 from wemask import WeMaskConfig, WeMaskWarning
 from wemask.checkpoint.pretrained import load_model
-from wemask.checkpoint.save_load import CONFIG_NAME, read_config
+from wemask.checkpoint.save_load import CONFIG_NAME
 from wemask.errors import ModelError, PatchError
 
 CHILD = """
@@ -70,16 +70,6 @@ def test_saved_dims_are_kept_when_training_moved_the_norms(tmp_path):
     loaded: Any = wemask.load(tmp_path)[0]
     assert loaded.wemask_handle.dims == handle.dims
     assert torch.equal(logits(loaded, sequence()), logits(model, sequence()))
-
-
-def test_the_strength_in_force_is_saved(tmp_path):
-    case = planted("llama")
-    handle = wemask.soften(case.model, case.report, settings())
-    handle.set_strength(0.5)
-    wemask.save(case.model, None, tmp_path)
-    loaded: Any = wemask.load(tmp_path)[0]
-    assert loaded.wemask_handle.strength == 0.5
-    assert torch.equal(logits(loaded, sequence()), logits(case.model, sequence()))
 
 
 def test_without_a_report(tmp_path):
@@ -197,18 +187,6 @@ def test_shards_round_trip(tmp_path):
     assert torch.equal(logits(wemask.load(tmp_path / "model")[0], sequence()), on)
 
 
-def test_names_of_parts_come_back(tmp_path):
-    case = planted("llama")
-    model: Any = case.model
-    model.wemask_parts = {"layers": "model.layers"}
-    wemask.soften(model, case.report, settings())
-    wemask.save(model, None, tmp_path)
-    loaded: Any = wemask.load(tmp_path)[0]
-    assert loaded.wemask_parts == {"layers": "model.layers"}
-    other: Any = wemask.load(tmp_path, parts={"attention": "self_attn"})[0]
-    assert other.wemask_parts == {"attention": "self_attn"}
-
-
 def test_a_learned_strength_comes_back_and_is_no_longer_trained(tmp_path):
     case = planted("llama")
     handle = wemask.soften(case.model, case.report, settings(strength="learnable"))
@@ -235,13 +213,3 @@ def test_a_learned_strength_comes_back_with_an_adapter(tmp_path):
     wemask.save(model, None, tmp_path / "model")
     loaded = wemask.load(tmp_path / "model")[0]
     assert torch.equal(logits(loaded, sequence()), logits(model, sequence()))
-
-
-def test_what_the_file_says(tmp_path):
-    case, _ = softened(tmp_path)
-    values = read_config(tmp_path / "model")
-    assert values["schema_version"] == 2
-    assert values["operator"] == settings().to_dict()
-    assert values["layers"] == [2, 3, 4]
-    assert values["report"]["layer"] == case.report.layer
-    assert set(values["dims"]) == {"2", "3", "4"}

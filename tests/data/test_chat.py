@@ -1,4 +1,3 @@
-import hashlib
 import io
 import tempfile
 from pathlib import Path
@@ -252,21 +251,16 @@ def test_a_tokenizer_without_a_template_gets_a_plain_one(bos, tmp_path):
     assert chat.ensure_chat_template(tokenizer) is None
 
 
+def test_without_a_template_nothing_is_rendered():
+    with pytest.raises(ModelError, match="ensure_chat_template"):
+        chat.choose_loss(pair(), build_tokenizer(None))
+
+
 def test_no_template_and_no_eos_is_refused():
     tokenizer = build_tokenizer(None)
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="eos"):
         chat.ensure_chat_template(tokenizer)
-
-
-def test_the_template_hash_is_that_of_the_text():
-    tokenizer = build_tokenizer(CHATML)
-    assert chat.chat_template_sha256(tokenizer) == hashlib.sha256(CHATML.encode()).hexdigest()
-    assert chat.chat_template_sha256(build_tokenizer(MARKED)) != chat.chat_template_sha256(
-        tokenizer
-    )
-    with pytest.raises(ModelError, match="ensure_chat_template"):
-        chat.chat_template_sha256(build_tokenizer(None))
 
 
 def test_the_picture_shows_all_text_and_colours_what_is_trained():

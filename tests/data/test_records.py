@@ -1,25 +1,12 @@
 import gzip
 import json
-from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_support import GSM, load, write
 
-from wemask.data.examples import DataConfig, load_examples
 from wemask.errors import DataError
-
-GSM = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(5)]
-
-
-def write(path: Path, rows: list) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def load(path: Path, **kwargs) -> datasets.Dataset:
-    return load_examples(DataConfig(name="jsonl", path=str(path), **kwargs))
 
 
 def test_every_format_gives_the_same_examples(tmp_path):

@@ -12,10 +12,8 @@ from families import (
     VISION,
     WIDTH,
     build,
-    detect,
     logits,
     shared,
-    texts,
 )
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -24,12 +22,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from wemask.decoder.parts import (
     Decoder,
-    checking_flow,
     effective_scale,
     find_decoder,
     layer_index_error,
     unwrap,
 )
+from wemask.decoder.passage import checking_flow
 from wemask.errors import ModelError
 
 PARALLEL = ("phi", "falcon", "cohere2", "gptj")  # one norm feeds attention and FFN
@@ -217,28 +215,11 @@ def test_layers_of_two_kinds_take_two_names():
     assert said.endswith('{"attention": "NAME"}, or ["NAME", "OTHER"] where layers differ.')
 
 
-def test_post_norm_under_pre_norm_names_is_noticed_when_it_runs():
-    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model("openai-gpt", **OPENAI_GPT))
-    with pytest.raises(ModelError, match=r"Layer 0 \(Block\) runs LayerNorm after its attention"):
-        detect(model)
-    model.wemask_parts = {"attention_norm": None, "ffn_norm": None}
-    with checking_flow(find_decoder(model)):
-        logits(model, texts()[:1])
-
-
-def test_a_residual_of_several_streams_is_refused():
-    model: Any = build("llama")
-    hook = model.model.layers[0].register_forward_pre_hook(
-        lambda module, args: (args[0].unsqueeze(2), *args[1:])
-    )
-    with pytest.raises(ModelError, match=r"a residual of shape \[8, 12, 1, 32\]; \[batch,"):
-        detect(model)
-    hook.remove()
-
-
-OPENAI_GPT = {"vocab_size": 64, "n_embd": WIDTH, "n_layer": 2, "n_head": 4}
 SIZES: dict[str, Any] = {
-    **OPENAI_GPT,
+    "vocab_size": 64,
+    "n_embd": WIDTH,
+    "n_layer": 2,
+    "n_head": 4,
     "hidden_size": WIDTH,
     "d_model": WIDTH,
     "word_embed_proj_dim": WIDTH,

@@ -34,6 +34,7 @@ from wemask.decoder.parts import find_decoder
 from wemask.detection.calibration import CALIBRATION_TEXTS, LONGER_TEXTS, calibration_inputs
 from wemask.detection.me_layer import Gate
 from wemask.errors import DetectionError, ModelError, PatchError
+from wemask.operator.handle import observe
 from wemask.planted import plant
 
 
@@ -182,7 +183,7 @@ def test_two_massive_tokens_and_a_later_delimiter():
     both = sequence(10, 4)
     both[0, 7] = 30
     with wemask.soften(model, report, settings()) as handle:
-        observed = wemask.operator.dims.observe(handle, model, both)  # pyright: ignore
+        observed = observe(handle, model, both)
     assert {o.tokens for o in observed.values()} == {2}
 
 

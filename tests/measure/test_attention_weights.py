@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wemask.decoder.parts import find_decoder
 from wemask.errors import ModelError
-from wemask.measure.attention_weights import AttentionBlock, Values, reading_attention
+from wemask.measure.attention_weights import AttentionBlock, reading_attention
 
 TOLERANCE = 2e-5  # float32, five layers deep
 LINEAR = {"qwen3_next": (0, 2, 4)}  # layers without attention weights
@@ -26,14 +26,17 @@ def padded() -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def read(model: Any, ids: Tensor, mask: Tensor, block: int) -> tuple[dict[int, Tensor], list[Any]]:
     found: dict[int, list[Tensor]] = {}
-    values: list[Values] = []
+    values: list[Tensor] = []
 
     def seen(part: AttentionBlock) -> None:
         rows = found.setdefault(part.layer, [])
         assert sum(w.shape[2] for w in rows) == part.first_query
         rows.append(part.weights)
 
-    with reading_attention(model, find_decoder(model), mask, seen, values.append, block) as more:
+    def seen_values(layer: int, v: Tensor) -> None:
+        values.append(v)
+
+    with reading_attention(model, find_decoder(model), mask, seen, seen_values, block) as more:
         out = model(input_ids=ids, attention_mask=mask, use_cache=False, **more)
     whole = {layer: torch.cat(rows, 2) for layer, rows in found.items()}
     return whole, [out.logits, values, max(len(rows) for rows in found.values())]

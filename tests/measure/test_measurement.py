@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 import wemask
 from wemask.errors import DetectionError
 from wemask.measure import metrics
-from wemask.measure.layer_sums import Batch, Median
+from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import Measurement, measure, primary_tokens, probe_batches
 
 
@@ -226,24 +226,6 @@ def test_without_massive_tokens_the_first_token_is_still_measured():
 def test_no_text_is_an_error():
     with pytest.raises(DetectionError, match="no text to measure"):
         measure(shared().model, [])
-
-
-def test_the_first_token_of_left_padded_texts():
-    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
-    one = Batch(input_ids=mask, attention_mask=mask, massive=mask.bool())
-    assert one.first.tolist() == [[False, False, True, False], [True, False, False, False]]
-
-
-def test_the_streamed_median():
-    torch.manual_seed(0)
-    values = torch.randn(30, 1000).exp()
-    median = Median()
-    for row in values:
-        median.add(-row)
-    assert median.value == pytest.approx(float(values.median()), rel=2e-3)
-    zeros = Median()
-    zeros.add(torch.zeros(5))
-    assert zeros.value == pytest.approx(0, abs=1e-30)
 
 
 def test_later_leaves_out_layers_without_the_metric():

@@ -1,9 +1,8 @@
-"""The controls: their equations, what they touch, and the same contract as the operator's."""
+"""The controls: their presets, what they touch, and how they are saved."""
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from families import (
     shared,
     texts,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 from oracle import ORACLES
 from oracle import soften as masked
 from patch_support import language_loss
@@ -33,141 +30,9 @@ import wemask
 from wemask import WeMaskConfig
 from wemask.decoder.parts import find_decoder
 from wemask.detection.tracing import trace_layers
-from wemask.errors import ConfigError, ModelError, PatchError
-from wemask.operator.equation import damp_uniformly, fill_dims, soften_dims
+from wemask.errors import ModelError, PatchError
 from wemask.operator.handle import observe
-from wemask.operator.tokens import tokens_at
 from wemask.settings.composition import compose, section
-
-# --- equations ----------------------------------------------------------------------------------
-
-
-def draw(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def drawn(seed: int, dtype: torch.dtype, width: int = 9) -> tuple[Tensor, Tensor, Tensor]:
-    """x [2, 5, width] with a token that is all zero and a negative zero; a gate; some dims."""
-    x, gate = draw((2, 5, width), seed, dtype), draw((2, 5), seed + 1) > 0
-    x[0, 1], x[1, 2, 0] = 0, -0.0
-    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
-    return x, gate, order[: 1 + seed % width]
-
-
-DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
-
-
-@given(seed=st.integers(0, 99), strength=st.floats(0, 1), dtype=DTYPES)
-def test_uniform_keeps_the_norm_that_softening_would_leave(seed, strength, dtype):
-    x, gate, dims = drawn(seed, dtype)
-    before = x.clone()
-    out = damp_uniformly(x, gate, dims, strength)
-    want = soften_dims(x.double(), gate, dims, strength).norm(dim=-1)
-    rounding = 8 * torch.finfo(torch.float32 if dtype == torch.float64 else dtype).eps
-    assert torch.allclose(out.double().norm(dim=-1), want, rtol=rounding, atol=1e-6)
-    assert torch.equal(out[~gate], x[~gate]) and out.dtype == dtype
-    direction = torch.nn.functional.cosine_similarity(out.double(), x.double(), dim=-1)
-    alive = (x.double().norm(dim=-1) > 0) & (want > 1e-4)
-    assert torch.allclose(direction[alive], torch.ones_like(direction[alive]), atol=1e-4)
-    assert torch.equal(x, before)
-
-
-@given(seed=st.integers(0, 99), strength=st.floats(0, 1), dtype=DTYPES)
-def test_fill_moves_the_dims_of_the_tokens_towards_the_values(seed, strength, dtype):
-    x, gate, dims = drawn(seed, dtype)
-    values, before = draw((len(dims),), seed + 2), x.clone()
-    out = fill_dims(x, gate, dims, strength, values)
-    expected = before.to(torch.float64, copy=True)
-    expected[..., dims] = expected[..., dims] * (1 - strength) + strength * values.double()
-    expected = torch.where(gate.unsqueeze(-1), expected, x.double())
-    rounding = 4 * torch.finfo(torch.float32 if dtype == torch.float64 else dtype).eps
-    assert torch.allclose(out.double(), expected, rtol=rounding, atol=4 * rounding)
-    assert torch.equal(x, before) and out.dtype == dtype
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("seed", range(5))
-def test_strength_zero_is_the_identity_bit_for_bit(dtype, seed):
-    x, gate, dims = drawn(seed, dtype)
-    zeros = (0.0, torch.tensor(0.0))
-    outs = [damp_uniformly(x.mT.contiguous().mT, gate, dims, s) for s in zeros]
-    outs += [fill_dims(x, gate, dims, s, torch.ones(len(dims))) for s in zeros]
-    for out in outs:
-        assert torch.equal(out.contiguous().view(torch.uint8), x.view(torch.uint8))
-
-
-@pytest.mark.parametrize("equation", ["uniform", "fill"])
-@pytest.mark.parametrize("width", [1, 6])  # 1: all of a token is removed at strength 1
-def test_gradients_by_finite_differences_and_none_is_nan(equation, width):
-    x = draw((1, 3, width), 0, torch.float64).requires_grad_()
-    gate, dims = torch.tensor([[True, False, True]]), torch.arange((width + 1) // 2)
-    values = torch.full((len(dims),), 2.0, dtype=torch.float64)
-    apply: Any = damp_uniformly if equation == "uniform" else partial(fill_dims, values=values)
-    s = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, s: apply(x, gate, dims, s), (x, s))
-    zero = torch.zeros(1, 3, width, requires_grad=True)
-    for at in (zero, x):
-        (grad,) = torch.autograd.grad(apply(at, gate, dims, 1.0).sum(), at)
-        assert grad.isfinite().all()
-
-
-# --- the token at a place -----------------------------------------------------------------------
-
-
-class TestTokensAt:
-    """Pads, packing, chunks and windows, for a place that is not the first."""
-
-    h = torch.zeros(2, 4, 3)
-
-    def gate(self, visible: Tensor, positions: Tensor | None = None, place: int = 1) -> list:
-        return tokens_at(self.h, visible[:, None], positions, 0, place).tolist()
-
-    def test_padding_on_either_side(self):
-        causal = torch.ones(4, 4).tril().bool()
-        left = causal & torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]).bool()[:, None, :]
-        positions = torch.tensor([[0, 1, 2, 3], [1, 0, 1, 2]])  # a pad at "1" is not believed
-        assert self.gate(left, positions) == [
-            [False, True, False, False],
-            [False, False, True, False],
-        ]
-        right = causal & torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()[:, None, :]
-        assert self.gate(right) == [[False, True, False, False]] * 2  # and no pad of row 1
-
-    def test_packed_documents_by_mask_and_by_positions(self):
-        document = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
-        causal = torch.ones(4, 4).tril().bool()
-        mask = causal & (document[:, :, None] == document[:, None, :])
-        expected = [[False, True, False, True], [False, False, True, False]]
-        assert self.gate(mask) == expected
-        positions = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 2]])
-        assert tokens_at(self.h, None, positions, 0, 1).tolist() == expected
-
-    def test_flash_mask_and_cache(self):
-        mask = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 0]])  # 2 cached + 4 keys
-        gate = tokens_at(self.h, mask, None, 2, 2)
-        assert gate.tolist() == [[False, False, False, True], [True, False, False, False]]
-        pads = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]])
-        assert tokens_at(self.h, pads, None, 0, 1).tolist() == [
-            [False] * 4,
-            [False, True, False, False],
-        ]
-        assert tokens_at(self.h, None, None, 2, 3).tolist() == [[False, True, False, False]]
-
-
-# --- settings -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("site", ["residual_copy", "residual_stream"])
-def test_uniform_before_a_norm_is_refused(site):
-    with pytest.raises(ConfigError, match="the norm that reads the residual undoes a factor"):
-        WeMaskConfig(dims="uniform", site=site)
-
-
-@pytest.mark.parametrize("dims", ["uniform", "batch_activation"])
-def test_fill_needs_dims_that_stay(dims):
-    with pytest.raises(ConfigError, match="fill=mean needs the same few dims"):
-        WeMaskConfig(dims=dims, fill="mean")
-
 
 PRESETS = {
     "random_dims": {"dims": "random"},

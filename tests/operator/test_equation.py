@@ -1,5 +1,6 @@
-"""The equation on tensors, and the settings."""
+"""The equation on tensors, and those of the controls."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wemask import StrengthSchedule, WeMaskConfig
-from wemask.errors import ConfigError
-from wemask.operator.equation import batch_activation_dims, soften_dims, top_dims
-from wemask.operator.settings import LearnableStrength
-from wemask.operator.tokens import massive_tokens, tokens_at
+from wemask.operator.equation import (
+    batch_activation_dims,
+    damp_uniformly,
+    fill_dims,
+    soften_dims,
+    top_dims,
+)
 
 
 def draw(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -77,12 +80,6 @@ def test_gate_of_one_row_broadcasts():
     assert torch.equal(out[:, 1], x[:, 1])
 
 
-def test_massive_tokens_pass_any_threshold_in_magnitude():
-    h = torch.tensor([[[0.0, -11.0, 0.0], [9.0, 9.0, 99.0], [0.0, 0.0, 0.0]]])
-    gate = massive_tokens(h, torch.tensor([1, 0]), torch.tensor([10.0, 9.0]))
-    assert gate.tolist() == [[True, False, False]]  # dim 2 is not asked; equal is not above
-
-
 def test_top_dims_breaks_ties_by_index():
     assert top_dims(torch.tensor([1.0, 3.0, 3.0, 0.0, 3.0]), 2).tolist() == [1, 2]
 
@@ -93,148 +90,6 @@ def test_batch_activation_is_the_authors_selection(seed, k):
     gate = (torch.arange(4) == 0).unsqueeze(0).expand(3, 4)
     reference = x[:, 0, :].abs().mean(0).topk(k).indices
     assert set(batch_activation_dims(x, gate, k).tolist()) == set(reference.tolist())
-
-
-class TestFirstTokens:
-    """What a layer is given decides; pads, packing and chunks are all in the mask."""
-
-    h = torch.zeros(2, 4, 3)
-
-    def test_left_padding(self):
-        real = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]]).bool()
-        causal = torch.ones(4, 4).tril().bool()
-        mask = (causal & real[:, None, :])[:, None]
-        expected = [[True, False, False, False], [False, False, True, False]]
-        # `generate` gives pads position 0: the positions must not be believed here.
-        positions = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 1]])
-        assert tokens_at(self.h, mask, positions, 0).tolist() == expected
-        additive = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
-        assert tokens_at(self.h, additive, positions, 0).tolist() == expected
-
-    def test_packed_documents_by_mask_and_by_positions(self):
-        document = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])
-        causal = torch.ones(4, 4).tril().bool()
-        mask = (causal & (document[:, :, None] == document[:, None, :]))[:, None]
-        expected = [[True, False, True, False], [True, True, False, False]]
-        assert tokens_at(self.h, mask, None, 0).tolist() == expected
-        positions = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 2]])
-        assert tokens_at(self.h, None, positions, 0).tolist() == expected
-
-    def test_flash_mask_and_cache(self):
-        mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]])  # 2 cached + 4 keys
-        gate = tokens_at(self.h, mask, None, 2)
-        assert gate.tolist() == [[True, False, False, False], [False] * 4]
-        assert not tokens_at(self.h, None, None, 2).any()
-        assert tokens_at(self.h, None, None, 0).tolist() == [[True, False, False, False]]
-
-    def test_an_unreadable_mask_says_what_to_type(self):
-        with pytest.raises(ConfigError, match=r"cannot read a str .*operator\.tokens=massive"):
-            tokens_at(self.h, "BlockMask", None, 0)
-
-
-class TestConfig:
-    """Every problem together, each with the nearest name."""
-
-    def test_defaults_are_the_papers(self):
-        assert WeMaskConfig().to_dict() == {
-            "rate": 0.001,
-            "layers": "after_me",
-            "tokens": "massive",
-            "dims": "me_norm",
-            "site": "attention_input",
-            "fill": "zero",
-            "strength": 1.0,
-            "seed": 0,
-        }
-
-    def test_all_problems_at_once(self):
-        with pytest.raises(ConfigError) as raised:
-            WeMaskConfig(
-                rate=0.0,
-                layers="after",
-                tokens="masive",
-                dims="me_nrm",
-                site="residul_copy",
-                fill="means",
-                strength=2.0,
-                seed=1.5,  # pyright: ignore[reportArgumentType]
-            )
-        lines = str(raised.value).splitlines()
-        starts = [line.split()[0] for line in lines]
-        assert starts == ["rate", "layers", "tokens", "dims", "site", "fill", "strength", "seed"]
-        for line, near in zip(
-            lines[1:6], ("after_me", "massive", "me_norm", "residual_copy", "mean"), strict=True
-        ):
-            assert line.endswith(f"Did you mean {near!r}?")
-
-    @pytest.mark.parametrize("rate", [0, -0.1, 1.01, float("nan"), float("inf"), "0.1", True, None])
-    def test_rate_out_of_range(self, rate):
-        with pytest.raises(ConfigError, match=r"0 < rate <= 1, got"):
-            WeMaskConfig(rate=rate)
-
-    @pytest.mark.parametrize("layers", [(), (1, 1), (-1,), (1.0,), (True,), 3, None, ["2"]])
-    def test_layers_that_are_none(self, layers):
-        with pytest.raises(ConfigError, match="layers is one of"):
-            WeMaskConfig(layers=layers)
-
-    @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan"), "1", None, True])
-    def test_strength_out_of_range(self, strength):
-        with pytest.raises(ConfigError, match="strength must be a number from 0 to 1"):
-            WeMaskConfig(strength=strength)
-
-    @pytest.mark.parametrize("layers", ["from_me", "before_me"])
-    def test_before_the_me_layer_no_token_is_massive(self, layers):
-        with pytest.raises(ConfigError, match=f"layers={layers} .* Type tokens=first"):
-            WeMaskConfig(layers=layers)
-        assert WeMaskConfig(layers=layers, tokens="first").layers == layers
-
-    def test_schedule_from_plain_values_and_its_problems_together(self):
-        config = WeMaskConfig(strength={"start": 0.5, "end": 1.0, "steps": 4})  # pyright: ignore
-        schedule = config.strength
-        assert isinstance(schedule, StrengthSchedule)
-        assert [schedule.at(i) for i in (-1, 0, 2, 4, 9)] == [0.5, 0.5, 0.75, 1.0, 1.0]
-        assert config.final_strength == 1.0
-        with pytest.raises(ConfigError) as raised:
-            WeMaskConfig(rate=2, strength={"start": 2, "end": -1, "steps": 0})  # pyright: ignore
-        assert len(str(raised.value).splitlines()) == 4
-        with pytest.raises(ConfigError, match=r"strength\.stpes .* Did you mean 'steps'"):
-            WeMaskConfig(strength={"stpes": 3})  # pyright: ignore[reportArgumentType]
-
-    @given(
-        rate=st.floats(1e-6, 1),
-        layers=st.sampled_from(["after_me", "next", [3, 1]]),
-        dims=st.sampled_from(["me_norm", "random", "massive"]),
-        strength=st.one_of(st.floats(0, 1), st.just({"start": 0.1, "end": 0.9, "steps": 7})),
-    )
-    def test_plain_values_round_trip(self, rate, layers, dims, strength):
-        config = WeMaskConfig(rate=rate, layers=layers, dims=dims, strength=strength)
-        assert WeMaskConfig.from_dict(config.to_dict()) == config
-
-    def test_unknown_keys_name_the_nearest(self):
-        with pytest.raises(ConfigError) as raised:
-            WeMaskConfig.from_dict({"rat": 0.1, "layer": "next"})
-        first, second = str(raised.value).splitlines()
-        assert first.startswith("operator.rat ") and first.endswith("Did you mean 'rate'?")
-        assert second.startswith("operator.layer ") and second.endswith("Did you mean 'layers'?")
-
-    @given(rate=st.floats(1e-6, 1), width=st.integers(1, 8192))
-    def test_budget_is_at_least_one_and_at_most_all(self, rate, width):
-        assert WeMaskConfig(rate=rate).budget(width) == max(1, round(rate * width))
-        authors = WeMaskConfig(rate=rate, dims="batch_activation")
-        if int(rate * width):
-            assert authors.budget(width) == int(rate * width)
-        else:
-            with pytest.raises(ConfigError, match="softens int"):
-                authors.budget(width)
-
-    def test_what_needs_a_report(self):
-        free = {"layers": [2], "tokens": "first"}
-        for dims in ("attn_norm", "batch_activation", "random"):
-            assert not WeMaskConfig(dims=dims, **free).needs_report
-        for dims in ("me_norm", "massive", "activation", "lowest"):
-            assert WeMaskConfig(dims=dims, **free).needs_report
-        assert WeMaskConfig(dims="random", layers=(2,)).needs_report
-        assert WeMaskConfig(dims="random", tokens="first").needs_report
 
 
 class TestGradient:
@@ -263,33 +118,66 @@ class TestGradient:
         assert sorted(map(tuple, kept)) == [(2,), (2, 3)]
 
 
-class TestLearnable:
-    def test_the_word_the_mapping_and_the_dataclass_mean_the_same(self):
-        word = WeMaskConfig(strength="learnable").strength
-        assert word == LearnableStrength() == LearnableStrength(initial=0.9, scale=100.0)
-        mapped: Any = {"initial": 0.4}
-        config = WeMaskConfig(strength=mapped)
-        assert config.strength == LearnableStrength(initial=0.4)
-        assert WeMaskConfig.from_dict(config.to_dict()) == config
-        assert config.final_strength == 0.4
+def drawn(seed: int, dtype: torch.dtype, width: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+    """x [2, 5, width] with a token that is all zero and a negative zero; a gate; some dims."""
+    x, gate = draw((2, 5, width), seed, dtype), draw((2, 5), seed + 1) > 0
+    x[0, 1], x[1, 2, 0] = 0, -0.0
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+    return x, gate, order[: 1 + seed % width]
 
-    @pytest.mark.parametrize("initial", [0.01, 0.5, 0.9, 0.999])
-    def test_theta_gives_the_initial_strength(self, initial):
-        strength = LearnableStrength(initial=initial, scale=50)
-        s = torch.sigmoid(torch.tensor(50 * strength.theta(), dtype=torch.float64))
-        assert float(s) == pytest.approx(initial, rel=1e-12)
 
-    @pytest.mark.parametrize(
-        ("values", "message"),
-        [
-            ({"initial": 1.0}, "cannot leave 0 or 1"),
-            ({"initial": 0}, "between 0 and 1, both excluded"),
-            ({"scale": 0}, r"strength\.scale must be a number > 0"),
-            ({"initial": 0.5, "steps": 3}, "mixes a schedule"),
-            ({"inital": 0.5}, "Did you mean 'initial'"),
-            ("learnt", "from 0 to 1, or learnable; got 'learnt'"),
-        ],
-    )
-    def test_problems(self, values, message):
-        with pytest.raises(ConfigError, match=message):
-            WeMaskConfig(strength=values)
+DTYPES = st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
+
+
+@given(seed=st.integers(0, 99), strength=st.floats(0, 1), dtype=DTYPES)
+def test_uniform_keeps_the_norm_that_softening_would_leave(seed, strength, dtype):
+    x, gate, dims = drawn(seed, dtype)
+    before = x.clone()
+    out = damp_uniformly(x, gate, dims, strength)
+    want = soften_dims(x.double(), gate, dims, strength).norm(dim=-1)
+    rounding = 8 * torch.finfo(torch.float32 if dtype == torch.float64 else dtype).eps
+    assert torch.allclose(out.double().norm(dim=-1), want, rtol=rounding, atol=1e-6)
+    assert torch.equal(out[~gate], x[~gate]) and out.dtype == dtype
+    direction = torch.nn.functional.cosine_similarity(out.double(), x.double(), dim=-1)
+    alive = (x.double().norm(dim=-1) > 0) & (want > 1e-4)
+    assert torch.allclose(direction[alive], torch.ones_like(direction[alive]), atol=1e-4)
+    assert torch.equal(x, before)
+
+
+@given(seed=st.integers(0, 99), strength=st.floats(0, 1), dtype=DTYPES)
+def test_fill_moves_the_dims_of_the_tokens_towards_the_values(seed, strength, dtype):
+    x, gate, dims = drawn(seed, dtype)
+    values, before = draw((len(dims),), seed + 2), x.clone()
+    out = fill_dims(x, gate, dims, strength, values)
+    expected = before.to(torch.float64, copy=True)
+    expected[..., dims] = expected[..., dims] * (1 - strength) + strength * values.double()
+    expected = torch.where(gate.unsqueeze(-1), expected, x.double())
+    rounding = 4 * torch.finfo(torch.float32 if dtype == torch.float64 else dtype).eps
+    assert torch.allclose(out.double(), expected, rtol=rounding, atol=4 * rounding)
+    assert torch.equal(x, before) and out.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("seed", range(5))
+def test_controls_at_strength_zero_are_the_identity_bit_for_bit(dtype, seed):
+    x, gate, dims = drawn(seed, dtype)
+    zeros = (0.0, torch.tensor(0.0))
+    outs = [damp_uniformly(x.mT.contiguous().mT, gate, dims, s) for s in zeros]
+    outs += [fill_dims(x, gate, dims, s, torch.ones(len(dims))) for s in zeros]
+    for out in outs:
+        assert torch.equal(out.contiguous().view(torch.uint8), x.view(torch.uint8))
+
+
+@pytest.mark.parametrize("equation", ["uniform", "fill"])
+@pytest.mark.parametrize("width", [1, 6])  # 1: all of a token is removed at strength 1
+def test_gradients_of_controls_by_finite_differences_and_none_is_nan(equation, width):
+    x = draw((1, 3, width), 0, torch.float64).requires_grad_()
+    gate, dims = torch.tensor([[True, False, True]]), torch.arange((width + 1) // 2)
+    values = torch.full((len(dims),), 2.0, dtype=torch.float64)
+    apply: Any = damp_uniformly if equation == "uniform" else partial(fill_dims, values=values)
+    s = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, s: apply(x, gate, dims, s), (x, s))
+    zero = torch.zeros(1, 3, width, requires_grad=True)
+    for at in (zero, x):
+        (grad,) = torch.autograd.grad(apply(at, gate, dims, 1.0).sum(), at)
+        assert grad.isfinite().all()

@@ -7,7 +7,6 @@ import pytest
 import torch
 from families import (
     MASSIVE,
-    NORMLESS,
     build,
     close,
     logits,
@@ -21,9 +20,8 @@ from patch_support import blocks, cached_logits, unpatched
 from torch import Tensor, nn
 
 import wemask
-from wemask import StrengthSchedule, WeMaskConfig
+from wemask import WeMaskConfig
 from wemask.errors import ConfigError, DetectionError, ModelError, PatchError
-from wemask.operator.handle import observe, probe_ids
 
 VISIBLE = 1e-2  # a softening moves some logit by at least this share of the largest
 
@@ -93,31 +91,7 @@ def test_residual_copy_masks_before_the_norm_and_leaves_the_residual_whole():
 # --- training -----------------------------------------------------------------------------------
 
 
-# --- the handle ---------------------------------------------------------------------------------
-
-
-def test_the_handle_says_what_was_touched():
-    case = shared()
-    with wemask.soften(case.model, case.report, settings()) as handle:
-        assert handle.layers == [2, 3, 4]
-        assert handle.tokens_touched == {2: 1, 3: 1, 4: 1}
-        assert {len(d or []) for d in handle.dims.values()} == {8}
-        assert handle.strength == 1.0 and handle.report is case.report
-        assert repr(handle) == ("SoftenHandle(layers=[2, 3, 4], tokens_touched={2: 1, 3: 1, 4: 1})")
-        ids = torch.cat([sequence(8, 1), sequence(8, 2, massive_at=5)])
-        ids[1, 7] = MASSIVE
-        assert {o.tokens for o in observe(handle, case.model, ids).values()} == {3}
-        handle.set_strength(0.25)
-        assert handle.strength == 0.25
-        with pytest.raises(ConfigError, match="strength must be a number from 0 to 1"):
-            handle.set_strength(1.5)
-
-
-def test_a_schedule_starts_from_its_end_value():
-    case = shared()
-    schedule = StrengthSchedule(start=0.1, end=0.75, steps=10)
-    with wemask.soften(case.model, case.report, settings(strength=schedule)) as handle:
-        assert handle.strength == 0.75
+# --- choices -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,22 +116,6 @@ def test_training_mode_is_kept_and_probing_needs_no_gradient():
     with wemask.soften(case.model, case.report, settings()):
         assert case.model.training
         assert all(p.grad is None for p in case.model.parameters())
-
-
-def test_the_with_block_cleans_up_after_an_error():
-    case = planted("llama")
-
-    def body() -> None:
-        with wemask.soften(case.model, case.report, settings()):
-            raise KeyError("inside")
-
-    with pytest.raises(KeyError, match="inside"):
-        body()
-    assert unpatched(case.model)
-
-
-def test_probe_ids_without_a_report_stay_in_the_vocabulary():
-    assert probe_ids(build("llama", vocab_size=5), None).tolist() == [[0, 1, 2, 3, 4]]
 
 
 # --- errors: one each, and the model stays unpatched --------------------------------------------
@@ -222,18 +180,6 @@ ERRORS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
 }
 
 
-def test_removing_inside_the_block_is_no_error_and_hides_none():
-    c = shared("llama", 0)
-
-    def fail() -> None:
-        with wemask.soften(c.model, c.report, settings()) as handle:
-            handle.remove()
-            raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        fail()
-
-
 @pytest.mark.filterwarnings("ignore::wemask.WeMaskWarning")
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors_leave_the_model_unpatched(name):
@@ -261,15 +207,6 @@ def test_patching_twice_and_removing_twice():
         assert torch.equal(logits(case.model, ids), on)
         with pytest.raises(PatchError, match="was removed before"):
             handle.remove()  # not the one in force
-
-
-@pytest.mark.parametrize("family", NORMLESS)
-@pytest.mark.parametrize("dims", ["me_norm", "attn_norm", "lowest"])
-def test_norms_without_weight_say_so(family, dims):
-    case = shared(family)
-    with pytest.raises(ModelError, match=r"has no norm weight.*operator\.dims=massive"):
-        wemask.soften(case.model, case.report, settings(dims=dims))
-    assert unpatched(case.model)
 
 
 def test_the_me_layer_may_be_the_last():

@@ -57,45 +57,39 @@ def validate(
     The model is unsoftened before and after. Dims that are chosen per batch, or tokens by literal
     position, are expected to fail lines 2 and 3: that is what the warnings about them say.
     """
-    with evaluating(unwrap(model)):
-        yield from _checks(model, tokenizer, report, config, chats)
-
-
-def _checks(
-    model: nn.Module,
-    tokenizer: Any,
-    report: MELayerReport | None,
-    config: WeMaskConfig,
-    chats: bool,
-) -> Iterator[Check]:
     base = unwrap(model)
-    ids = _sequence(base, report)
-    reference = _logits(base, ids)
-    keys = list(base.state_dict())
-    try:
-        handle = soften(model, report, config)
-    except (DetectionError, PatchError) as error:  # a wrong layer number is no result: passed on
-        yield Check(number=7, name="it fires", passed=False, detail=str(error))
-        return
-    try:
-        touched = handle.tokens_touched
-        yield Check(number=7, name="it fires", passed=True, detail=f"tokens touched: {touched}")
-        softened = _logits(base, ids)
-        effect = float((softened - reference).abs().max())
-        with handle.at_strength(0.0):
-            same = torch.equal(_logits(base, ids), reference)
-        yield _exact(1, "strength 0 is the unpatched model, bit for bit", same)
-        yield _exact(1, "state_dict keys do not change", list(base.state_dict()) == keys)
-        if config.by_content and tokenizer is not None:
+    with evaluating(base):
+        ids = _sequence(base, report)
+        reference = _logits(base, ids)
+        keys = list(base.state_dict())
+        try:
+            handle = soften(model, report, config)
+        except (DetectionError, PatchError) as error:  # a wrong layer number is no result: raised
+            yield Check(number=7, name="it fires", passed=False, detail=str(error))
+            return
+        with handle:
+            touched = f"tokens touched: {handle.tokens_touched}"
+            yield Check(number=7, name="it fires", passed=True, detail=touched)
+            softened = _logits(base, ids)
+            effect = float((softened - reference).abs().max())
             with handle.at_strength(0.0):
-                yield gates_hold(base, tokenizer, handle, chats=chats)
-        for number, name, run in _invariances(ids):
-            yield _compared(number, name, run, base, handle, effect)
-        yield _saved(model, tokenizer, ids, softened)
-        yield _stock_refuses(model, tokenizer)
-    finally:
-        handle.remove()
-    yield _exact(1, "removed is the unpatched model, bit for bit", _equal(base, ids, reference))
+                same = torch.equal(_logits(base, ids), reference)
+            yield _exact(1, "strength 0 is the unpatched model, bit for bit", same)
+            yield _exact(1, "state_dict keys do not change", list(base.state_dict()) == keys)
+            if config.by_content and tokenizer is not None:
+                with handle.at_strength(0.0):
+                    yield gates_hold(base, tokenizer, handle, chats=chats)
+            for number, name, run in (
+                (2, "left padding", partial(_padded, base, ids, left=True)),
+                (2, "right padding", partial(_padded, base, ids, left=False)),
+                (3, "prefill + cached decode, token by token", partial(_cached, base, ids, [4])),
+                (3, "chunked prefill", partial(_cached, base, ids, [5, ids.shape[1] - 5])),
+            ):
+                yield _compared(number, name, run, handle, softened, effect)
+            yield _saved(model, tokenizer, ids, softened)
+            yield _stock_refuses(model, tokenizer)
+        same = torch.equal(_logits(base, ids), reference)
+        yield _exact(1, "removed is the unpatched model, bit for bit", same)
 
 
 def gates_hold(
@@ -106,11 +100,7 @@ def gates_hold(
     The smallest value that it picks is at least `MIN_SEPARATION` times the largest that it leaves,
     and the strongest token of every text that has a massive one at the ME Layer is picked.
 
-    Args:
-        model: softened, with strength 0.
-        tokenizer: its own.
-        handle: of its softening, by content.
-        chats: read the texts through the chat template, too.
+    The model is softened, by content and with strength 0; `chats`: read the texts as chats, too.
     """
     report, tokens = handle.report, handle.config.tokens
     assert report is not None and report.layer is not None
@@ -149,34 +139,23 @@ def _logits(model: nn.Module, ids: Tensor, **inputs: Any) -> Tensor:
     return model(input_ids=ids, use_cache=False, **inputs).logits.float()
 
 
-def _equal(model: nn.Module, ids: Tensor, reference: Tensor) -> bool:
-    return torch.equal(_logits(model, ids), reference)
-
-
 def _exact(number: int, name: str, passed: bool) -> Check:
     return Check(number=number, name=name, passed=passed, detail="" if passed else "differs")
 
 
-Run = Callable[[nn.Module], Tensor]  # the largest difference from the model's own full forward
-
-
-def _invariances(ids: Tensor) -> list[tuple[int, str, Run]]:
-    return [
-        (2, "left padding", lambda m: _padded(m, ids, left=True)),
-        (2, "right padding", lambda m: _padded(m, ids, left=False)),
-        (3, "prefill + cached decode, token by token", lambda m: _cached(m, ids, [4])),
-        (3, "chunked prefill", lambda m: _cached(m, ids, [5, ids.shape[1] - 5])),
-    ]
-
-
 def _compared(
-    number: int, name: str, run: Run, model: nn.Module, handle: Any, effect: float
+    number: int,
+    name: str,
+    run: Callable[[], Tensor],
+    handle: SoftenHandle,
+    softened: Tensor,
+    effect: float,
 ) -> Check:
-    difference = float(run(model).abs().max())
+    """Hold what `run` gives, the differences from the full forward, against the unpatched ones."""
+    difference = float(run().abs().max())
     with handle.at_strength(0.0):
-        floor = float(run(model).abs().max())
-    largest = float(_logits(model, _sequence(model, handle.report)).abs().max())
-    passed = difference <= 2 * floor + 1e-5 * max(1.0, largest)
+        floor = float(run().abs().max())
+    passed = difference <= 2 * floor + 1e-5 * max(1.0, float(softened.abs().max()))
     detail = (
         f"differs by {difference:.1e} (unpatched {floor:.1e}; the softening itself {effect:.1e})"
     )

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from wemask.checkpoint.manifest import CONFIG_NAME, PREFIX, VARIANT, read_manifest
+from wemask.checkpoint.manifest import CONFIG_NAME, PREFIX, STOPS, VARIANT, read_manifest
 from wemask.checkpoint.model_card import write_card
 from wemask.checkpoint.save_load import check_free, is_adapter, merge, new_folder
 from wemask.errors import ModelError
@@ -88,10 +88,7 @@ def _weights_name(name: str, variant: str | None) -> str:
 def _write_plain(folder: Path, out: Path) -> None:
     _copy_model(folder, out, None)
     (out / CONFIG_NAME).unlink()
-    for name, key, prefix in (
-        ("config.json", "model_type", PREFIX),
-        ("adapter_config.json", "peft_type", PREFIX.upper()),
-    ):
+    for name, key, prefix in STOPS:
         if (out / name).exists():
             values = json.loads((out / name).read_text())
             values[key] = values[key].removeprefix(prefix)
@@ -114,7 +111,16 @@ def _make_loadable(out: Path) -> None:
     values = json.loads(path.read_text())
     kind = values["model_type"].removeprefix(PREFIX)
     natives = native_names(kind)
-    _write_code(out, values["model_type"], natives)
+    text = _TEMPLATE.format(
+        kind=kind,
+        model_type=values["model_type"],
+        entry=ENTRY.replace(".", "_"),
+        imported=", ".join(sorted(set(natives.values()))),
+        **natives,
+    )
+    (out / f"{MODELING}.py").write_text(text)
+    for name, source in sources().items():
+        (out / f"wemask_{name}.py").write_text(source)
     values["architectures"] = [f"Wemask{natives['AutoModelForCausalLM']}"]
     values["auto_map"] = {auto: f"{MODELING}.Wemask{name}" for auto, name in natives.items()}
     _write_json(path, values)
@@ -170,19 +176,6 @@ class Wemask{AutoModel}(SoftenedModel, {AutoModel}):
 class Wemask{AutoModelForCausalLM}(SoftenedModel, {AutoModelForCausalLM}):
     config_class = Wemask{AutoConfig}
 '''
-
-
-def _write_code(out: Path, model_type: str, natives: dict[str, str]) -> None:
-    text = _TEMPLATE.format(
-        kind=model_type.removeprefix(PREFIX),
-        model_type=model_type,
-        entry=ENTRY.replace(".", "_"),
-        imported=", ".join(sorted(set(natives.values()))),
-        **natives,
-    )
-    (out / f"{MODELING}.py").write_text(text)
-    for name, source in sources().items():
-        (out / f"wemask_{name}.py").write_text(source)
 
 
 # `from wemask.ROOM.NAME import ...` and `from wemask.ROOM import NAME as ...`, at any indentation

@@ -31,21 +31,17 @@ def sample_weights(model: nn.Module) -> WeightSample | None:
         "embeddings": [unwrap(model).get_input_embeddings()],  # pyright: ignore
         "norms": [norm for b in blocks for norm in (b.attention_norm, b.ffn_norm)],
     }
-    weights = {name: [w for m in ms if (w := _weight(m)) is not None] for name, ms in parts.items()}
-    if not all(_readable(w) for group in weights.values() for w in group):
-        return None
+    weights: dict[str, list[Any]] = {}
+    for name, modules in parts.items():
+        # under PEFT's modules_to_save the original's weight, not the trained copy's
+        own = [getattr(getattr(m, "original_module", m), "weight", None) for m in modules]
+        weights[name] = [weight for weight in own if weight is not None]
+    for weight in (w for group in weights.values() for w in group):
+        if not size(weight) or weight.is_meta or not weight.is_floating_point():
+            return None
     sample = {name: _spaced(group) for name, group in weights.items()}
     finite = all(math.isfinite(value) for values in sample.values() for value in values)
     return sample if finite else None  # a model that diverged; JSON has no NaN
-
-
-def _weight(module: nn.Module | None) -> Any:
-    """The base model's weight: under PEFT's modules_to_save the original, not the trained copy."""
-    return getattr(getattr(module, "original_module", module), "weight", None)
-
-
-def _readable(weight: Any) -> bool:
-    return size(weight) > 0 and not weight.is_meta and weight.is_floating_point()
 
 
 def _spaced(weights: list[Tensor]) -> list[float]:

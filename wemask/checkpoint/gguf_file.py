@@ -24,12 +24,10 @@ STRING, ARRAY = 8, 9
 class Header:
     """What a GGUF file says of itself."""
 
-    metadata: dict[str, Any]
-    """Key -> number or text; of an array only its length."""
+    metadata: dict[str, Any]  # key -> number or text; of an array only its length
     tensors: list[tuple[str, int, int, int]]
     """Name, number of elements, ggml type, and offset from `start`."""
-    start: int
-    """Where the tensors begin, in bytes."""
+    start: int  # where the tensors begin, in bytes
 
 
 def check(name: str, path: Path) -> None:
@@ -49,11 +47,7 @@ def check(name: str, path: Path) -> None:
 
 
 def read_header(name: str, path: Path) -> Header:
-    """Read the header alone.
-
-    Raises:
-        ModelError: no GGUF file, or it ends within its header.
-    """
+    """Read the header alone; ModelError: no GGUF file, or it ends within its header."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ModelError(
@@ -122,6 +116,9 @@ class _Reader:
 
 def _check_readable(name: str, metadata: dict[str, Any]) -> None:
     """Refuse parts, adapters and unknown architectures."""
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
     parts = metadata.get("split.count", 1)
     if parts not in (0, 1):
         raise ModelError(
@@ -131,24 +128,14 @@ def _check_readable(name: str, metadata: dict[str, Any]) -> None:
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise ModelError(f"{name} holds no model but {kind!r}. Give the GGUF file of the model.")
-    architecture, known = str(metadata.get("general.architecture")), _architectures()
-    if _plain(architecture) not in map(_plain, known):
+    architecture = str(metadata.get("general.architecture"))
+    known = {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS}
+    plain = str.maketrans("", "", "_-")  # llama.cpp's `qwen2moe` and `gpt-oss` have _ there
+    if architecture.translate(plain) not in {name.translate(plain) for name in known}:
         raise ModelError(
             f"{name} is of the architecture {architecture!r}, and this transformers reads GGUF "
             f"files of {', '.join(sorted(known))}. Give the model as a folder of safetensors."
         )
-
-
-def _architectures() -> set[str]:
-    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
-    return {*GGUF_SUPPORTED_ARCHITECTURES, *GGUF_CONFIG_ARCHS}
-
-
-def _plain(architecture: str) -> str:
-    """llama.cpp's `qwen2moe` and `gpt-oss` are `qwen2_moe` and `gpt_oss` in transformers."""
-    return architecture.replace("_", "").replace("-", "")
 
 
 def _check_whole(name: str, path: Path, header: Header) -> None:

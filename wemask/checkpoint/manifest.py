@@ -1,10 +1,11 @@
 """`wemask_config.json`: what it says, how it is written, checked, and put back into a model.
 
 It lies beside the weights of every softened model. An exported folder carries a copy of this file
-of code and of what it imports (see `exporting.py`), so it imports no more than the operator needs.
+of code and of what it imports (see `export.py`), so it imports no more than the operator needs.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,10 @@ CONFIG_NAME = "wemask_config.json"
 SCHEMA_VERSION = 2
 VARIANT = "wemask"
 PREFIX = "wemask_"
+STOPS = (  # file, key and prefix: a stock loader stops where it does not know the kind
+    ("config.json", "model_type", PREFIX),
+    ("adapter_config.json", "peft_type", PREFIX.upper()),
+)
 _REQUIRED = ("schema_version", "operator", "strength", "layers", "dims", "report")
 
 
@@ -39,17 +44,12 @@ def mark(folder: Path, handle: SoftenHandle) -> None:
 def write_marks(folder: Path, values: dict[str, Any]) -> None:
     """The same for what `manifest_values` said."""
     (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    _rename(folder / "config.json", "model_type", PREFIX)
-    _rename(folder / "adapter_config.json", "peft_type", PREFIX.upper())
-
-
-def _rename(path: Path, key: str, prefix: str) -> None:
-    if not path.exists():
-        return
-    values = json.loads(path.read_text())
-    if not values[key].startswith(prefix):
-        values[key] = prefix + values[key]
-        path.write_text(json.dumps(values, indent=2) + "\n")
+    for name, key, prefix in STOPS:
+        path = folder / name
+        if path.exists():
+            settings = json.loads(path.read_text())
+            settings[key] = prefix + settings[key].removeprefix(prefix)
+            path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def handle_of(model: nn.Module) -> SoftenHandle:
@@ -70,6 +70,7 @@ def handle_of(model: nn.Module) -> SoftenHandle:
 def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
     """What wemask_config.json says; where parameters are sharded, all ranks must ask."""
     config = handle.model.config
+    learned = all(softening.strength is None for softening in handle.softenings())
     return {
         "schema_version": SCHEMA_VERSION,
         "wemask_version": _version("wemask"),
@@ -78,7 +79,8 @@ def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
         "base_revision": getattr(config, "_commit_hash", None),
         "operator": handle.config.to_dict(),
         "strength": handle.strength,
-        "learned": {str(i): theta for i, theta in _learned_in_force(handle).items()},
+        # none where `set_strength` put a number in its place
+        "learned": {str(i): theta for i, theta in handle.learned.items()} if learned else {},
         "layers": handle.layers,
         # The dims themselves: training moves norm weights, and re-choosing could find others.
         "dims": {str(i): dims for i, dims in handle.dims.items()},
@@ -87,12 +89,6 @@ def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
         "weights_sample": sample_weights(handle.model),
         "report": None if handle.report is None else handle.report.to_dict(),
     }
-
-
-def _learned_in_force(handle: SoftenHandle) -> dict[int, float]:
-    """Theta per layer; none where `set_strength` put a number in its place."""
-    in_force = all(softening.strength is None for softening in handle.softenings())
-    return handle.learned if in_force else {}
 
 
 def _version(package: str) -> str:
@@ -115,10 +111,8 @@ class Manifest:
     learned: dict[int, float]
     """Raw parameter of a learnable strength per layer; empty where it was a number."""
     layers: list[int]
-    dims: dict[int, list[int]] | None
-    """None where each forward chooses its own."""
-    fill: dict[int, list[float]]
-    """What the dims go towards; empty where that is zero."""
+    dims: dict[int, list[int]] | None  # None where each forward chooses its own
+    fill: dict[int, list[float]]  # what the dims go towards; empty where that is zero
     report: MELayerReport | None
     base_model: str
     base_revision: str | None
@@ -170,17 +164,28 @@ def read_manifest(folder: Path) -> Manifest:
         if report is not None:
             _check_report(report)
         config = WeMaskConfig.from_dict(values["operator"])
+        dims, fill = values["dims"], values.get("fill", {})
+        if bool(fill) != (config.fill == "mean"):
+            raise ValueError(f"fill={config.fill}, but fill values of {len(fill)} layers.")
         return Manifest(
             path=path,
             config=config,
             strength=check_strength(values["strength"]),
-            learned=_learned(values.get("learned", {})),
+            learned={
+                int(i): _must(is_number(theta), f"learned of layer {i}", "a number", theta)
+                for i, theta in values.get("learned", {}).items()
+            },
             layers=_indices("layers", values["layers"]),
-            dims=_dims(values["dims"]),
-            fill=_fill(config, values.get("fill", {})),
+            dims=None
+            if dims and all(of_layer is None for of_layer in dims.values())
+            else {int(i): _indices(f"dims of layer {i}", d) for i, d in dims.items()},
+            fill={
+                int(i): _must(_are_numbers(v), f"fill of layer {i}", "a list of numbers", v)
+                for i, v in fill.items()
+            },
             report=report,
-            base_model=_text("base_model", values.get("base_model") or ""),
-            base_revision=_text("base_revision", values.get("base_revision") or "") or None,
+            base_model=_text("base_model", values),
+            base_revision=_text("base_revision", values) or None,
             parts=dict(values.get("parts", {})),
             weights_sample=values.get("weights_sample"),
         )
@@ -190,43 +195,25 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def _dims(values: Mapping[str, Any]) -> dict[int, list[int]] | None:
-    if values and all(dims is None for dims in values.values()):
-        return None
-    return {int(i): _indices(f"dims of layer {i}", dims) for i, dims in values.items()}
-
-
-def _fill(config: WeMaskConfig, values: Mapping[str, Any]) -> dict[int, list[float]]:
-    if bool(values) != (config.fill == "mean"):
-        raise ValueError(f"fill={config.fill}, but fill values of {len(values)} layers.")
-    for index, numbers in values.items():
-        if not (isinstance(numbers, list) and all(map(is_number, numbers))):
-            raise TypeError(f"fill of layer {index} must be a list of numbers, got {numbers!r}.")
-    return {int(index): [float(v) for v in numbers] for index, numbers in values.items()}
-
-
-def _learned(values: Mapping[str, Any]) -> dict[int, float]:
-    for index, value in values.items():
-        if not is_number(value):
-            raise TypeError(f"learned of layer {index} must be a number, got {value!r}.")
-    return {int(index): float(value) for index, value in values.items()}
-
-
-def _indices(name: str, values: Any, below: int | None = None) -> list[int]:
-    """`values` if it is a list of whole numbers >= 0, and < `below` where that is given."""
-    end = "" if below is None else f" and < {below}"
-    good = isinstance(values, list) and all(
-        type(i) is int and i >= 0 and (below is None or i < below) for i in values
-    )
+def _must(good: bool, name: str, sought: str, value: Any) -> Any:
     if not good:
-        raise ValueError(f"{name} must be a list of whole numbers >= 0{end}, got {values!r}.")
-    return values
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text, got {value!r}.")
+        raise ValueError(f"{name} must be {sought}, got {value!r}.")
     return value
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(is_number, values))
+
+
+def _indices(name: str, values: Any, below: float = math.inf) -> list[int]:
+    good = isinstance(values, list) and all(type(i) is int and 0 <= i < below for i in values)
+    end = "" if below == math.inf else f" and < {below}"
+    return _must(good, name, f"a list of whole numbers >= 0{end}", values)
+
+
+def _text(name: str, values: Mapping[str, Any]) -> str:
+    value = values.get(name) or ""
+    return _must(isinstance(value, str), name, "a text", value)
 
 
 def _check_report(report: MELayerReport) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from wemask.checkpoint.manifest import Manifest
-from wemask.operator.settings import LearnableStrength, WeMaskConfig
+from wemask.operator.settings import LearnableStrength
 
 _TEXT = """# {title}
 
@@ -39,6 +39,7 @@ All settings are in `wemask_config.json`.
 """
 
 
+_CONTROLS = {"before_me", "wrong", "random", "lowest", "uniform", "residual_stream", "mean"}
 _OPERATOR = """in the softened
 layers, the attention input `x` of a massive token is multiplied by `1 - s` on a few dims, and
 nothing else is changed"""
@@ -46,28 +47,25 @@ _CONTROL = """with settings
 that make it a control, something to compare the real operator with"""
 
 
-def _is_control(config: WeMaskConfig) -> bool:
-    """Whether a choice is one of the controls in `WeMaskConfig`."""
-    controls = ("before_me", "wrong", "random", "lowest", "uniform", "residual_stream", "mean")
-    choices = (config.layers, config.tokens, config.dims, config.site, config.fill)
-    return any(choice in controls for choice in choices)
-
-
 def write_card(folder: Path, saved: Manifest, kind: str) -> None:
     """Write `folder`/README.md with the metadata of the hub."""
     config = saved.config
-    hub_name = saved.base_model if _is_hub_name(saved.base_model) else None
+    choices = {config.layers, config.tokens, config.dims, config.site, config.fill}
+    name, path_like = saved.base_model, saved.base_model.startswith((".", "/", "~"))
+    on_hub = name.count("/") == 1 and not path_like and not Path(name).exists()
     data = ModelCardData(
-        base_model=hub_name,
+        base_model=name if on_hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["wemask", "massive-activations", "custom_code"],
     )
+    was_learned = isinstance(config.strength, LearnableStrength) and saved.learned
+    learned = " (learned; the mean over the layers)" if was_learned else ""
     revision = f" (revision {saved.base_revision})" if saved.base_revision else ""
     text = _TEXT.format(
-        title=f"{saved.base_model or kind}, softened",
+        title=f"{name or kind}, softened",
         kind=kind,
-        base=f"{saved.base_model or 'not named'}{revision}",
+        base=f"{name or 'not named'}{revision}",
         me_layer="not detected" if saved.report is None else saved.report.layer,
         layers=", ".join(map(str, saved.layers)),
         tokens=config.tokens,
@@ -75,14 +73,10 @@ def write_card(folder: Path, saved: Manifest, kind: str) -> None:
         rate=config.rate,
         site=config.site,
         fill=config.fill,
-        what=_CONTROL if _is_control(config) else _OPERATOR,
-        strength=_strength(saved),
+        what=_CONTROL if choices & _CONTROLS else _OPERATOR,
+        strength=f"{saved.strength:g}{learned}",
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
-
-
-def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def _dims(saved: Manifest) -> str:
@@ -94,8 +88,3 @@ def _dims(saved: Manifest) -> str:
     (dims,) = different
     shown = ", ".join(map(str, dims[:16]))
     return f"{shown}, ... ({len(dims)})" if len(dims) > 16 else shown
-
-
-def _strength(saved: Manifest) -> str:
-    learned = isinstance(saved.config.strength, LearnableStrength) and saved.learned
-    return f"{saved.strength:g}" + (" (learned; the mean over the layers)" if learned else "")

@@ -95,31 +95,30 @@ def load_model(
     path, of_gguf = located(name)
     if not of_gguf:
         _check_folder(name, path, variant)
+    from transformers import AutoModelForCausalLM, GgufConfig
+
     options: dict[str, Any] = {
         "revision": revision or "main",
         "dtype": _dtype("float32" if of_gguf and dtype == "auto" else dtype),
         "trust_remote_code": trust_remote_code,
         "use_safetensors": True,  # a .bin is a pickle: it can run code when it is opened
-    }
-    given = {
+        "output_loading_info": True,
         "attn_implementation": attn_implementation,
         "device_map": device_map,
         "variant": variant,
         "config": config,
+        "quantization_config": GgufConfig(dequantize=True) if of_gguf else None,
+        **of_gguf,
     }
-    options |= {key: value for key, value in given.items() if value is not None}
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    if of_gguf:
-        options |= {**of_gguf, "quantization_config": GgufConfig(dequantize=True)}
-    options["output_loading_info"] = True
+    options = {key: value for key, value in options.items() if value is not None}
     model, info = _explained(AutoModelForCausalLM.from_pretrained, name, path, options)
     if missing := sorted(info["missing_keys"]):  # transformers draws them at random and logs it
         raise ModelError(
             f"{name} lacks {len(missing)} of the model's tensors ({', '.join(missing[:3])}, ...), "
             "a shard perhaps. They would be random: restore the files, or give another folder."
         )
-    if device_map is None and torch.cuda.is_available() and not _distributed():
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if device_map is None and torch.cuda.is_available() and not distributed:
         model = model.to("cuda")
     if parts:
         model.wemask_parts = dict(parts)
@@ -131,19 +130,12 @@ def load_model(
 
 
 def load_tokenizer(
-    name: str,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    config: Any = None,
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False, config: Any = None
 ) -> Any:
     """Load the tokenizer of `name`; a missing pad token becomes the end-of-text token.
 
-    Args:
-        name: `tiny`, a folder, a GGUF file, or ORG/NAME.
-        revision: hub branch, tag or commit.
-        trust_remote_code: run code that the repository ships.
-        config: the model's config where the one in the folder is not for stock loaders.
+    Names and options as for `load_model`; `config`: the model's, where the one in the folder is not
+    for stock loaders.
 
     Raises:
         ModelError: there is none.
@@ -166,10 +158,6 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if dtype != "auto" and not isinstance(found, torch.dtype):
         raise ModelError(f"dtype is auto, float32, bfloat16 or float16; got {dtype!r}.")
     return "auto" if dtype == "auto" or found is None else found
-
-
-def _distributed() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _check_folder(name: str, path: str, variant: str | None) -> None:
@@ -210,8 +198,7 @@ def _explained(load: Any, name: str, path: str, options: dict[str, Any]) -> Any:
             return load(empty, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError) as error:
         # wemask.load gives the config; pointing to itself would explain nothing.
-        ours = "config" in options
-        raise ModelError(_explain(name, path, error, ours)) from error
+        raise ModelError(_explain(name, path, error, "config" in options)) from error
 
 
 def _explain(name: str, path: str, error: Exception, ours: bool) -> str:

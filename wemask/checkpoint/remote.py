@@ -1,6 +1,6 @@
 """How an exported model loads itself with `trust_remote_code=True`: natively, then softened.
 
-`exporting.py` copies this file and what it imports beside the weights, and generates the classes
+`export.py` copies this file and what it imports beside the weights, and generates the classes
 that derive from `SoftenedModel` and from a native class of transformers.
 """
 

@@ -209,9 +209,9 @@ def _native_config(folder: Path) -> Any:
             raise ModelError(f"{path}: model_type {kind!r} is unknown to this transformers.")
         values.pop("auto_map", None)
         return CONFIG_MAPPING[kind].from_dict(values)
+    except ModelError:
+        raise
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(f"{path} cannot be read: {error!r}.") from error
 
 

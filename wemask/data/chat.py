@@ -7,7 +7,6 @@ writes after the stop token, and where the prompt alone ends, which templates wi
 and prompts with earlier answers in them.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -29,7 +28,7 @@ from wemask.errors import DataError, ModelError
 Example = Mapping[str, Any]
 
 # Set on tokenizers that have none. Nothing follows the assistant's eos token, and the generation
-# markers tell TRL exactly which tokens are the assistant's. BOS is placed by `_fallback`.
+# markers tell TRL exactly which tokens are the assistant's. BOS: see `ensure_chat_template`.
 FALLBACK_TEMPLATE = (
     "{% for message in messages %}"
     "{{ ('' if loop.first else '\\n\\n') + message['role'] | capitalize + ':\\n' }}"
@@ -49,14 +48,12 @@ LONGEST_SPAN = 800  # characters of one span on the screen; the middle of longer
 class LossChoice:
     """Which tokens are trained: the two switches of SFTConfig, and why they stand so."""
 
-    completion_only: bool
-    """SFTConfig.completion_only_loss: nothing of the prompt is trained."""
+    completion_only: bool  # SFTConfig.completion_only_loss: nothing of the prompt is trained
     assistant_only: bool
     """SFTConfig.assistant_only_loss: only what the template marks as the assistant's."""
     template: str | None = None
     """The variant of the chat template that TRL puts in place of the tokenizer's own, if any."""
-    reason: str = ""
-    """One or two sentences for the log."""
+    reason: str = ""  # one or two sentences for the log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +73,8 @@ class LengthAudit:
     """Tokenized lengths of a dataset against SFTConfig.max_length."""
 
     n: int
-    longest: int
-    """Tokens of the longest example, before truncation."""
-    truncated: int
-    """Examples longer than max_length."""
+    longest: int  # tokens of the longest example, before truncation
+    truncated: int  # examples longer than max_length
     untrained: list[str]
     """Sources of the examples with nothing left to train; SFTTrainer drops them."""
 
@@ -105,21 +100,14 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
             f"Tokenizer {_name(tokenizer)} has neither a chat template nor an eos token, so a "
             "model cannot learn where an answer ends. Set tokenizer.eos_token, or choose another."
         )
-    bos = _adds_bos(tokenizer)
+    # Massive activations often sit on BOS: the template must not add or lose one.
+    first = tokenizer.bos_token_id
+    bos = first is not None and tokenizer.encode("a")[0] == first
     tokenizer.chat_template = ("{{ bos_token }}" if bos else "") + FALLBACK_TEMPLATE
     return (
         f"Tokenizer {_name(tokenizer)} has no chat template; a plain one is used (User:/Assistant: "
         f"lines, {tokenizer.eos_token} after each answer, {'with' if bos else 'no'} BOS)."
     )
-
-
-def chat_template_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the hash of the chat template; training and evaluation must have the same one.
-
-    Raises:
-        ModelError: the tokenizer has no template; call `ensure_chat_template` first.
-    """
-    return hashlib.sha256(_template(tokenizer).encode()).hexdigest()
 
 
 def choose_loss(
@@ -148,11 +136,11 @@ def choose_loss(
     if assistant_only is None:
         assistant_only = marked if pair else True
     completion_only = pair if completion_only is None else completion_only
-    variant = None
-    if assistant_only and not has_generation_markers(template):
-        variant = _training_template(tokenizer)
+    unmarked = assistant_only and not has_generation_markers(template)
     choice = LossChoice(
-        completion_only=completion_only, assistant_only=assistant_only, template=variant
+        completion_only=completion_only,
+        assistant_only=assistant_only,
+        template=_training_template(tokenizer) if unmarked else None,
     )
     return replace(choice, reason=_reason(example, tokenizer, choice))
 
@@ -189,14 +177,10 @@ def loss_mask(
 
 
 def describe_example(
-    example: Example,
-    tokenizer: PreTrainedTokenizerBase,
-    loss: LossChoice | None = None,
-    *,
-    max_length: int | None = None,
+    example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice | None = None
 ) -> str:
     """Return one or two sentences: where it is from, how many tokens, how many are trained."""
-    mask = loss_mask(example, tokenizer, loss, max_length=max_length)
+    mask = loss_mask(example, tokenizer, loss)
     n, trained = len(mask.input_ids), sum(mask.trained)
     share = f" ({trained / n:.0%})" if n else ""
     text = f"{example.get('source', 'one example')}: {n} tokens, {trained} trained{share}."
@@ -223,8 +207,17 @@ def render_example(
     """
     mask = loss_mask(example, tokenizer, loss, max_length=max_length)
     text = Text()
-    for trained, span in _spans(mask, tokenizer):
-        shown = _shorten(span).replace("\n", "\\n\n")
+    end, before = 0, ""
+    for trained, run in groupby(mask.trained):
+        end += len(list(run))
+        # As differences of prefixes: a run decoded alone would lose the space before its first
+        # word in SentencePiece tokenizers.
+        until = str(tokenizer.decode(mask.input_ids[:end], clean_up_tokenization_spaces=False))
+        span, before = until[len(before) :], until
+        if (more := len(span) - LONGEST_SPAN) > 0:
+            half = LONGEST_SPAN // 2
+            span = f"{span[:half]} ...[{more} characters]... {span[-half:]}"
+        shown = span.replace("\n", "\\n\n")
         shown = f"[[{shown}]]" if trained and brackets else shown
         text.append(shown, style=TRAINED if trained else CONTEXT)
     return text
@@ -315,9 +308,9 @@ def _reason(example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoi
     targets = [i for i, bit in zip(mask.input_ids, mask.trained, strict=True) if bit]
     tail = _after_stop(targets, tokenizer)
     if tail is None:
-        return f"{text} No stop token is trained: the model may not learn to end its answer."
-    if tail:
-        return f"{text} The template's {tail!r} after the stop token is trained too."
+        text += " No stop token is trained: the model may not learn to end its answer."
+    elif tail:
+        text += f" The template's {tail!r} after the stop token is trained too."
     return text
 
 
@@ -355,33 +348,5 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
     return template
 
 
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    # Massive activations often sit on BOS: the template must not add or lose one.
-    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[0] == tokenizer.bos_token_id
-
-
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.name_or_path or type(tokenizer).__name__)
-
-
-def _spans(mask: LossMask, tokenizer: PreTrainedTokenizerBase) -> list[tuple[bool, str]]:
-    """Runs of equal mask and their text.
-
-    Decoded as differences of prefixes: a run decoded alone would lose the space before its first
-    word in SentencePiece tokenizers.
-    """
-    spans: list[tuple[bool, str]] = []
-    end, before = 0, ""
-    for trained, run in groupby(mask.trained):
-        end += len(list(run))
-        text = str(tokenizer.decode(mask.input_ids[:end], clean_up_tokenization_spaces=False))
-        spans.append((trained, text[len(before) :]))
-        before = text
-    return spans
-
-
-def _shorten(span: str) -> str:
-    if len(span) <= LONGEST_SPAN:
-        return span
-    half = LONGEST_SPAN // 2
-    return f"{span[:half]} ...[{len(span) - 2 * half} characters]... {span[-half:]}"

@@ -22,7 +22,7 @@ from pydantic import BeforeValidator
 
 from wemask.data import layouts, records
 from wemask.data.cache_lock import waits_said
-from wemask.data.layouts import BadRecord, Conversation, Layout
+from wemask.data.layouts import BadRecord, Layout
 from wemask.data.records import Record
 from wemask.data.schema import Count, Text, settings
 from wemask.embedded import problems
@@ -123,7 +123,8 @@ def load_examples(config: DataConfig) -> datasets.Dataset:
     if source.count <= MEMORY_ROWS:
         return datasets.Dataset.from_list(list(_examples(**arguments)), features=features)
     # The key makes the cache entry die with the data or the code that made it.
-    parts = (source.key, source.label, config, several, _code_digest())
+    code = [Path(file).read_bytes() for file in (__file__, layouts.__file__, records.__file__)]
+    parts = (source.key, source.label, config, several, code)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     try:
         with waits_said(logger.warning):
@@ -144,19 +145,19 @@ class _Source:
     label: str
     open: Callable[[], Iterator[Record]]
     layout: Layout
-    key: object
-    """Changes when the data change."""
-    count: int = 0
-    """Usable records; known after the check."""
+    key: object  # changes when the data change
+    count: int = 0  # usable records; known after the check
 
 
 def _find_source(config: DataConfig) -> _Source:
     if config.name == "embedded":
         return _embedded(config)
-    path = Path(str(config.path)).expanduser()
-    if path.exists() or not _may_be_hub_id(str(config.path)):
-        return _local(path, config)
-    return _hub(config)
+    name = str(config.path)
+    path, parts = Path(name).expanduser(), name.split("/")
+    hub_id = len(parts) <= 2 and all(part and part[0] not in ".~" for part in parts)
+    if hub_id and not path.exists() and not records.has_data_extension(name):
+        return _hub(config)
+    return _local(path, config)
 
 
 def _embedded(config: DataConfig) -> _Source:
@@ -173,7 +174,10 @@ def _embedded(config: DataConfig) -> _Source:
 
 def _local(path: Path, config: DataConfig) -> _Source:
     files = records.find_files(path, config.split)
-    found = [_file_layout(file, config) for file in files]
+    found = []
+    for file in files:
+        _, fields = next(records.read_records(file))
+        found.append(layouts.recognise(records.column_names(fields), config.columns, str(file)))
     odd = next((i for i, layout in enumerate(found) if layout != found[0]), None)
     if odd is not None:
         raise DataError(
@@ -188,17 +192,6 @@ def _local(path: Path, config: DataConfig) -> _Source:
 
     key = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return _Source(label=str(path), open=read, layout=found[0], key=key)
-
-
-def _file_layout(file: Path, config: DataConfig) -> Layout:
-    _, fields = next(records.read_records(file))
-    return layouts.recognise(records.column_names(fields), config.columns, str(file))
-
-
-def _may_be_hub_id(path: str) -> bool:
-    parts = path.split("/")
-    plain = all(part and part[0] not in ".~" for part in parts)
-    return plain and len(parts) <= 2 and not records.has_data_extension(path)
 
 
 def _hub(config: DataConfig) -> _Source:
@@ -242,7 +235,7 @@ def _check_all(source: _Source, config: DataConfig) -> bool:
     for where, fields in islice(source.open(), config.limit):
         total += 1
         try:
-            several |= _convert(fields, source.layout, config).several
+            several |= _convert(fields, source.layout, config)[1]
         except BadRecord as problem:
             n_bad += 1
             if len(bad) < SHOWN:
@@ -270,22 +263,18 @@ def _report_bad(source: _Source, bad: list[str], n_bad: int, config: DataConfig)
 def _examples(source: _Source, config: DataConfig, several: bool) -> Iterator[dict[str, Any]]:
     for where, fields in islice(source.open(), config.limit):
         try:
-            chat = _convert(fields, source.layout, config)
+            messages, _ = _convert(fields, source.layout, config)
         except BadRecord:  # counted and named by _check_all
             continue
         if several:
-            yield {"messages": chat.messages, "source": where}
+            yield {"messages": messages, "source": where}
         else:
-            prompt, completion = chat.messages[: chat.cut], chat.messages[chat.cut :]
-            yield {"prompt": prompt, "completion": completion, "source": where}
+            yield {"prompt": messages[:-1], "completion": messages[-1:], "source": where}
 
 
-def _convert(fields: Mapping[str, Any], layout: Layout, config: DataConfig) -> Conversation:
+def _convert(
+    fields: Mapping[str, Any], layout: Layout, config: DataConfig
+) -> tuple[list[layouts.Message], bool]:
     return layouts.convert(
         fields, layout, system=config.system, last_turn_only=config.turns == "last"
     )
-
-
-def _code_digest() -> str:
-    files = [__file__, layouts.__file__, records.__file__]
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()

@@ -50,16 +50,6 @@ class Layout:
         return {*columns, *(column.split(".")[0] for column in columns)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """The messages of one record; those from `cut` on are the completion."""
-
-    messages: list[Message]
-    cut: int
-    several: bool
-    """More than one assistant turn is to be trained, so prompt and completion cannot be split."""
-
-
 def check_columns(columns: Mapping[str, str | None] | None) -> dict[str, str]:
     """Return role -> column without the unset roles.
 
@@ -109,7 +99,9 @@ def recognise(found: Sequence[str], named: Mapping[str, str | None], label: str)
     if "messages" in given:
         return Layout(messages=given["messages"])
     chats = [name for name in CONVERSATIONS if name in found] if not given else []
-    prompts = [given["prompt"]] if "prompt" in given else _prompts(found)
+    prompts = [given["prompt"]] if "prompt" in given else _known(found, PROMPTS)
+    if "instruction" in prompts:
+        prompts = [p for p in prompts if p != INPUT]
     completions = [given["completion"]] if "completion" in given else _known(found, COMPLETIONS)
     if len(chats) == 1 and not (prompts and completions):
         return Layout(messages=chats[0])
@@ -122,8 +114,10 @@ def recognise(found: Sequence[str], named: Mapping[str, str | None], label: str)
 
 def convert(
     fields: Mapping[str, Any], layout: Layout, *, system: str | None, last_turn_only: bool
-) -> Conversation:
+) -> tuple[list[Message], bool]:
     """Turn one record into a conversation that ends with an assistant message.
+
+    Also whether several of its turns are to be trained: then it has no one completion.
 
     Raises:
         BadRecord: a column is missing, empty, or of another type than text or messages.
@@ -145,8 +139,7 @@ def convert(
         raise BadRecord("expected a user message before the assistant's, found none")
     if system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    several = len(turns) > 1 and not last_turn_only
-    return Conversation(messages=messages, cut=len(messages) - 1, several=several)
+    return messages, len(turns) > 1 and not last_turn_only
 
 
 def _prompt(fields: Mapping[str, Any], layout: Layout) -> list[Message]:
@@ -154,10 +147,10 @@ def _prompt(fields: Mapping[str, Any], layout: Layout) -> list[Message]:
     value = _get(fields, column)
     if isinstance(value, list):
         messages = _messages(value, column)
-        if messages[-1]["role"] not in ("user", "tool"):
+        if (role := messages[-1]["role"]) not in ("user", "tool"):
             raise BadRecord(
-                f"column {column!r}: expected the last message of a prompt from the user, "
-                f"found {messages[-1]['role']!r}"
+                f"column {column!r}: expected the last message of a prompt from the user, found "
+                f"{role!r}"
             )
         return messages
     text = _text(value, f"prompt (column {column!r})", "text or a list of messages")
@@ -239,19 +232,12 @@ def _exists(column: str, found: Sequence[str]) -> bool:
 
 def _known(found: Sequence[str], names: Sequence[str]) -> list[str]:
     """Known names among the top-level columns; among nested ones when no role is at the top."""
-    roles = (*PROMPTS, *COMPLETIONS, *CONVERSATIONS)
-    if any(name in roles for name in found):
-        return [name for name in names if name in found]
-    return _nested(found, names)
+    at_top = not {*PROMPTS, *COMPLETIONS, *CONVERSATIONS}.isdisjoint(found)
+    return [name for name in names if name in found] if at_top else _nested(found, names)
 
 
 def _nested(found: Sequence[str], names: Sequence[str]) -> list[str]:
     return [column for column in found if column.split(".")[-1] in names]
-
-
-def _prompts(found: Sequence[str]) -> list[str]:
-    prompts = _known(found, PROMPTS)
-    return [p for p in prompts if p != INPUT] if "instruction" in prompts else prompts
 
 
 def _listing(found: Sequence[str]) -> str:

@@ -66,22 +66,25 @@ def find_files(path: Path, split: str) -> list[Path]:
     if not path.is_dir():
         _extension(path)
         return [path]
-    files = sorted(p for p in path.iterdir() if p.is_file() and _known(p))
+    files = sorted(p for p in path.iterdir() if p.is_file() and has_data_extension(p))
     if not files:
-        raise DataError(f"Folder {path} holds no data file: expected {_extensions()}.")
-    words = {file: _split_of(file) for file in files}
-    if not any(words.values()):
+        raise DataError(f"Folder {path} holds no data file: expected {', '.join(READERS)}.")
+    of_split = {}
+    for file in files:
+        words = set(re.split(r"[^a-z]+", file.name.lower()))
+        of_split[file] = next((name for name, ws in SPLIT_WORDS.items() if words & set(ws)), None)
+    if not any(of_split.values()):
         return files
-    chosen = [file for file in files if words[file] == split]
+    chosen = [file for file in files if of_split[file] == split]
     if not chosen:
         found = ", ".join(file.name for file in files[:8])
         raise DataError(f"No file of split {split!r} in folder {path}; it holds: {found}.")
     return chosen
 
 
-def has_data_extension(path: str) -> bool:
+def has_data_extension(path: str | Path) -> bool:
     """Whether `path` ends like a data file, so that it cannot be meant as a hub id."""
-    return _known(Path(path))
+    return str(path).lower().endswith(tuple(READERS))
 
 
 def column_names(fields: Fields) -> list[str]:
@@ -95,8 +98,14 @@ def column_names(fields: Fields) -> list[str]:
 
 def _json_lines(path: Path, columns: set[str] | None) -> Iterator[Record]:
     for number, line in _text_lines(path):
-        if line.strip():
-            yield f"{path}, line {number}", _json_object(line, f"{path}, line {number}")
+        if not line.strip():
+            continue
+        where, sought = f"{path}, line {number}", "one JSON object per line"
+        value = _parse_json(line.strip(), where, sought)
+        if not isinstance(value, dict):
+            kind = type(value).__name__
+            raise DataError(f"{where}: expected {sought}, found {kind}: {_shorten(line)}")
+        yield where, value
 
 
 def _json_file(path: Path, columns: set[str] | None) -> Iterator[Record]:
@@ -141,18 +150,16 @@ def _parquet(path: Path, columns: set[str] | None) -> Iterator[Record]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            wanted = (
-                None if columns is None else [c for c in file.schema_arrow.names if c in columns]
-            )
+            names = file.schema_arrow.names
+            wanted = None if columns is None else [c for c in names if c in columns]
             for batch in file.iter_batches(PARQUET_BATCH, columns=wanted):
                 for fields in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", fields
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0][:200]
         after = f" after row {number}" if number else ""
         raise DataError(
-            f"{path} is not a Parquet file that can be read{after}: {reason}"
+            f"{path} is not a Parquet file that can be read{after}: {_first_line(error)}"
         ) from error
 
 
@@ -187,16 +194,6 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from error
 
 
-def _json_object(line: str, where: str) -> Fields:
-    value = _parse_json(line.strip(), where, "one JSON object per line")
-    if not isinstance(value, dict):
-        raise DataError(
-            f"{where}: expected one JSON object per line, found {type(value).__name__}: "
-            f"{_shorten(line)}"
-        )
-    return value
-
-
 def _parse_json(text: str, where: str, expected: str) -> Any:
     try:
         return json.loads(text)
@@ -219,34 +216,21 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def _known(path: Path) -> bool:
-    return path.name.lower().endswith(tuple(READERS))
-
-
-def _extensions() -> str:
-    return ", ".join(READERS)
-
-
 def _extension(path: Path) -> str:
     name = path.name.lower()
     matches = [extension for extension in READERS if name.endswith(extension)]
     if not matches:
         raise DataError(
-            f"{path} has no extension that can be read: expected {_extensions()}. "
+            f"{path} has no extension that can be read: expected {', '.join(READERS)}. "
             "Rename it if it holds one of these formats."
         )
     return max(matches, key=len)
-
-
-def _split_of(path: Path) -> str | None:
-    words = set(re.split(r"[^a-z]+", path.name.lower()))
-    return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
 
 
 def _missing(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"No such file: {path} (nor is there a folder {folder})."
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() or _known(p))
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() or has_data_extension(p))
     holds = f" {folder}/ holds: {', '.join(names[:8])}." if names else f" {folder}/ holds no data."
     return f"No such file: {path}.{nearest(path.name, names)}{holds}"

@@ -38,20 +38,15 @@ FFN_OUTPUTS = tuple(dict.fromkeys(names[-1] for names in (*PLAIN, *GATED)))
 class FFNWeights:
     """Views on the weights of one FFN, or of one expert of a mixture."""
 
-    gate: Tensor | None
-    """[F, D]; None in a plain FFN."""
-    up: Tensor
-    """[F, D]."""
-    down: Tensor
-    """[D, F]."""
-    gate_bias: Tensor | None
-    """[F], as `up_bias`; `down_bias` is [D]. None where there is none."""
+    gate: Tensor | None  # [F, D]; None in a plain FFN
+    up: Tensor  # [F, D]
+    down: Tensor  # [D, F]
+    gate_bias: Tensor | None  # [F], as `up_bias`; `down_bias` is [D]. None where there is none
     up_bias: Tensor | None
     down_bias: Tensor | None
     activation: Callable[[Tensor], Tensor] | None
     """None where the module does not keep it, or computes more than act(gate) * up (GPT-OSS)."""
-    module: nn.Module
-    """The module that holds them."""
+    module: nn.Module  # the module that holds them
     expert: int | None = None
     """Its place in `module`, where that stacks the experts of a mixture in one tensor."""
 
@@ -100,7 +95,7 @@ def weight_rows(projection: Any) -> Tensor:
 def _weights_of(modules: Iterable[nn.Module], hidden_size: int) -> list[FFNWeights]:
     found: list[FFNWeights] = []
     for module in modules:
-        found += _stacked_experts(module, hidden_size) or _gated(module) or _plain(module)
+        found += _stacked_experts(module, hidden_size) or _dense(module)
     return found
 
 
@@ -132,50 +127,33 @@ def _stacked_experts(module: nn.Module, hidden_size: int) -> list[FFNWeights]:
     ]
 
 
-def _gated(module: nn.Module) -> list[FFNWeights]:
-    fused, down = (getattr(module, name, None) for name in FUSED)
-    if isinstance(fused, nn.Linear) and isinstance(down, nn.Linear):
-        _check_plain_weights(module, FUSED)
-        neurons = fused.out_features // 2
-        rows, bias = weight_rows(fused), _bias(fused.bias)
-        halves = (rows[:neurons], rows[neurons:])
-        biases = (None, None) if bias is None else (bias[:neurons], bias[neurons:])
-        return [_dense(module, halves, biases, down)]
-    for names in GATED:
-        gate, up, down = (getattr(module, name, None) for name in names)
-        if all(isinstance(m, nn.Module) for m in (gate, up, down)):
-            _check_plain_weights(module, names)
-            rows = (weight_rows(gate), weight_rows(up))
-            return [_dense(module, rows, (_bias(gate), _bias(up)), down)]
+def _dense(module: nn.Module) -> list[FFNWeights]:
+    """The FFN whose projections are children of `module`, if any are."""
+    for names in (FUSED, *GATED, *PLAIN):
+        kind = nn.Linear if names is FUSED else nn.Module
+        found: list[Any] = [getattr(module, name, None) for name in names]
+        if not all(isinstance(projection, kind) for projection in found):
+            continue
+        _check_plain_weights(module, names)
+        *reads, down = found
+        rows, biases = [weight_rows(m) for m in reads], [_bias(m) for m in reads]
+        if names is FUSED:
+            half = reads[0].out_features // 2
+            rows = [rows[0][:half], rows[0][half:]]
+            biases = [None, None] if biases[0] is None else [biases[0][:half], biases[0][half:]]
+        return [
+            FFNWeights(
+                gate=rows[0] if len(rows) > 1 else None,
+                up=rows[-1],
+                down=weight_rows(down),
+                gate_bias=biases[0] if len(rows) > 1 else None,
+                up_bias=biases[-1],
+                down_bias=_bias(down),
+                activation=_activation(module),
+                module=module,
+            )
+        ]
     return []
-
-
-def _plain(module: nn.Module) -> list[FFNWeights]:
-    for names in PLAIN:
-        up, down = (getattr(module, name, None) for name in names)
-        if isinstance(up, nn.Module) and isinstance(down, nn.Module):
-            _check_plain_weights(module, names)
-            return [_dense(module, (None, weight_rows(up)), (None, _bias(up)), down)]
-    return []
-
-
-def _dense(
-    module: nn.Module,
-    rows: tuple[Tensor | None, Tensor],
-    biases: tuple[Tensor | None, Tensor | None],
-    down: Any,
-) -> FFNWeights:
-    """From (gate, up) weights and biases, and the output projection."""
-    return FFNWeights(
-        gate=rows[0],
-        up=rows[1],
-        down=weight_rows(down),
-        gate_bias=biases[0],
-        up_bias=biases[1],
-        down_bias=_bias(down),
-        activation=_activation(module),
-        module=module,
-    )
 
 
 def _bias(holder: Any) -> Tensor | None:
@@ -184,12 +162,9 @@ def _bias(holder: Any) -> Tensor | None:
     return bias.detach() if isinstance(bias, Tensor) else None
 
 
-def _activation(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    for name in ACTIVATIONS:
-        function: Any = getattr(module, name, None)
-        if callable(function):
-            return function  # pyright: ignore[reportReturnType]  (tensor to tensor, in all of them)
-    return None
+def _activation(module: nn.Module) -> Any:
+    functions = (getattr(module, name, None) for name in ACTIVATIONS)
+    return next((function for function in functions if callable(function)), None)
 
 
 def _check_plain_weights(module: nn.Module, names: Sequence[str]) -> None:

@@ -14,8 +14,7 @@ there is None:
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,8 +91,7 @@ class Decoder:
 
     blocks: tuple[Block, ...]
     hidden_size: int
-    layers_name: str
-    """Path of the stack of blocks from the model, e.g. `model.layers`."""
+    layers_name: str  # path of the stack of blocks from the model, e.g. `model.layers`
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -149,7 +147,9 @@ def _find_layers(model: nn.Module, count: int, overrides: Overrides) -> tuple[st
     name = overrides.get("layers")
     if isinstance(name, str):
         return name, _named_layers(model, name)
-    inside = set(_text_decoder(model).modules())
+    get_decoder = getattr(model, "get_decoder", None)
+    text = get_decoder() if callable(get_decoder) else None  # of a VLM, beside a vision tower
+    inside = set((text if isinstance(text, nn.Module) else model).modules())
     found = [
         (name, module)
         for name, module in model.named_modules()
@@ -164,7 +164,8 @@ def _find_layers(model: nn.Module, count: int, overrides: Overrides) -> tuple[st
     names = ", ".join(name for name, _ in found) or "none"
     raise ModelError(
         f"Sought the one stack of {count} decoder layers with attention "
-        f"({_sought('attention', overrides)}) in {type(model).__name__}, found {names}. Name it: "
+        f"({', '.join(_names('attention', overrides))}) in {type(model).__name__}, found "
+        f"{names}. Name it: "
         'model.wemask_parts = {"layers": "model.layers", "attention": "NAME"}'
     )
 
@@ -182,66 +183,40 @@ def _named_layers(model: nn.Module, name: str) -> nn.ModuleList:
     return layers
 
 
-def _text_decoder(model: nn.Module) -> nn.Module:
-    """The language model of a VLM (its vision tower may have as many layers), else the model."""
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if callable(get_decoder) else None
-    return decoder if isinstance(decoder, nn.Module) else model
-
-
 def _names(part: str, overrides: Overrides) -> Sequence[str]:
     name = overrides.get(part, NAMES[part])
-    if name is None:
-        return ()
-    return (name,) if isinstance(name, str) else name
-
-
-def _sought(part: str, overrides: Overrides) -> str:
-    return ", ".join(_names(part, overrides))
+    return (name,) if isinstance(name, str) else name or ()
 
 
 def _child(layer: nn.Module, part: str, overrides: Overrides) -> nn.Module | None:
-    for name in _names(part, overrides):
-        child = getattr(layer, name, None)
-        if isinstance(child, nn.Module):
-            return child
-    return None
+    children = (getattr(layer, name, None) for name in _names(part, overrides))
+    return next((child for child in children if isinstance(child, nn.Module)), None)
 
 
 def _block(index: int, layer: nn.Module, overrides: Overrides) -> Block:
-    attention, ffn = (_required(index, layer, p, overrides) for p in ("attention", "ffn"))
-    attention_norm, ffn_norm = _norms(index, layer, overrides)
-    return Block(
-        index=index,
-        layer=layer,
-        attention=attention,
-        attention_norm=attention_norm,
-        ffn=ffn,
-        ffn_norm=ffn_norm,
-    )
+    parts: dict[str, Any] = {part: _child(layer, part, overrides) for part in NAMES}
+    for part in ("attention", "ffn"):
+        if parts[part] is None:
+            children = ", ".join(name for name, _ in layer.named_children())
+            raise ModelError(
+                f"Layer {index} ({type(layer).__name__}) has no {part}: sought "
+                f"{', '.join(_names(part, overrides))}, found {children}. Name it: "
+                f'model.wemask_parts = {{"{part}": "NAME"}}, or ["NAME", "OTHER"] where layers '
+                "differ."
+            )
+    if "attention_norm" not in overrides and "ffn_norm" not in overrides:
+        parts |= _norms(index, layer, parts["attention_norm"], parts["ffn_norm"])
+    return Block(index=index, layer=layer, **parts)
 
 
 def _norms(
-    index: int, layer: nn.Module, overrides: Overrides
-) -> tuple[nn.Module | None, nn.Module | None]:
-    """The norms that feed attention and FFN."""
-    attention_norm, ffn_norm = (_child(layer, p, overrides) for p in ("attention_norm", "ffn_norm"))
-    if "attention_norm" in overrides or "ffn_norm" in overrides:
-        return attention_norm, ffn_norm
+    index: int, layer: nn.Module, attention_norm: nn.Module | None, ffn_norm: nn.Module | None
+) -> dict[str, nn.Module | None]:
+    """Which of the norms found by name feed attention and FFN."""
     if attention_norm is None and ffn_norm is getattr(layer, "post_attention_layernorm", None):
         ffn_norm = None  # post-norm (OLMo-2): it follows attention
     if getattr(layer, "do_layer_norm_before", True) is False:
-        return None, None  # OPT-350m is post-norm under the pre-norm names
-    _check_all_norms_known(index, layer, attention_norm, ffn_norm)
-    if ffn_norm is None:
-        ffn_norm = attention_norm  # parallel block: one norm feeds attention and FFN
-    return attention_norm, ffn_norm
-
-
-def _check_all_norms_known(
-    index: int, layer: nn.Module, attention_norm: nn.Module | None, ffn_norm: nn.Module | None
-) -> None:
-    """A norm under a name of its own may be the one that was sought: ask, do not guess."""
+        return {"attention_norm": None, "ffn_norm": None}  # OPT-350m: post-norm, pre-norm names
     unknown = [
         name
         for name, child in layer.named_children()
@@ -250,24 +225,17 @@ def _check_all_norms_known(
         and child is not ffn_norm
         and name not in OTHER_NORMS
     ]
-    if unknown:
+    if unknown:  # a norm under a name of its own may be the one that was sought: ask
         raise ModelError(
             f"Layer {index} ({type(layer).__name__}) has norms of unknown place: "
             f"{', '.join(unknown)}. Say which norms feed attention and FFN (None: no norm does): "
             'model.wemask_parts = {"attention_norm": "NAME", "ffn_norm": "NAME"}'
         )
-
-
-def _required(index: int, layer: nn.Module, part: str, overrides: Overrides) -> nn.Module:
-    child = _child(layer, part, overrides)
-    if child is None:
-        children = ", ".join(name for name, _ in layer.named_children())
-        raise ModelError(
-            f"Layer {index} ({type(layer).__name__}) has no {part}: sought "
-            f"{_sought(part, overrides)}, found {children}. Name it: "
-            f'model.wemask_parts = {{"{part}": "NAME"}}, or ["NAME", "OTHER"] where layers differ.'
-        )
-    return child
+    # Parallel block: one norm feeds attention and FFN.
+    return {
+        "attention_norm": attention_norm,
+        "ffn_norm": attention_norm if ffn_norm is None else ffn_norm,
+    }
 
 
 def post_ffn_norm(block: Block) -> nn.Module | None:
@@ -295,55 +263,6 @@ def ffn_writer(block: Block) -> nn.Module:
             f" ({', '.join(ADDED_INSIDE)}), found {', '.join(names) or 'none'}."
         )
     return getattr(block.ffn, names[0])
-
-
-@contextmanager
-def checking_flow(decoder: Decoder) -> Iterator[None]:
-    """Within it, a forward pass must show the parts at work in the order that their names promise.
-
-    Raises:
-        ModelError: the residual is not [B, T, D] (hyper-connections), or what was taken for the
-            norm before attention or FFN ran after it (post-norm under pre-norm names).
-    """
-    order: dict[nn.Module, int] = {}
-
-    def start(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        h = args[0] if args else kwargs["hidden_states"]
-        if h.ndim != 3 or h.shape[-1] != decoder.hidden_size:
-            raise ModelError(
-                f"{type(module).__name__} reads a residual of shape {list(h.shape)}; "
-                f"[batch, tokens, {decoder.hidden_size}] is needed. wemask cannot soften that."
-            )
-
-    def ran(module: nn.Module, args: tuple, output: Any) -> None:
-        order.setdefault(module, len(order))
-
-    hooks = []
-    for block in decoder.blocks:
-        hooks.append(block.layer.register_forward_pre_hook(start, with_kwargs=True))
-        parts = (block.attention_norm, block.attention, block.ffn_norm, block.ffn)
-        hooks += [part.register_forward_hook(ran) for part in parts if part is not None]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for block in decoder.blocks:
-        _check_order(block, order)
-
-
-def _check_order(block: Block, order: Mapping[nn.Module, int]) -> None:
-    pairs = {
-        "attention": (block.attention_norm, block.attention),
-        "ffn": (block.ffn_norm, block.ffn),
-    }
-    for part, (norm, reader) in pairs.items():
-        if norm is not None and order.get(norm, -1) > order.get(reader, len(order)):
-            raise ModelError(
-                f"Layer {block.index} ({type(block.layer).__name__}) runs {type(norm).__name__} "
-                f"after its {part}, not before it as its name promises. If no norm feeds attention "
-                'and FFN, say so: model.wemask_parts = {"attention_norm": None, "ffn_norm": None}'
-            )
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ B batch, T tokens, D hidden size. Nothing is kept from one layer to the next.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wemask.decoder.parts import Block, Decoder
+from wemask.errors import ModelError
 
 
 @dataclass(kw_only=True)
@@ -20,16 +21,12 @@ class Passage:
     """What one decoder layer read and wrote in one forward, [B, T, D] each; h[l-1] -> h[l]."""
 
     block: Block
-    entered: Tensor
-    """h[l-1], the residual stream that entered the layer."""
+    entered: Tensor  # h[l-1], the residual stream that entered the layer
     attention_input: Tensor | None = None
     """x[l], what attention read, softened where the layer is; None unless it was asked for."""
-    attended: Tensor | None = None
-    """What the attention module returned."""
-    middle: Tensor | None = None
-    """The residual stream that the FFN half of the layer read."""
-    left: Tensor
-    """h[l], the residual stream at the layer's output."""
+    attended: Tensor | None = None  # what the attention module returned
+    middle: Tensor | None = None  # the residual stream that the FFN half of the layer read
+    left: Tensor  # h[l], the residual stream at the layer's output
 
     def writes(self, places: Tensor) -> tuple[Tensor, Tensor] | None:
         """What attention and FFN added to some tokens, float32 [n, D] each, on the CPU.
@@ -66,10 +63,19 @@ def first_output(output: Any) -> Any:
 
 
 @contextmanager
+def hooked(hooks: Iterable[Any]) -> Iterator[None]:
+    """Within it, modules have these hooks: what `register_forward_hook` and the like return."""
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook)
+        yield
+
+
+@contextmanager
 def watching(
     decoder: Decoder,
-    started: Callable[[Tensor], None],
     passed: Callable[[Passage], None],
+    started: Callable[[Tensor], None] = lambda h: None,
     *,
     inputs: bool = False,
 ) -> Iterator[None]:
@@ -77,85 +83,100 @@ def watching(
 
     Args:
         decoder: whose layers.
-        started: gets the embedding output [B, T, D].
         passed: gets what went through a layer.
+        started: gets the embedding output [B, T, D].
         inputs: also hand over what attention read.
     """
-    watch = _Watch(started, passed)
-    hooks: list[Any] = []
-    for block in decoder.blocks:
-        hooks += watch.hooks(block, inputs)
-    try:
+    seen: dict[str, Any] = {}  # of the layer that runs now, by the fields of `Passage`
+    watch = (hook for block in decoder.blocks for hook in _watch(block, seen, started, passed))
+    with hooked(watch), hooked(_watch_inputs(decoder, seen) if inputs else ()):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-class _Watch:
-    def __init__(
-        self, started: Callable[[Tensor], None], passed: Callable[[Passage], None]
-    ) -> None:
-        self.started, self.passed = started, passed
-        self.entered: Tensor | None = None
-        self._forget()
+def _watch(
+    block: Block,
+    seen: dict[str, Any],
+    started: Callable[[Tensor], None],
+    passed: Callable[[Passage], None],
+) -> Iterator[Any]:
+    def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        seen.clear()
+        seen["entered"] = first_argument(args, kwargs)
+        if block.index == 0:
+            started(seen["entered"])
 
-    def _forget(self) -> None:
-        self.entered = self.attention_input = self.attended = self.middle = None
+    def attend(module: nn.Module, args: tuple, output: Any) -> None:
+        seen["attended"] = first_output(output)
 
-    def hooks(self, block: Block, inputs: bool) -> list[Any]:
-        reads = block.ffn_norm if block.ffn_norm is not None else block.ffn
-        hooks = [
-            block.layer.register_forward_pre_hook(self._enter(block), with_kwargs=True),
-            block.attention.register_forward_hook(self._attend),
-            reads.register_forward_pre_hook(self._read, with_kwargs=True),
-            block.layer.register_forward_hook(self._leave(block)),
-        ]
-        if not inputs:
-            return hooks
-        hooks.append(block.attention.register_forward_pre_hook(self._take_in, with_kwargs=True))
+    def read(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        seen["middle"] = first_argument(args, kwargs)
+
+    def leave(module: nn.Module, args: tuple, output: Any) -> None:
+        passage = Passage(block=block, left=first_output(output), **seen)
+        seen.clear()
+        passed(passage)
+
+    reads = block.ffn_norm if block.ffn_norm is not None else block.ffn
+    yield block.layer.register_forward_pre_hook(enter, with_kwargs=True)
+    yield block.attention.register_forward_hook(attend)
+    yield reads.register_forward_pre_hook(read, with_kwargs=True)
+    yield block.layer.register_forward_hook(leave)
+
+
+def _watch_inputs(decoder: Decoder, seen: dict[str, Any]) -> Iterator[Any]:
+    def read(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        seen["attention_input"] = first_argument(args, kwargs)
+
+    def soften(module: nn.Module, args: tuple, output: Tensor) -> None:
+        seen["attention_input"] = output
+
+    for block in decoder.blocks:
+        yield block.attention.register_forward_pre_hook(read, with_kwargs=True)
         # A softened attention changes its input after that hook has seen it.
-        softening = getattr(block.attention, "softening", None)
+        softening: Any = getattr(block.attention, "softening", None)
         if softening is not None and not softening.stream:
-            hooks.append(softening.register_forward_hook(self._soften))
-        return hooks
+            yield softening.register_forward_hook(soften)
 
-    def _enter(self, block: Block):
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            self._forget()
-            self.entered = first_argument(args, kwargs)
-            if block.index == 0 and self.entered is not None:
-                self.started(self.entered)
 
-        return hook
+@contextmanager
+def checking_flow(decoder: Decoder) -> Iterator[None]:
+    """Within it, a forward pass must show the parts at work in the order that their names promise.
 
-    def _take_in(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.attention_input = first_argument(args, kwargs)
+    Raises:
+        ModelError: the residual is not [B, T, D] (hyper-connections), or what was taken for the
+            norm before attention or FFN ran after it (post-norm under pre-norm names).
+    """
+    order: dict[nn.Module, int] = {}
 
-    def _soften(self, module: nn.Module, args: tuple, output: Tensor) -> None:
-        self.attention_input = output
-
-    def _attend(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self.attended = first_output(output)
-
-    def _read(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.middle = first_argument(args, kwargs)
-
-    def _leave(self, block: Block):
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            assert self.entered is not None
-            passage = Passage(
-                block=block,
-                entered=self.entered,
-                attention_input=self.attention_input,
-                attended=self.attended,
-                middle=self.middle,
-                left=first_output(output),
+    def start(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        h = args[0] if args else kwargs["hidden_states"]
+        if h.ndim != 3 or h.shape[-1] != decoder.hidden_size:
+            raise ModelError(
+                f"{type(module).__name__} reads a residual of shape {list(h.shape)}; "
+                f"[batch, tokens, {decoder.hidden_size}] is needed. wemask cannot soften that."
             )
-            self._forget()
-            self.passed(passage)
 
-        return hook
+    def ran(module: nn.Module, args: tuple, output: Any) -> None:
+        order.setdefault(module, len(order))
+
+    entered = (b.layer.register_forward_pre_hook(start, with_kwargs=True) for b in decoder.blocks)
+    parts = [p for b in decoder.blocks for p in (b.attention_norm, b.attention, b.ffn_norm, b.ffn)]
+    runs = (part.register_forward_hook(ran) for part in parts if part is not None)
+    with hooked(entered), hooked(runs):
+        yield
+    for block in decoder.blocks:
+        pairs = {
+            "attention": (block.attention_norm, block.attention),
+            "ffn": (block.ffn_norm, block.ffn),
+        }
+        for part, (norm, reader) in pairs.items():
+            if norm is not None and order.get(norm, -1) > order.get(reader, len(order)):
+                raise ModelError(
+                    f"Layer {block.index} ({type(block.layer).__name__}) runs "
+                    f"{type(norm).__name__} after its {part}, not before it as its name promises. "
+                    "If no norm feeds attention and FFN, say so: "
+                    'model.wemask_parts = {"attention_norm": None, "ffn_norm": None}'
+                )
 
 
 @contextmanager

@@ -6,11 +6,6 @@ from typing import Any
 from torch import Tensor
 
 
-def is_sharded(parameter: Any) -> bool:
-    """True where this rank holds only a part of the parameter."""
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "full_tensor")
-
-
 def size(parameter: Any) -> int:
     """Numbers of the whole parameter."""
     return getattr(parameter, "ds_numel", None) or parameter.numel()

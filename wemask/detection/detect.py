@@ -20,13 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wemask.decoder.parts import (
-    Decoder,
-    effective_scale,
-    find_decoder,
-    unwrap,
-    without_weights,
-)
+from wemask.decoder.parts import Decoder, effective_scale, find_decoder, unwrap, without_weights
 from wemask.detection.calibration import calibration_inputs, halves
 from wemask.detection.emergence import erased_at, find_births, growth, jumps
 from wemask.detection.gates import States, leading, make_gate, primary_tokens
@@ -116,13 +110,12 @@ def _criterion(
         if thresholds:
             raise DetectionError(f"Give thresholds inside Criterion(...), not beside: {thresholds}")
         return criterion
-    known = tuple(Criterion.__dataclass_fields__)
-    for key in thresholds:
-        if key not in known:
-            raise DetectionError(
-                f"detect has no argument {key!r}; thresholds are {', '.join(known)}."
-                + nearest(key, known)
-            )
+    known = list(Criterion.__dataclass_fields__)
+    if unknown := [key for key in thresholds if key not in known]:
+        raise DetectionError(
+            f"detect has no argument {unknown[0]!r}; thresholds are {', '.join(known)}."
+            + nearest(unknown[0], known)
+        )
     given = {"name": criterion} if isinstance(criterion, str) else criterion
     return Criterion(**{**given, **thresholds})
 
@@ -150,8 +143,14 @@ class _Analysis:
         self._births = find_births(self._maxima, self._medians, self.criterion, by_ffn)
 
     def report(self) -> MELayerReport:
+        config: Any = self.model.config
         report = MELayerReport(
-            model=_identity(self.model),
+            model={
+                "name": getattr(config, "_name_or_path", "") or type(self.model).__name__,
+                "revision": getattr(config, "_commit_hash", None),
+                "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+                "architecture": type(self.model).__name__,
+            },
             num_layers=len(self.decoder.blocks),
             hidden_size=self.decoder.hidden_size,
             criterion=self.criterion,
@@ -341,16 +340,6 @@ class _Analysis:
 
 def _ratio(largest: float, median: float) -> float:
     return largest / median if median > 0 else math.inf
-
-
-def _identity(model: nn.Module) -> dict[str, Any]:
-    config: Any = model.config
-    return {
-        "name": getattr(config, "_name_or_path", "") or type(model).__name__,
-        "revision": getattr(config, "_commit_hash", None),
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "architecture": type(model).__name__,
-    }
 
 
 def _kl_from_uniform(shares: Tensor) -> float:

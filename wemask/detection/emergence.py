@@ -22,13 +22,10 @@ PLATEAU_SHARE = 0.5  # of the plateau: from here on a birth is what makes it
 class Births:
     """Where tokens become massive, and which of these layers is the ME Layer."""
 
-    born: Tensor
-    """bool [L, N]: token n is born at layer l."""
-    layers: tuple[int, ...]
-    """Those with a birth."""
+    born: Tensor  # bool [L, N]: token n is born at layer l
+    layers: tuple[int, ...]  # those with a birth
     me_layer: int | None
-    plateau: float
-    """0 where nothing is born."""
+    plateau: float  # 0 where nothing is born
 
 
 def find_births(
@@ -80,11 +77,9 @@ def growth(maxima: Tensor, medians: Tensor, criterion: Criterion) -> int | None:
 
 
 def erased_at(values: Tensor, layer: int) -> int | None:
-    """The first layer after `layer` where half of the tokens have lost 3/4 of their peak.
+    """The first layer after their birth where half of the tokens have lost 3/4 of their peak.
 
-    Args:
-        values: largest |h| of the massive tokens, [L + 1, n]; row 0 is the embedding output.
-        layer: where they were born.
+    From the largest |h| of the massive tokens, [L + 1, n]; row 0 is the embedding output.
     """
     path = values[layer + 1 :]
     left = (path / path.cummax(0).values.clamp(min=1e-12)).median(1).values

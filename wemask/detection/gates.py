@@ -30,16 +30,11 @@ MAX_DIMS = 8
 class States:
     """What calibration keeps of the states that enter a layer."""
 
-    values: Tensor
-    """Largest |h| of a token on the dims of the gate, float32 [N]."""
-    primary: Tensor
-    """bool [N]: the massive tokens that the ME Layer makes."""
-    half: Tensor
-    """bool [N]: in which half of the calibration texts a token is."""
-    level: float
-    """What passes the criterion there."""
-    floor: float
-    """What an ordinary value counts at least, so that silence gives no threshold of 0."""
+    values: Tensor  # largest |h| of a token on the dims of the gate, float32 [N]
+    primary: Tensor  # bool [N]: the massive tokens that the ME Layer makes
+    half: Tensor  # bool [N]: in which half of the calibration texts a token is
+    level: float  # what passes the criterion there
+    floor: float  # what an ordinary value counts at least, so that silence gives no threshold of 0
 
     def only(self, tokens: Tensor) -> "States":
         """Those of some of the tokens, bool [N]."""
@@ -52,10 +47,8 @@ class GateSplit:
     """A threshold between the strongest tokens and the rest."""
 
     threshold: float
-    ratio: float
-    """Smallest massive over largest ordinary value; inf when none is ordinary."""
-    above: int
-    """How many tokens are massive."""
+    ratio: float  # smallest massive over largest ordinary value; inf when none is ordinary
+    above: int  # how many tokens are massive
 
 
 def primary_tokens(maxima: Tensor, medians: Tensor, births: Births, criterion: Criterion) -> Tensor:
@@ -131,8 +124,8 @@ def make_gate(states: States, dims: list[int]) -> Gate:
         dims=dims,
         thresholds={} if doubt else dict.fromkeys(dims, widest.threshold),
         primary={} if doubt_first else dict.fromkeys(dims, first.threshold),
-        separation=_finite(widest.ratio),
-        primary_separation=_finite(first.ratio),
+        separation=None if math.isinf(widest.ratio) else widest.ratio,
+        primary_separation=None if math.isinf(first.ratio) else first.ratio,
         massive=widest.above,
         ordinary=len(states.primary) - widest.above,
         note=doubt,
@@ -140,14 +133,9 @@ def make_gate(states: States, dims: list[int]) -> Gate:
     )
 
 
-def _finite(ratio: float) -> float | None:
-    return ratio if math.isfinite(ratio) else None
-
-
 def primary_split(states: States) -> GateSplit:
     """Between the primary tokens and all others."""
-    others = states.values[~states.primary]
-    return _split(states, states.values[states.primary], others)
+    return _split(states, states.values[states.primary], states.values[~states.primary])
 
 
 def widest_split(states: States) -> GateSplit:

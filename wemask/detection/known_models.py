@@ -60,12 +60,7 @@ OTHERS = ("gpt2-medium", "gpt2-large", "gpt2-xl", "phi-4-mini", "phi-4-multimoda
 
 
 def compare_with_published(name: str, report: MELayerReport) -> str | None:
-    """One line that says whether a detection agrees with what is published, or None if unknown.
-
-    Args:
-        name: hub name or folder of the model.
-        report: the detection.
-    """
+    """Whether a detection agrees with what is published of a hub name or folder; None: unknown."""
     base = name.rstrip("/").rpartition("/")[2].lower()
     base = base.removeprefix("meta-")  # Meta-Llama-3-8B
     matches = [key for key in KNOWN if base == key or base.startswith((key + "-", key + "_"))]

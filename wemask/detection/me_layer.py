@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,6 @@ class Gate:
         """The thresholds of a choice of `WeMaskConfig.tokens`."""
         return self.primary if tokens == "primary" else self.thresholds
 
-    def ratio_of(self, tokens: str) -> float:
-        """Their separation; inf where nothing ordinary was seen."""
-        ratio = self.primary_separation if tokens == "primary" else self.separation
-        return math.inf if ratio is None else ratio
-
     def why_not(self, tokens: str) -> str:
         """Why it has no thresholds for a choice of `WeMaskConfig.tokens`; "" where it has."""
         if self.of(tokens):
@@ -138,12 +134,7 @@ class Gate:
         return (self.primary_note if tokens == "primary" else self.note) or "no thresholds"
 
     def units(self, residual: Tensor, tokens: str = "massive") -> Tensor:
-        """The largest |h| in units of the thresholds, [...]: above 1 is massive.
-
-        Args:
-            residual: the states that enter the layer, [..., D].
-            tokens: a choice of `WeMaskConfig.tokens`.
-        """
+        """The largest |h| of states [..., D] over the thresholds of `tokens`; massive above 1."""
         taus = self.of(tokens)
         columns = residual[..., list(taus)].float().abs()
         return (columns / torch.tensor(list(taus.values()), device=columns.device)).amax(-1)
@@ -261,11 +252,14 @@ class MELayerReport:
 
     def clearest_gate(self, tokens: str = "massive") -> tuple[int, Gate] | None:
         """The layer where `tokens` are told best, and its gate; None where they never are."""
-        told = {layer: gate for layer, gate in self.gates.items() if gate.of(tokens)}
-        if not told:
-            return None
-        layer = max(told, key=lambda layer: told[layer].ratio_of(tokens))
-        return layer, told[layer]
+        name = "primary_separation" if tokens == "primary" else "separation"
+
+        def ratio(told: tuple[int, Gate]) -> float:
+            found = getattr(told[1], name)
+            return math.inf if found is None else found  # nothing ordinary was seen
+
+        told = [(layer, gate) for layer, gate in self.gates.items() if gate.of(tokens)]
+        return max(told, key=ratio, default=None)
 
     def why_not_told(self) -> str:
         """Why massive tokens can be told by content in no layer."""
@@ -274,12 +268,11 @@ class MELayerReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the relief."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "relief"}
-        values["criterion"] = asdict(self.criterion)
-        values["tokens"] = [asdict(t) for t in self.tokens]
-        values["emergences"] = [asdict(e) for e in self.emergences]
-        values["layers"] = [_finite(asdict(row)) for row in self.layers]
-        values["gates"] = {str(layer): _plain_gate(gate) for layer, gate in self.gates.items()}
+        values = asdict(replace(self, relief=None))
+        del values["relief"]
+        for row in values["layers"]:  # JSON has no infinity: a ratio to a median of 0 is null
+            row |= {k: None for k, v in row.items() if type(v) is float and not math.isfinite(v)}
+        values["gates"] = {str(layer): _keyed(gate, str) for layer, gate in values["gates"].items()}
         return {"schema_version": SCHEMA_VERSION, "verdict": self.verdict, **values}
 
     @classmethod
@@ -287,8 +280,7 @@ class MELayerReport:
         """Read what `to_dict` wrote; a report of version 0.1 as what it meant.
 
         Raises:
-            DetectionError: another schema version, keys missing or unknown, or gates that cannot
-                be.
+            DetectionError: another schema version, wrong keys, or gates that cannot be.
         """
         version = values.get("schema_version") if isinstance(values, Mapping) else None
         if version not in (1, SCHEMA_VERSION):
@@ -305,36 +297,35 @@ class MELayerReport:
                 Emergence(**{**e, "tokens": [MassiveToken(**t) for t in e["tokens"]]})
                 for e in body["emergences"]
             ]
-            rows = [{**row, "ratio": _number(row["ratio"])} for row in body["layers"]]
-            body["layers"] = [LayerRow(**row) for row in rows]
-            body["gates"] = {int(layer): _gate(gate) for layer, gate in body["gates"].items()}
+            ratios = [math.inf if (r := row["ratio"]) is None else r for row in body["layers"]]
+            rows = zip(body["layers"], ratios, strict=True)
+            body["layers"] = [LayerRow(**{**row, "ratio": ratio}) for row, ratio in rows]
+            body["gates"] = {int(i): Gate(**_keyed(gate, int)) for i, gate in body["gates"].items()}
             report = cls(**body)
             report._check_gates()
             return report
+        except DetectionError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, DetectionError):
-                raise
             raise DetectionError(
                 f"The ME Layer report is damaged ({error}). Run `wemask detect` again."
             ) from error
 
     def _check_gates(self) -> None:
+        first, last = (self.layer or 0) + 1, self.num_layers - 1
         for layer, gate in self.gates.items():
             where = f"gates of layer {layer}"
-            if not (self.layer or 0) < layer < self.num_layers:
-                first = (self.layer or 0) + 1
-                raise ValueError(f"{where}: there may be gates of {first} to {self.num_layers - 1}")
+            if not first <= layer <= last:
+                raise ValueError(f"{where}: there may be gates of {first} to {last}")
             for dim in [*gate.dims, *gate.thresholds, *gate.primary]:
                 if not 0 <= dim < self.hidden_size:
                     raise ValueError(f"{where}: dim {dim} of a width of {self.hidden_size}")
             for tau in [*gate.thresholds.values(), *gate.primary.values()]:
                 if not (math.isfinite(tau) and tau > 0):
                     raise ValueError(f"{where}: a threshold must be a number > 0, got {tau!r}")
-            for ratio in (gate.separation, gate.primary_separation):
-                if ratio is not None and not (math.isfinite(ratio) and ratio >= 0):
-                    raise ValueError(
-                        f"{where}: a separation must be a number or null, got {ratio!r}"
-                    )
+            for r in (gate.separation, gate.primary_separation):
+                if r is not None and not (math.isfinite(r) and r >= 0):
+                    raise ValueError(f"{where}: a separation must be a number or null, got {r!r}")
 
     def save(self, path: str | Path) -> None:
         """Write `me_layer.json`."""
@@ -342,11 +333,7 @@ class MELayerReport:
 
     @classmethod
     def load(cls, path: str | Path) -> "MELayerReport":
-        """Read `me_layer.json`.
-
-        Raises:
-            DetectionError: no such file, no JSON, or not a report.
-        """
+        """Read `me_layer.json`; DetectionError: no such file, no JSON, or not a report."""
         try:
             values = json.loads(Path(path).read_text())
         except (OSError, ValueError) as error:
@@ -354,15 +341,6 @@ class MELayerReport:
                 f"An ME Layer report was sought at {path}: {error}. Run `wemask detect`."
             ) from error
         return cls.from_dict(values)
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: a ratio to a median of 0 is written as null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _number(value: float | None) -> float:
-    return math.inf if value is None else value
 
 
 def plain_size(magnitude: float) -> str:
@@ -380,26 +358,15 @@ def layers_by_reason(alone: Mapping[int, str]) -> str:
 
 def _ranges(numbers: Sequence[int]) -> str:
     """3 to 9, 12."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
+    by_run = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
+    parts = [[number for _, number in run] for _, run in by_run]
     return ", ".join(f"{p[0]} to {p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
 
 
-def _plain_gate(gate: Gate) -> dict[str, Any]:
-    keyed = {name: {str(d): t for d, t in getattr(gate, name).items()} for name in _KEYED}
-    return {**asdict(gate), **keyed}
-
-
-def _gate(values: Mapping[str, Any]) -> Gate:
-    keyed = {name: {int(d): float(t) for d, t in values[name].items()} for name in _KEYED}
-    return Gate(**{**values, **keyed})
-
-
-_KEYED = ("thresholds", "primary")
+def _keyed(gate: Mapping[str, Any], key: Callable[[Any], Any]) -> dict[str, Any]:
+    """A gate whose dims are the keys of JSON, or numbers again."""
+    named = ("thresholds", "primary")
+    return {**gate, **{name: {key(d): float(t) for d, t in gate[name].items()} for name in named}}
 
 
 def _of_version_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -418,16 +385,14 @@ def _of_version_1(values: dict[str, Any]) -> dict[str, Any]:
     }
     after = range(me_layer + 1, values["num_layers"]) if values["found"] else ()
     values["gates"] = {str(layer): gate for layer in after}
+    unknown = {"tokens": [], "count": 0, "dims": [], "magnitude": 0.0, "erased_at": None}
+    known = {
+        **{name: values[name] for name in ("tokens", "dims", "erased_at")},
+        "count": len(values["tokens"]),
+        "magnitude": max(values["magnitudes"], default=0.0),
+    }
     values["emergences"] = [
-        {
-            "layer": layer,
-            "tokens": values["tokens"] if layer == me_layer else [],
-            "count": len(values["tokens"]) if layer == me_layer else 0,
-            "dims": values["dims"] if layer == me_layer else [],
-            "magnitude": max(values["magnitudes"], default=0.0) if layer == me_layer else 0.0,
-            "erased_at": values["erased_at"] if layer == me_layer else None,
-            "alignment": None,
-        }
+        {"layer": layer, "alignment": None, **(known if layer == me_layer else unknown)}
         for layer in values["emergences"]
     ]
     return values

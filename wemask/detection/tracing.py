@@ -9,8 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wemask.decoder.parts import Decoder, checking_flow
-from wemask.decoder.passage import Passage, evaluating, rows_of, watching, without_logits
+from wemask.decoder.parts import Decoder
+from wemask.decoder.passage import (
+    Passage,
+    checking_flow,
+    evaluating,
+    rows_of,
+    watching,
+    without_logits,
+)
 from wemask.detection.emergence import jumps
 from wemask.detection.me_layer import Criterion
 from wemask.errors import ModelError
@@ -144,12 +151,7 @@ def trace_layers(
 ) -> list[Trace]:
     """Run `model` once; trace l + 1 of the result is layer l, trace 0 the embedding output.
 
-    Args:
-        model: any transformers causal language model.
-        decoder: its parts.
-        input_ids: [B, T].
-        attention_mask: [B, T], 1 for real tokens; pads are in no reduction.
-        criterion: whose births are looked at closely.
+    Pads, 0 in the mask [B, T], are in no reduction; births by the criterion are looked at closely.
 
     Raises:
         ModelError: values that are not finite, parts in another order than their names promise, or
@@ -159,7 +161,7 @@ def trace_layers(
     with (
         evaluating(model),
         checking_flow(decoder),
-        watching(decoder, recorder.start, recorder.leave),
+        watching(decoder, recorder.leave, recorder.start),
     ):
         model(
             input_ids=input_ids,

@@ -9,10 +9,11 @@ seed, size and family, without having to remember what was generated before.
 """
 
 import hashlib
+import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypedDict, get_args
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
 
 from wemask.errors import DataError, nearest
 
@@ -40,101 +41,26 @@ class Problem(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Opening:
-    """How a story starts, what may happen in it, and how it asks."""
-
-    first: str
-    """First sentence; `{v}` is the quantity, or `{a}` groups of `{b}` for a story of groups."""
-    events: dict[str, tuple[str, ...]]
-    """Operation -> sentences that change the quantity by `{k}`."""
-    asks: tuple[str, ...]
-    """Last sentences."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Style:
-    """What distinguishes a family."""
+    """What distinguishes a family; `stories.json` has one of each.
 
-    openings: tuple[_Opening, ...]
+    Sentences have {n} and {o}, two people, their {item} and {other_item}, and a {place}.
+    """
+
+    openings: list[tuple[str, str]]
+    """First sentence ({v} is the quantity, or {a} groups of {b} each), and the kind of story: what
+    changes the quantity by {k}, by operation, and the last sentences that ask for it."""
     lines: dict[str, str]
-    """Operation -> one step line from `{x}` (before), `{k}` (operand) and `{y}` (after)."""
-    distraction: str
-    """A sentence about somebody else, which changes nothing."""
+    """Operation -> one step line from {x} (before), {k} (operand) and {y} (after)."""
+    distraction: str  # a sentence about somebody else, which changes nothing
     max_steps: int
-    starts: tuple[int, int]
-    """Smallest and largest first quantity."""
-    largest: int
-    """Of all quantities."""
-    operands: dict[str, int]
-    """Operation -> largest operand (the smallest is 2)."""
+    starts: tuple[int, int]  # smallest and largest first quantity
+    largest: int  # of all quantities
+    operands: dict[str, int]  # operation -> largest operand (the smallest is 2)
 
 
-_HOLDER_EVENTS = {
-    "+": (
-        "{n} buys {k} more {item} at the {place}.",
-        "{n} finds {k} {item}.",
-        "{o} gives {k} {item} to {n}.",
-    ),
-    "-": (
-        "{n} sells {k} {item} at the {place}.",
-        "{n} loses {k} {item}.",
-        "{n} gives {k} {item} to {o}.",
-    ),
-    "*": ("Now {n} has {k} times as many {item}.", "A trick makes it {k} times as many."),
-    "/": (
-        "{n} shares the {item} equally among {k} friends and keeps one share.",
-        "{n} puts the {item} into {k} equal rows and keeps one row.",
-    ),
-}
-_BOX_EVENTS = {
-    "+": ("{n} puts {k} more into the box.", "{o} adds {k} {item}."),
-    "-": ("{n} takes {k} {item} out.", "Then {k} {item} break."),
-    "*": ("The number of {item} in the box grows {k} times.",),
-    "/": ("The {item} are split into {k} equal boxes and {n} keeps one box.",),
-}
-_HOLDER_ASKS = ("How many {item} does {n} have now?", "How many {item} are left with {n}?")
-
-STYLES: dict[str, _Style] = {
-    "sft": _Style(
-        openings=(
-            _Opening(first="{n} has {v} {item}.", events=_HOLDER_EVENTS, asks=_HOLDER_ASKS),
-            _Opening(
-                first="{n} fills {a} bags with {b} {item} each.",
-                events=_HOLDER_EVENTS,
-                asks=_HOLDER_ASKS,
-            ),
-            _Opening(
-                first="There are {v} {item} in a box at the {place}.",
-                events=_BOX_EVENTS,
-                asks=("How many {item} are in the box now?", "How many {item} does the box hold?"),
-            ),
-        ),
-        lines={op: f"{{x}} {op} {{k}} = {{y}}" for op in "+-*/"},
-        distraction="{o} has {v} {other_item}.",
-        max_steps=4,
-        starts=(4, 30),
-        largest=60,
-        operands={"+": 9, "-": 9, "*": 4, "/": 5},
-    ),
-    "pretrain": _Style(
-        openings=(
-            _Opening(
-                first="{n} starts with {v} {item}.",
-                events={
-                    "+": ("{n} gets {k} more.", "{n} finds {k} {item}.", "{o} brings {k} {item}."),
-                    "-": ("{n} uses {k} of them.", "{n} loses {k} {item}.", "{o} takes {k} away."),
-                },
-                asks=("Count the {item} of {n}.",),
-            ),
-        ),
-        lines={"+": "{x} plus {k} makes {y}.", "-": "{x} less {k} leaves {y}."},
-        distraction="{o} owns {v} {other_item}.",
-        max_steps=3,
-        starts=(4, 40),
-        largest=LARGEST,
-        operands={"+": 12, "-": 12},
-    ),
-}
+_STORIES: dict[str, Any] = json.loads(Path(__file__).with_name("stories.json").read_text())
+STYLES = {family: _Style(**values) for family, values in _STORIES["styles"].items()}
 
 
 def generate(
@@ -152,9 +78,9 @@ def generate(
         raise DataError(f"No family {family!r}: use one of {FAMILIES}.{nearest(family, FAMILIES)}")
     problems: list[Problem] = []
     seen: set[str] = set()
-    for problem in _stream(random.Random(f"{family}/{split}/{seed}"), family):
-        if len(problems) == n:
-            break
+    rng = random.Random(f"{family}/{split}/{seed}")
+    while len(problems) < n:
+        problem = _problem(rng, STYLES[family], family)
         if split_of(problem["question"]) == split and problem["question"] not in seen:
             seen.add(problem["question"])
             problems.append(problem)
@@ -171,29 +97,24 @@ def _digest(question: str) -> str:
     return hashlib.blake2b(question.encode(), digest_size=6).hexdigest()
 
 
-def _stream(rng: random.Random, family: str) -> Iterator[Problem]:
-    style = STYLES[family]
-    while True:
-        yield _problem(rng, style, family)
-
-
 def _problem(rng: random.Random, style: _Style, family: str) -> Problem:
     name, other = rng.sample(NAMES, 2)
     item, other_item = rng.sample(ITEMS, 2)
-    opening = rng.choice(style.openings)
+    first, story = rng.choice(style.openings)
+    events, asks = _STORIES["events"][story], _STORIES["asks"][story]
     words = {"n": name, "o": other, "item": item, "other_item": other_item}
-    sentences, lines, value = _open(rng, opening, style, words)
+    sentences, lines, value = _open(rng, first, style, words)
     for _ in range(rng.randint(1, style.max_steps) - len(lines)):
         op, operand, after = _step(rng, value, style)
         words["place"] = rng.choice(PLACES)
-        sentences.append(rng.choice(opening.events[op]).format(k=operand, **words))
+        sentences.append(rng.choice(events[op]).format(k=operand, **words))
         lines.append(style.lines[op].format(x=value, k=operand, y=after))
         value = after
     if rng.random() < 0.2:
         place = rng.randint(1, len(sentences))
         sentences.insert(place, style.distraction.format(v=rng.randint(2, 20), **words))
     question = " ".join(sentences) + rng.choice((" ", " ", "\n"))
-    question += rng.choice(opening.asks).format(**words)
+    question += rng.choice(asks).format(**words)
     return {
         "question": question,
         "answer": "\n".join([*lines, f"#### {value}"]),
@@ -204,17 +125,17 @@ def _problem(rng: random.Random, style: _Style, family: str) -> Problem:
 
 
 def _open(
-    rng: random.Random, opening: _Opening, style: _Style, words: dict[str, str]
+    rng: random.Random, first: str, style: _Style, words: dict[str, str]
 ) -> tuple[list[str], list[str], int]:
     """Return the first sentence, the step lines it already needs, and the quantity after them."""
     place = rng.choice(PLACES)
-    if "{a}" not in opening.first:
+    if "{a}" not in first:
         value = rng.randint(*style.starts)
-        return [opening.first.format(v=value, place=place, **words)], [], value
+        return [first.format(v=value, place=place, **words)], [], value
     groups = rng.randint(2, 9)
     each = rng.randint(2, min(9, style.largest // groups))
     line = style.lines["*"].format(x=groups, k=each, y=groups * each)
-    return [opening.first.format(a=groups, b=each, **words)], [line], groups * each
+    return [first.format(a=groups, b=each, **words)], [line], groups * each
 
 
 def _step(rng: random.Random, value: int, style: _Style) -> tuple[str, int, int]:

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wemask.decoder.parts import Block, Decoder
+from wemask.decoder.passage import hooked
 from wemask.errors import ModelError
 
 BLOCK = 2**24  # attention weights that are held at once, 64 MiB in float32
@@ -35,21 +37,13 @@ class AttentionBlock:
     """float32 [B, H, queries, T], rows sum to 1 (less with a learned sink, as in GPT-OSS)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Values:
-    """The value states of one layer: [B, key-value heads, T, d]."""
-
-    layer: int
-    values: Tensor
-
-
 @contextmanager
 def reading_attention(
     model: nn.Module,
     decoder: Decoder,
     attention_mask: Tensor,
     seen: Callable[[AttentionBlock], None],
-    seen_values: Callable[[Values], None] | None = None,
+    seen_values: Callable[[int, Tensor], None] | None = None,
     block: int = BLOCK,
 ) -> Iterator[dict[str, Any]]:
     """Within it, a forward without cache hands over the attention weights of every layer.
@@ -59,7 +53,7 @@ def reading_attention(
         decoder: its parts.
         attention_mask: of the forwards to come, [B, T], 1 for real tokens.
         seen: gets the weights. A layer without attention weights (linear attention) gives none.
-        seen_values: gets the value states, where a kernel is given them.
+        seen_values: gets layer and values [B, key-value heads, T, d], where a kernel has them.
         block: weights that are held at once.
 
     Yields:
@@ -68,40 +62,29 @@ def reading_attention(
     Raises:
         ModelError: a kernel's arguments are not [B, H, T, d].
     """
-    layers = {
-        module: part.index
-        for part in decoder.blocks
-        if _calls_kernel(part)
-        for module in part.attention.modules()
-    }
+    kernels, own = [], []
+    for part in decoder.blocks:  # whether its attention asks transformers for a kernel
+        home = sys.modules[type(part.attention).__module__]
+        (kernels if hasattr(home, "ALL_ATTENTION_FUNCTIONS") else own).append(part)
+    layers = {module: part.index for part in kernels for module in part.attention.modules()}
     reader = _Reader(layers, attention_mask, seen, seen_values, block)
-    own = [part for part in decoder.blocks if not _calls_kernel(part)]
     with reader.in_place_of_kernels():
         if not own:
             yield {}
             return
-        with _eager(model), _giving_up_weights(own, seen):
+        with _own_attention(model, own, seen):
             yield {"output_attentions": True}
 
 
-def _calls_kernel(block: Block) -> bool:
-    """Whether the attention of a layer asks transformers for its kernel."""
-    return hasattr(sys.modules[type(block.attention).__module__], "ALL_ATTENTION_FUNCTIONS")
-
-
+@dataclass
 class _Reader:
     """Stands between the layers and their kernels."""
 
-    def __init__(
-        self,
-        layers: dict[nn.Module, int],
-        mask: Tensor,
-        seen: Callable[[AttentionBlock], None],
-        seen_values: Callable[[Values], None] | None,
-        block: int,
-    ) -> None:
-        self.layers, self.mask, self.block = layers, mask.bool(), block
-        self.seen, self.seen_values = seen, seen_values
+    layers: dict[nn.Module, int]
+    mask: Tensor
+    seen: Callable[[AttentionBlock], None]
+    seen_values: Callable[[int, Tensor], None] | None
+    block: int
 
     @contextmanager
     def in_place_of_kernels(self) -> Iterator[None]:
@@ -110,10 +93,8 @@ class _Reader:
 
         original = AttentionInterface.get_interface
 
-        def get_interface(
-            interface: AttentionInterface, attn_implementation: str, default: Callable
-        ) -> Callable:
-            return self._reading(original(interface, attn_implementation, default))
+        def get_interface(*args: Any, **kwargs: Any) -> Callable:
+            return partial(self._attend, original(*args, **kwargs))
 
         AttentionInterface.get_interface = get_interface  # pyright: ignore
         try:
@@ -121,19 +102,16 @@ class _Reader:
         finally:
             AttentionInterface.get_interface = original
 
-    def _reading(self, kernel: Callable) -> Callable:
-        def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any):
-            output = kernel(module, q, k, v, *args, **kwargs)
-            layer = self.layers.get(module)
-            if layer is None:  # a vision tower
-                return output
-            mask = args[0] if args else kwargs.get("attention_mask")
-            self._read(layer, q, k, mask, kwargs)
-            if self.seen_values is not None:
-                self.seen_values(Values(layer=layer, values=v))
+    def _attend(self, kernel: Callable, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = kernel(module, *args, **kwargs)
+        layer = self.layers.get(module)
+        if layer is None:  # a vision tower
             return output
-
-        return attend
+        q, k, v, *more = args
+        self._read(layer, q, k, more[0] if more else kwargs.get("attention_mask"), kwargs)
+        if self.seen_values is not None:
+            self.seen_values(layer, v)
+        return output
 
     def _read(self, layer: int, q: Tensor, k: Tensor, mask: Any, kwargs: dict[str, Any]) -> None:
         batch, length = self.mask.shape
@@ -186,49 +164,32 @@ class _Reader:
         visible = keys <= queries
         if window is not None:
             visible = visible & (keys > queries - window)
-        visible = visible & self.mask.to(scores.device)[:, None, None, :]
+        visible = visible & self.mask.to(scores.device).bool()[:, None, None, :]
         return torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, lowest)
 
 
 @contextmanager
-def _giving_up_weights(
-    blocks: list[Block], seen: Callable[[AttentionBlock], None]
+def _own_attention(
+    model: nn.Module, blocks: list[Block], seen: Callable[[AttentionBlock], None]
 ) -> Iterator[None]:
-    """Take the weights out of what these attention modules return, so that they do not pile up."""
+    """Let the model run its own eager attention, whose weights do not pile up."""
 
-    def hook_of(block: Block) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            if not isinstance(output, tuple):
-                return output
-            parts = []
-            for part in output:
-                if _are_weights(part):
-                    seen(AttentionBlock(layer=block.index, first_query=0, weights=part.float()))
-                    part = None
-                parts.append(part)
-            return tuple(parts)
+    def take_out(block: Block, module: nn.Module, args: tuple, output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return output
+        left = list(output)
+        for i, part in enumerate(output):
+            if isinstance(part, Tensor) and part.ndim == 4 and part.shape[-1] == part.shape[-2]:
+                seen(AttentionBlock(layer=block.index, first_query=0, weights=part.float()))
+                left[i] = None
+        return tuple(left)
 
-        return hook
-
-    hooks = [block.attention.register_forward_hook(hook_of(block)) for block in blocks]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _are_weights(part: Any) -> bool:
-    return isinstance(part, Tensor) and part.ndim == 4 and part.shape[-1] == part.shape[-2]
-
-
-@contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
-    """Set the model's own eager attention, and put back what was there."""
+    taken = (b.attention.register_forward_hook(partial(take_out, b)) for b in blocks)
     config: Any = model.config
     before = config._attn_implementation
     model.set_attn_implementation("eager")  # pyright: ignore[reportCallIssue]
     try:
-        yield
+        with hooked(taken):
+            yield
     finally:
         model.set_attn_implementation(before)  # pyright: ignore[reportCallIssue]

@@ -5,8 +5,8 @@ B batch, T tokens, D hidden size, H heads.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -38,47 +38,32 @@ class LayerMetrics:
     """One decoder layer l, over all texts. NaN where a metric does not apply."""
 
     layer: int
-    massive_max: float
-    """Largest |h[l]| of any token."""
-    massive_ratio: float
-    """That over the median |h[l]|."""
-    massive_magnitude: float
-    """Largest |h[l, t]| of a massive token t, mean over these tokens."""
-    sink_mass: float
-    """Mean attention that later queries pay to the massive tokens, mean over heads."""
+    massive_max: float  # largest |h[l]| of any token
+    massive_ratio: float  # that over the median |h[l]|
+    massive_magnitude: float  # largest |h[l, t]| of a massive token t, mean over these tokens
+    sink_mass: float  # mean attention that later queries pay to the massive tokens, mean over heads
     sink_mass_by_head: list[float]
-    sink_rate: float
-    """Share of (massive token, head) pairs whose sink score exceeds 0.3."""
-    sink_mass_first: float
-    """Sink mass of the first token of each text, massive or not."""
-    sink_rate_first: float
-    """Sink^0.3 of the first token, the layer's part of arXiv 2410.10781."""
-    value_norm_ratio: float
-    """Norm of a massive token's value state over that of the others."""
-    rigidity_layers: float
-    """Cosine of a massive token's h[l] with its h[l-1], mean."""
+    sink_rate: float  # share of (massive token, head) pairs whose sink score exceeds 0.3
+    sink_mass_first: float  # sink mass of the first token of each text, massive or not
+    sink_rate_first: float  # Sink^0.3 of the first token, the layer's part of arXiv 2410.10781
+    value_norm_ratio: float  # norm of a massive token's value state over that of the others
+    rigidity_layers: float  # cosine of a massive token's h[l] with its h[l-1], mean
     rigidity_inputs: float
     """Mean cosine between h[l] of massive tokens, over all pairs of them in all texts."""
-    attention_input_rigidity: float
-    """The same for x[l], what attention reads."""
+    attention_input_rigidity: float  # the same for x[l], what attention reads
     attention_input_rigidity_ordinary: float
     """The same for ordinary tokens: what to hold it against."""
-    matrix_entropy: float
-    """Of the attention input of a text, in nats, mean over texts."""
-    effective_rank: float
-    """exp of a text's matrix entropy, mean over texts."""
+    matrix_entropy: float  # of the attention input of a text, in nats, mean over texts
+    effective_rank: float  # exp of a text's matrix entropy, mean over texts
     anisotropy: float
     """Share of the attention input's energy in its leading direction, mean over texts."""
-    mean_cosine: float
-    """Between the tokens' attention inputs of a text, mean over texts."""
+    mean_cosine: float  # between the tokens' attention inputs of a text, mean over texts
     energy_kl_before_norm: float
     """KL from uniform of a massive token's energy over dims, in h[l-1], nats, mean."""
-    energy_kl_after_norm: float
-    """The same in x[l]."""
+    energy_kl_after_norm: float  # the same in x[l]
     attention_share: float
     """Share of what the layer writes into massive tokens that attention wrote, mean."""
-    ffn_share: float
-    """The rest."""
+    ffn_share: float  # the rest
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no NaN."""
@@ -142,12 +127,9 @@ class Median:
         inside = (middle - int(below[place]) + int(self.counts[place]) - 0.5) / int(
             self.counts[place]
         )
-        low, high = (_number(bits) for bits in (place, place + 1))
+        bits = torch.tensor([place, place + 1], dtype=torch.int32) << 16
+        low, high = bits.view(torch.float32).tolist()
         return low + inside * (high - low)
-
-
-def _number(bits: int) -> float:
-    return float(torch.tensor([bits << 16], dtype=torch.int32).view(torch.float32))
 
 
 class LayerSums:
@@ -157,6 +139,7 @@ class LayerSums:
         self.index = index
         self.largest = 0.0
         self.median = Median()
+        # by the field of `LayerMetrics` that each becomes, and value norms
         self.means: defaultdict[str, Mean] = defaultdict(Mean)
         self.directions: defaultdict[str, Direction] = defaultdict(Direction)
         self.paid: dict[str, Tensor] = {}  # attention paid to later tokens, summed, [H]
@@ -205,91 +188,72 @@ class LayerSums:
         if not len(places):
             return
         before, after = rows_of(passage.entered, places), rows_of(passage.left, places)
-        self.means["magnitude"].add(after.abs().amax(-1).tolist())
+        self.means["massive_magnitude"].add(after.abs().amax(-1).tolist())
         cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1)
         self.means["rigidity_layers"].add(cosines.tolist())
-        self.directions["state"].add(after)
+        self.directions["rigidity_inputs"].add(after)
         shares = [metrics.kl_from_uniform(metrics.energy_shares(row)) for row in before]
-        self.means["energy_before"].add(shares)
+        self.means["energy_kl_before_norm"].add(shares)
         if (writes := passage.writes(places)) is not None:
             whole = writes[0] + writes[1]
-            self.means["attention"].add(metrics.share_written(writes[0], whole).tolist())
-            self.means["ffn"].add(metrics.share_written(writes[1], whole).tolist())
+            self.means["attention_share"].add(metrics.share_written(writes[0], whole).tolist())
+            self.means["ffn_share"].add(metrics.share_written(writes[1], whole).tolist())
 
     def _add_inputs(self, x: Tensor, batch: Batch, places: Tensor) -> None:
         massive = rows_of(x, places)
-        self.directions["input"].add(massive)
+        self.directions["attention_input_rigidity"].add(massive)
         shares = [metrics.kl_from_uniform(metrics.energy_shares(row)) for row in massive]
-        self.means["energy_after"].add(shares)
+        self.means["energy_kl_after_norm"].add(shares)
         for text, mask, marked in zip(
             x, batch.attention_mask.bool(), batch.massive.bool(), strict=True
         ):
             self._add_text(text[mask.to(x.device)])
             ordinary = (mask.cpu() & ~marked.cpu()).to(x.device)
-            self.directions["ordinary"].add(text[ordinary])
+            self.directions["attention_input_rigidity_ordinary"].add(text[ordinary])
 
     def _add_text(self, x: Tensor) -> None:
         """Diversity of one text's attention input [t, D]."""
         if len(x) < 2:  # one token has one direction, whatever the model
             return
         p = metrics.spectrum(x)
-        self.means["entropy"].add([metrics.matrix_entropy(p)])
-        self.means["rank"].add([metrics.effective_rank(p)])
+        self.means["matrix_entropy"].add([metrics.matrix_entropy(p)])
+        self.means["effective_rank"].add([metrics.effective_rank(p)])
         self.means["anisotropy"].add([metrics.anisotropy(p)])
         cosine = metrics.mean_cosine(metrics.unit(x.float()).double().sum(0), len(x))
-        self.means["cosine"].add([cosine])
+        self.means["mean_cosine"].add([cosine])
 
     # --- result -----------------------------------------------------------------------------------
 
     def mass_by_head(self, name: str) -> list[float]:
         """Sink mass per head on `massive` or `first` tokens; empty where there is none."""
-        if name not in self.paid or not self.sinks[name]:
+        if not self.sinks[name]:
             return []
         return (self.paid[name] / max(1, self.queries[name])).tolist()
 
     def rate(self, name: str) -> float:
         """Sink rate, mean over heads."""
-        if name not in self.above or not self.sinks[name]:
-            return math.nan
-        return float((self.above[name] / self.sinks[name]).mean())
-
-    def mean(self, name: str) -> float:
-        """Mean of what was counted in under this name."""
-        return self.means[name].value
-
-    def cosine(self, name: str) -> float:
-        """Mean cosine of all pairs counted in under this name."""
-        return self.directions[name].cosine
+        return float((self.above[name] / self.sinks[name]).mean()) if self.sinks[name] else math.nan
 
     def result(self) -> LayerMetrics:
         """The layer's metrics over all that was counted in."""
         median, by_head = self.median.value, self.mass_by_head("massive")
-        values = self.mean("value_massive") / self.mean("value_ordinary")
-        return LayerMetrics(
-            layer=self.index,
-            massive_max=self.largest,
-            massive_ratio=self.largest / median if median else math.inf,
-            massive_magnitude=self.mean("magnitude"),
-            sink_mass=_average(by_head),
-            sink_mass_by_head=by_head,
-            sink_rate=self.rate("massive"),
-            sink_mass_first=_average(self.mass_by_head("first")),
-            sink_rate_first=self.rate("first"),
-            value_norm_ratio=values,
-            rigidity_layers=self.mean("rigidity_layers"),
-            rigidity_inputs=self.cosine("state"),
-            attention_input_rigidity=self.cosine("input"),
-            attention_input_rigidity_ordinary=self.cosine("ordinary"),
-            matrix_entropy=self.mean("entropy"),
-            effective_rank=self.mean("rank"),
-            anisotropy=self.mean("anisotropy"),
-            mean_cosine=self.mean("cosine"),
-            energy_kl_before_norm=self.mean("energy_before"),
-            energy_kl_after_norm=self.mean("energy_after"),
-            attention_share=self.mean("attention"),
-            ffn_share=self.mean("ffn"),
-        )
+        values: dict[str, Any] = {f.name: self.means[f.name].value for f in fields(LayerMetrics)}
+        values |= {name: direction.cosine for name, direction in self.directions.items()}
+        massive, ordinary = (self.means[f"value_{kind}"] for kind in ("massive", "ordinary"))
+        values |= {
+            "layer": self.index,
+            "massive_max": self.largest,
+            "massive_ratio": self.largest / median if median else math.inf,
+            "sink_mass": average(by_head),
+            "sink_mass_by_head": by_head,
+            "sink_rate": self.rate("massive"),
+            "sink_mass_first": average(self.mass_by_head("first")),
+            "sink_rate_first": self.rate("first"),
+            "value_norm_ratio": massive.value / ordinary.value,
+        }
+        return LayerMetrics(**values)
 
 
-def _average(values: list[float]) -> float:
+def average(values: Sequence[float]) -> float:
+    """Their mean; NaN where there are none."""
     return sum(values) / len(values) if values else math.nan

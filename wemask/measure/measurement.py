@@ -27,8 +27,8 @@ from wemask.decoder.passage import Passage, evaluating, watching, without_logits
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError
 from wemask.measure import metrics
-from wemask.measure.attention_weights import AttentionBlock, Values, reading_attention
-from wemask.measure.layer_sums import Batch, LayerMetrics, LayerSums
+from wemask.measure.attention_weights import AttentionBlock, reading_attention
+from wemask.measure.layer_sums import Batch, LayerMetrics, LayerSums, average
 from wemask.measure.metrics import Received
 
 Where = Callable[[Batch], Tensor]
@@ -42,8 +42,7 @@ class Measurement:
     """A model over the given texts."""
 
     layers: list[LayerMetrics]
-    perplexity: float
-    """Of the next real token, over all texts."""
+    perplexity: float  # of the next real token, over all texts
     texts: int
     tokens: int
     massive_tokens: int
@@ -51,8 +50,7 @@ class Measurement:
     def later(self, name: str, after: int) -> float:
         """Mean of a metric over the layers after `after`, without the NaN of layers without it."""
         values = [getattr(row, name) for row in self.layers if row.layer > after]
-        values = [value for value in values if not math.isnan(value)]
-        return sum(values) / len(values) if values else math.nan
+        return average([value for value in values if not math.isnan(value)])
 
 
 def probe_batches(
@@ -62,17 +60,10 @@ def probe_batches(
     attention_mask: Tensor,
     batch_size: int = 8,
 ) -> list[Batch]:
-    """Cut texts into batches, and find their massive tokens.
+    """Cut texts [texts, T] into batches, and find their massive tokens.
 
-    They are those of the model as it stands, and stay the same when it is intervened in. Without an
-    ME Layer or a gate there are none.
-
-    Args:
-        model: unsoftened.
-        report: its detection.
-        input_ids: [texts, T].
-        attention_mask: [texts, T].
-        batch_size: texts per forward.
+    They are those of the model as it stands, unsoftened, and stay the same when it is intervened
+    in. Without an ME Layer or a gate there are none.
     """
     batches = []
     for ids, mask in zip(
@@ -90,13 +81,12 @@ def primary_tokens(model: nn.Module, report: MELayerReport, ids: Tensor, mask: T
 
     Told where that is clearest; where primary tokens are told from weaker ones nowhere, all.
     """
-    tokens = "primary" if report.clearest_gate("primary") else "massive"
-    clearest = report.clearest_gate(tokens)
-    if clearest is None:
-        return torch.zeros(ids.shape, dtype=torch.bool)
-    layer, gate = clearest
-    (units,) = entering(model, {layer: partial(gate.units, tokens=tokens)}, ids, mask).values()
-    return (units > 1) & mask.bool().cpu()
+    for tokens in ("primary", "massive"):
+        if clearest := report.clearest_gate(tokens):
+            layer, gate = clearest
+            ask = {layer: partial(gate.units, tokens=tokens)}
+            return (entering(model, ask, ids, mask)[layer] > 1) & mask.bool().cpu()
+    return torch.zeros(ids.shape, dtype=torch.bool)
 
 
 @torch.no_grad()
@@ -115,7 +105,7 @@ def entering(
 
     device = base.get_input_embeddings().weight.device  # pyright: ignore
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-    with evaluating(base), watching(find_decoder(base), lambda h: None, look):
+    with evaluating(base), watching(find_decoder(base), look):
         base(**inputs, use_cache=False, **without_logits(base))
     return said
 
@@ -155,7 +145,7 @@ def measure(
         with (
             evaluating(base),
             (around or nullcontext)(batch),  # pyright: ignore[reportCallIssue]
-            watching(decoder, gathered.start, gathered.leave, inputs=True),
+            watching(decoder, gathered.leave, inputs=True),
             reading_attention(
                 base, decoder, inputs["attention_mask"], gathered.attend, gathered.value
             ) as more,
@@ -181,11 +171,8 @@ class _Gathered:
         self.batch, mask = batch, batch.attention_mask.bool()
         self.texts, self.tokens = self.texts + len(mask), self.tokens + int(mask.sum())
         self.massive += int((batch.massive & mask).sum())
-        self.places = _places(batch.massive & mask)
+        self.places = (batch.massive & mask).flatten().nonzero().flatten()
         self.received: dict[int, Received] = {}
-
-    def start(self, h: Tensor) -> None:
-        """The embedding output is in no layer's sums."""
 
     def attend(self, block: AttentionBlock) -> None:
         batch, heads, _, length = block.weights.shape
@@ -196,8 +183,8 @@ class _Gathered:
         with torch.autocast(block.weights.device.type, enabled=False):  # an eager model's
             received.add(block.weights, self.batch.attention_mask, block.first_query)
 
-    def value(self, values: Values) -> None:
-        self.layers[values.layer].add_values(values.values, self.batch)
+    def value(self, layer: int, values: Tensor) -> None:
+        self.layers[layer].add_values(values, self.batch)
 
     def leave(self, passage: Passage) -> None:
         sums = self.layers[passage.block.index]
@@ -223,7 +210,3 @@ class _Gathered:
             tokens=self.tokens,
             massive_tokens=self.massive,
         )
-
-
-def _places(tokens: Tensor) -> Tensor:
-    return tokens.flatten().nonzero().flatten()

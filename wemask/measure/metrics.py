@@ -30,10 +30,8 @@ SINK = 0.3  # eps of the sink rate, as in arXiv 2410.10781
 class Received:
     """Attention that each token of one layer receives from the real queries of its text."""
 
-    total: Tensor
-    """Sum over all real queries, float32 [B, H, T]."""
-    own: Tensor
-    """Of that, from the token itself, [B, H, T]."""
+    total: Tensor  # sum over all real queries, float32 [B, H, T]
+    own: Tensor  # of that, from the token itself, [B, H, T]
 
     @classmethod
     def nothing(cls, batch: int, heads: int, length: int, device: torch.device) -> "Received":
@@ -42,12 +40,9 @@ class Received:
         return cls(total=zeros, own=zeros.clone())
 
     def add(self, weights: Tensor, mask: Tensor, first_query: int = 0) -> None:
-        """Count the queries of a block in.
+        """Count the queries of a block [B, H, queries, T] in, but for pads (0 in the mask [B, T]).
 
-        Args:
-            weights: attention [B, H, queries, T].
-            mask: [B, T], 1 for real tokens; queries that are pads do not count.
-            first_query: which token the first of the queries is.
+        The first of them is the token `first_query`.
         """
         queries = torch.arange(weights.shape[2], device=weights.device)
         real = mask.to(weights.device).bool()[:, None, queries + first_query]  # [B, 1, queries]
@@ -67,15 +62,9 @@ def sink_scores(received: Received, mask: Tensor) -> Tensor:
 
 
 def sink_rate(received: Received, mask: Tensor, tokens: Tensor, eps: float = SINK) -> Tensor:
-    """Share of the given tokens whose sink score exceeds `eps`, per head [H]; NaN without tokens.
+    """Share of the tokens, bool [B, T], whose sink score exceeds `eps`, per head [H]; NaN without.
 
     Its mean over heads and layers is Sink^eps of arXiv 2410.10781.
-
-    Args:
-        received: of one layer.
-        mask: [B, T], 1 for real tokens.
-        tokens: bool [B, T], e.g. the first token of every text.
-        eps: above which a pair is a sink.
     """
     chosen = (tokens & mask.bool()).to(received.total.device)
     above = (sink_scores(received, mask) > eps).float()
@@ -134,22 +123,6 @@ def anisotropy(p: Tensor) -> float:
     return float(p[0])
 
 
-def anisotropy_bound(x: Tensor, token: int) -> float:
-    """What one token of X [T, D] makes p_1 at least: (c + alpha) / (c + 1) of arXiv 2510.06477.
-
-    c is the energy of the token over that of all the others, alpha the energy-weighted mean squared
-    cosine of the others with it. 1 where the others have no energy.
-    """
-    x = x.double()
-    own, others = x[token], torch.cat([x[:token], x[token + 1 :]])
-    rest = float(others.square().sum())
-    if not rest:
-        return 1.0
-    unit = own / own.norm().clamp(min=1e-300)
-    c, alpha = float(own.square().sum()) / rest, float((others @ unit).square().sum()) / rest
-    return (c + alpha) / (c + 1)
-
-
 def mean_cosine(units: Tensor, count: int) -> float:
     """Mean cosine over all pairs of `count` vectors, from the sum [D] of their unit vectors.
 
@@ -177,11 +150,6 @@ def energy_shares(x: Tensor) -> Tensor:
     """x_d^2 / |x|^2 of a vector [D], float64."""
     energy = x.double().square()
     return energy / energy.sum().clamp(min=1e-300)
-
-
-def top_share(p: Tensor, k: int) -> float:
-    """What the k largest of shares p [D] hold together."""
-    return float(p.topk(k).values.sum())
 
 
 def share_written(part: Tensor, whole: Tensor) -> Tensor:

@@ -42,9 +42,10 @@ def _spread(norm: nn.Module | None, dims: Sequence[int]) -> dict[str, Any]:
     scale = effective_scale(norm, "The norm")
     shares = metrics.energy_shares(scale)
     order = top_dims(scale, len(scale)).tolist()
+    most = shares.topk(WeMaskConfig().budget(len(scale))).values
     return {
         "weight_kl": metrics.kl_from_uniform(shares),
-        "top_share": metrics.top_share(shares, WeMaskConfig().budget(len(scale))),
+        "top_share": float(most.sum()),
         "massive_share": float(shares[list(dims)].sum()),
         "massive_rank": min((order.index(dim) for dim in dims), default=None),
     }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs, padded
 from wemask.detection.me_layer import MELayerReport
 from wemask.measure.layer_sums import Batch
-from wemask.measure.measurement import Measurement, measure, probe_batches
+from wemask.measure.measurement import measure, probe_batches
 from wemask.operator.handle import SoftenHandle, observing
 
 TEXTS = CALIBRATION_TEXTS[:4]  # beside the report's probe prompt
@@ -29,10 +29,8 @@ class Probe:
     """Fixed texts, and what is said of a model on them."""
 
     batch: Batch
-    layer: int | None
-    """The ME Layer; None: the model has none."""
-    handle: SoftenHandle | None
-    """Of the model, where it is softened."""
+    layer: int | None  # the ME Layer; None: the model has none
+    handle: SoftenHandle | None  # of the model, where it is softened
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """The `wemask/*` keys of a model as it stands, in one forward; docs/wandb.md has them.
@@ -46,31 +44,21 @@ class Probe:
         mask = self.batch.attention_mask
         with observing(self.handle, mask) if self.handle else nullcontext({}) as observed:
             measured = measure(model, [self.batch])
-        values = {**self._massive(measured), **self._attention(measured)}
+        rows, after = measured.layers, -1 if self.layer is None else self.layer
+        values: dict[str, float] = {} if self.layer is None else {"me_layer": float(self.layer)}
+        # At the ME Layer's output; without one, where the largest activation is.
+        row = max(rows, key=lambda r: r.massive_max) if self.layer is None else rows[self.layer]
+        for name in ("massive_max", "massive_ratio", "massive_magnitude"):
+            values[name] = getattr(row, name)
+        # Means over later layers. Without massive tokens, the first is where a sink would be.
+        end = "" if measured.massive_tokens else "_first"
+        for name in ("effective_rank", "anisotropy", f"sink_mass{end}", f"sink_rate{end}"):
+            values[name] = measured.later(name, after)
+        values["probe_perplexity"] = measured.perplexity
         if self.handle is not None:
             values |= strengths(self.handle)
             values["tokens_touched"] = float(sum(o.tokens for o in observed.values()))
         return {f"wemask/{k}": v for k, v in values.items() if math.isfinite(v)}
-
-    def _massive(self, measured: Measurement) -> dict[str, float]:
-        """At the ME Layer's output; without one, where the largest activation is."""
-        rows = measured.layers
-        row = max(rows, key=lambda r: r.massive_max) if self.layer is None else rows[self.layer]
-        names = ("massive_max", "massive_ratio", "massive_magnitude")
-        values = {name: getattr(row, name) for name in names}
-        return values if self.layer is None else {"me_layer": float(self.layer), **values}
-
-    def _attention(self, measured: Measurement) -> dict[str, float]:
-        """Means over the layers after the ME Layer; without one, over all."""
-        names = ["effective_rank", "anisotropy"]
-        # Without massive tokens, the first token is where a sink would be.
-        names += [
-            name if measured.massive_tokens else f"{name}_first"
-            for name in ("sink_mass", "sink_rate")
-        ]
-        after = -1 if self.layer is None else self.layer
-        values = {name: measured.later(name, after) for name in names}
-        return {**values, "probe_perplexity": measured.perplexity}
 
 
 def strengths(handle: SoftenHandle) -> dict[str, float]:
@@ -89,11 +77,8 @@ def fixed_probe(
 ) -> Probe:
     """Choose the texts: the report's probe prompt and a few calibration texts.
 
-    Args:
-        model: before training, and before its parameters are sharded; softened by `handle`.
-        tokenizer: its own.
-        report: its detection.
-        handle: its softening, if any; massive tokens are found with it at strength 0.
+    The model is given before training, and before its parameters are sharded; softened by `handle`,
+    if any, with which at strength 0 massive tokens are found.
     """
     ids, mask = probe_texts(tokenizer, report)
     with handle.at_strength(0.0) if handle else nullcontext():

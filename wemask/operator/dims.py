@@ -44,19 +44,13 @@ def choose_dims(
         assert report is not None
         gates = {i: report.gates.get(i) for i in layers}
         return {i: (gate.dims if gate else None) or report.dims for i, gate in gates.items()}
-    return dict.fromkeys(layers, _common_dims(config, report, decoder, k))
-
-
-def _common_dims(
-    config: WeMaskConfig, report: "MELayerReport | None", decoder: Decoder, k: int
-) -> list[int]:
-    """The dims of the choices that are the same in every layer."""
     if config.dims == "random":
-        return random_dims(decoder.hidden_size, k, config.seed)
+        return dict.fromkeys(layers, random_dims(decoder.hidden_size, k, config.seed))
     assert report is not None and report.layer is not None
     norm = decoder.blocks[report.layer].ffn_norm
     scale = effective_scale(norm, f"The ME Layer {report.layer}")
-    return top_dims(-scale if config.dims == "lowest" else scale, k).tolist()
+    dims = top_dims(-scale if config.dims == "lowest" else scale, k)
+    return dict.fromkeys(layers, dims.tolist())
 
 
 def random_dims(hidden_size: int, k: int, seed: int) -> list[int]:

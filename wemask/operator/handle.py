@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,7 +59,10 @@ class SoftenHandle:
     @property
     def strengths(self) -> dict[int, float]:
         """The strength in force, per softened layer; where theta is sharded, all ranks must ask."""
-        return {softening.index: _strength(softening) for softening in self.softenings()}
+        return {
+            s.index: float(s.s_of(whole(s.theta))) if s.strength is None else s.strength
+            for s in self.softenings()
+        }
 
     @property
     def learned(self) -> dict[int, float]:
@@ -139,25 +141,13 @@ class SoftenHandle:
     def __enter__(self) -> "SoftenHandle":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if getattr(self.model, "wemask_handle", None) is self:  # not removed inside the block
             self.remove()
 
     def __repr__(self) -> str:
         alone = f", left_alone={sorted(self.left_alone)}" if self.left_alone else ""
         return f"SoftenHandle(layers={self.layers}{alone}, tokens_touched={self.tokens_touched})"
-
-
-def _strength(softening: Softening) -> float:
-    if softening.strength is not None:
-        return softening.strength
-    assert softening.theta is not None
-    return float(softening.s_of(whole(softening.theta)))
 
 
 @contextmanager
@@ -188,7 +178,11 @@ def observe(
 def probe_ids(model: nn.Module, report: "MELayerReport | None") -> Tensor:
     """Token ids [1, T] that show a massive token: the report's, else the first ids of the model."""
     embeddings = model.get_input_embeddings().weight  # pyright: ignore
-    device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
     if report is not None and report.probe_ids:
-        return torch.tensor([report.probe_ids], device=device)
-    return torch.arange(min(8, embeddings.shape[0]), device=device).unsqueeze(0)
+        return torch.tensor([report.probe_ids], device=device_of(model))
+    return torch.arange(min(8, embeddings.shape[0]), device=device_of(model)).unsqueeze(0)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where its first weights are; the CPU where all are on the meta device."""
+    return next((p.device for p in module.parameters() if not p.is_meta), torch.device("cpu"))

@@ -104,16 +104,13 @@ class Softening(nn.Module):
             return massive_tokens(residual, self.massive_dims, self.thresholds)
         if self.position is None:
             return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
-        gate = self._find_at(self.position, residual, argument)
-        if self.tokens == "wrong":  # no thresholds: none is massive
-            gate = gate & ~massive_tokens(residual, self.massive_dims, self.thresholds)
-        return gate
-
-    def _find_at(self, position: int, residual: Tensor, argument: Callable[[str], Any]) -> Tensor:
         past = argument("past_key_values")
         length = self._cached_length(argument("layer_past") if past is None else past)
         mask, positions = argument("attention_mask"), argument("position_ids")
-        return tokens_at(residual, mask, positions, length, position)
+        gate = tokens_at(residual, mask, positions, length, self.position)
+        if self.tokens == "wrong":  # no thresholds: none is massive
+            gate = gate & ~massive_tokens(residual, self.massive_dims, self.thresholds)
+        return gate
 
     def _cached_length(self, past: Any) -> int:
         if past is None:
@@ -138,20 +135,18 @@ class Softening(nn.Module):
         return softened if residual is None or norm is None else norm(softened)
 
     def _soften(self, x: Tensor, gate: Tensor) -> Tensor:
-        softened = self._softened(x, gate)
-        if self.observed is not None:
-            self.observed.add(x, softened, gate)
-        return softened
-
-    def _softened(self, x: Tensor, gate: Tensor) -> Tensor:
         dims = self.dims
         if dims is None:
             dims = batch_activation_dims(x, gate.expand(x.shape[:2]), self.budget)
         if self.uniform:
-            return damp_uniformly(x, gate, dims, self.s())
-        if self.fill is not None:
-            return fill_dims(x, gate, dims, self.s(), self.fill)
-        return soften_dims(x, gate, dims, self.s())
+            softened = damp_uniformly(x, gate, dims, self.s())
+        elif self.fill is not None:
+            softened = fill_dims(x, gate, dims, self.s(), self.fill)
+        else:
+            softened = soften_dims(x, gate, dims, self.s())
+        if self.observed is not None:
+            self.observed.add(x, softened, gate)
+        return softened
 
 
 class Now:
@@ -283,42 +278,41 @@ def swap_classes(layer: nn.Module, attention: nn.Module, attention_name: str) ->
     """Make a layer and its attention, which has its `softening`, subclasses of themselves.
 
     Raises:
-        PatchError: as `swap_class`; one of the two may be swapped then.
+        PatchError: something else replaced the forward of one; the other may be swapped then.
     """
-    pairs: tuple[tuple[nn.Module, type], ...]
-    pairs = ((layer, SoftenedLayer), (attention, SoftenedAttention))
-    if attention.softening.stream:  # pyright: ignore[reportAttributeAccessIssue]
-        pairs = ((layer, SoftenedStream),)
+    stream = attention.softening.stream  # pyright: ignore[reportAttributeAccessIssue]
+    pairs: list[tuple[nn.Module, type]] = [(layer, SoftenedStream if stream else SoftenedLayer)]
+    pairs += [] if stream else [(attention, SoftenedAttention)]
     for module, mixin in pairs:
-        swap_class(module, softened_class(mixin, type(module), attention_name))
+        _swap_class(module, _softened_class(mixin, type(module), attention_name))
 
 
 def restore_classes(layer: nn.Module, attention: nn.Module) -> None:
     """Undo `swap_classes`, also where it stopped half way."""
     for module in (layer, attention):
-        if isinstance(module, (_Layer, SoftenedAttention)):
-            restore_class(module)
+        if not isinstance(module, (_Layer, SoftenedAttention)):
+            continue
+        original = type(module).__bases__[1]  # of the dynamic class, after the mixin
+        module.__class__ = original
+        if "_old_forward" in vars(module):
+            module._old_forward = types.MethodType(original.forward, module)  # pyright: ignore
 
 
 @cache
-def softened_class(mixin: type, original: type, attention_name: str) -> type:
+def _softened_class(mixin: type, original: type, attention_name: str) -> type:
     """Subclass of `original` with its name, by which FSDP, PEFT and transformers look it up."""
-    names = tuple(inspect.signature(original.forward).parameters)[1:]  # pyright: ignore
+    parameters = inspect.signature(original.forward).parameters  # pyright: ignore
     body = {
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
         "_attention_name": attention_name,
-        "_argument_names": names,
+        "_argument_names": tuple(parameters)[1:],
     }
     return type(original.__name__, (mixin, original), body)
 
 
-def swap_class(module: nn.Module, new: type) -> None:
-    """Make `module` an instance of its subclass `new`, also under accelerate's device_map.
-
-    Raises:
-        PatchError: something else replaced the forward of this instance.
-    """
+def _swap_class(module: nn.Module, new: type) -> None:
+    """Make `module` an instance of its subclass `new`, also under accelerate's device_map."""
     module.__class__ = new
     if "forward" not in vars(module):
         return
@@ -329,11 +323,3 @@ def swap_class(module: nn.Module, new: type) -> None:
             "libraries do that), so the softening would never run. Load the plain model."
         )
     module._old_forward = types.MethodType(new.forward, module)  # pyright: ignore
-
-
-def restore_class(module: nn.Module) -> None:
-    """Undo `swap_class`."""
-    original = type(module).__bases__[1]  # of the dynamic class, after the mixin
-    module.__class__ = original
-    if "_old_forward" in vars(module):
-        module._old_forward = types.MethodType(original.forward, module)  # pyright: ignore

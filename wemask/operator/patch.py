@@ -10,25 +10,17 @@ and FSDP (which wraps by class name) see the module that they know.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from wemask.decoder.parts import (
-    Decoder,
-    checking_flow,
-    find_decoder,
-    layer_index_error,
-    unwrap,
-    without_weights,
-)
-from wemask.decoder.passage import evaluating
+from wemask.decoder.parts import Decoder, find_decoder, layer_index_error, unwrap, without_weights
+from wemask.decoder.passage import checking_flow, evaluating
 from wemask.detection.me_layer import layers_by_reason
 from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.operator.dims import choose_dims, choose_fill
-from wemask.operator.handle import SoftenHandle, observe, probe_ids
+from wemask.operator.handle import SoftenHandle, device_of, observe, probe_ids
 from wemask.operator.layers import Observation, Softening
 from wemask.operator.settings import WeMaskConfig
 
@@ -91,20 +83,22 @@ def soften(
             base(input_ids=probe_ids(base, None)[:, :2], use_cache=False)
     handle = SoftenHandle(base, config, report)
     handle.left_alone = left_alone
+
+    def seen() -> dict[int, Observation]:
+        with handle.at_strength(0.0):
+            return observe(handle, base)
+
     try:
         _install(handle, decoder, layers)
-        _check_dims(dims, decoder, layers)
         if dims is None:
-            seen = partial(_unsoftened, handle, base)
             dims = choose_dims(config, report, handle.layers, decoder, seen)
+        else:
+            _check_dims(dims, decoder, layers)
         _set_dims(handle, dims)
-        if fill is None:
-            fill = choose_fill(config, handle.dims, partial(_unsoftened, handle, base))
-        _set_fill(handle, fill)
+        _set_fill(handle, choose_fill(config, handle.dims, seen) if fill is None else fill)
         if learned:
             handle.learned = learned
         _probe(handle, base)
-        _check_fires(handle)
     except BaseException:
         handle.uninstall()
         raise
@@ -144,11 +138,9 @@ def _check_places(model: nn.Module, report: "MELayerReport | None", config: WeMa
             f"tokens={config.tokens} reads the attention mask, and that of {kind} marks what is "
             "hidden, not what is visible. Type tokens=massive."
         )
-    if position:
-        _check_wrong_token(model, position, probe_ids(model, report).shape[1])
-
-
-def _check_wrong_token(model: Any, position: int, length: int) -> None:
+    if not position:
+        return
+    length = probe_ids(model, report).shape[1]
     place = f"tokens=wrong with seed={position - 1} is the token at place {position}"
     if position >= length:
         raise PatchError(
@@ -156,7 +148,7 @@ def _check_wrong_token(model: Any, position: int, length: int) -> None:
             f"and the probe prompt has {length} tokens. Type operator.seed={max(0, length - 2)} or "
             "less."
         )
-    text = model.config.get_text_config(decoder=True)
+    text: Any = model.config.get_text_config(decoder=True)  # pyright: ignore
     if getattr(text, "attention_chunk_size", None):
         raise PatchError(
             f"{place}, but the layers of this model see chunks of {text.attention_chunk_size} "
@@ -170,15 +162,13 @@ def _check_wrong_token(model: Any, position: int, length: int) -> None:
         )
 
 
-_NO_REPORT = "Call report = wemask.detect(model, tokenizer) first."
-
-
 def _check_report(
     report: "MELayerReport | None", config: WeMaskConfig, decoder: Decoder, vocabulary: int
 ) -> "MELayerReport | None":
     if report is None or not report.found:
         if config.needs_report:
-            found = _NO_REPORT if report is None else report.verdict
+            call = "Call report = wemask.detect(model, tokenizer) first."
+            found = call if report is None else report.verdict
             raise DetectionError(
                 f"layers={config.layers}, tokens={config.tokens}, dims={config.dims} need a "
                 f"detected ME Layer. {found} Give layers by number: layers=[2,3] tokens=first "
@@ -295,18 +285,16 @@ def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) ->
             budget=config.budget(decoder.hidden_size),
             thresholds=gates[index].of(config.tokens) if index in gates else {},
             norm_name=block.name_of(block.attention_norm),
-            device=_device(block.layer),
+            device=device_of(block.layer),
         )
         handle.install(block, softening)
         handle.layers.append(index)
 
 
 def _check_dims(
-    dims: Mapping[int, Sequence[int]] | None, decoder: Decoder, layers: tuple[int, ...]
+    dims: Mapping[int, Sequence[int]], decoder: Decoder, layers: tuple[int, ...]
 ) -> None:
     """Raise PatchError where given dims miss a softened layer or do not exist."""
-    if dims is None:
-        return
     for index in layers:
         given = dims.get(index)
         if given is None or not all(0 <= d < decoder.hidden_size for d in given):
@@ -314,16 +302,6 @@ def _check_dims(
                 f"dims must give dims from 0 to {decoder.hidden_size - 1} for each of the layers "
                 f"{list(layers)}; for layer {index} it gives {given}."
             )
-
-
-def _device(layer: nn.Module) -> torch.device:
-    devices = {p.device for p in layer.parameters() if not p.is_meta}
-    return next(iter(devices), torch.device("cpu"))
-
-
-def _unsoftened(handle: SoftenHandle, model: nn.Module) -> dict[int, Observation]:
-    with handle.at_strength(0.0):
-        return observe(handle, model)
 
 
 def _set_dims(handle: SoftenHandle, dims: Mapping[int, Sequence[int] | None]) -> None:
@@ -352,14 +330,11 @@ def _set_fill(handle: SoftenHandle, fill: Mapping[int, Sequence[float]]) -> None
 
 
 def _probe(handle: SoftenHandle, model: nn.Module) -> None:
-    """See what the softening does on the probe prompt."""
+    """See what the softening does on the probe prompt; PatchError: nothing."""
     observed = observe(handle, model)
     handle.tokens_touched = {index: o.tokens for index, o in observed.items()}
     energy = sum(o.energy for o in observed.values())
     handle.removed_energy = sum(o.removed for o in observed.values()) / energy if energy else 0.0
-
-
-def _check_fires(handle: SoftenHandle) -> None:
     if sum(handle.tokens_touched.values()):
         return
     hint = (

@@ -5,7 +5,7 @@ the model. Controls are choices of the same settings, and differ from the real t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -30,14 +30,12 @@ class StrengthSchedule:
     steps: int = 100
 
     def __post_init__(self) -> None:
-        problems = [
-            strength_problem("strength.start", self.start),
-            strength_problem("strength.end", self.end),
-        ]
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        problems = [*_strength_problem("strength.start", self.start)]
+        problems += _strength_problem("strength.end", self.end)
+        if type(self.steps) is not int or self.steps < 1:
             problems.append(f"strength.steps must be a whole number >= 1, got {self.steps!r}.")
-        if any(problems):
-            raise ConfigError("\n".join(filter(None, problems)))
+        if problems:
+            raise ConfigError("\n".join(problems))
 
     def at(self, step: int) -> float:
         """Strength after `step` optimizer steps; `end` from `steps` on."""
@@ -111,78 +109,64 @@ class WeMaskConfig:
     def __post_init__(self) -> None:
         if isinstance(self.layers, list):  # lists come from YAML and JSON; stored as a tuple
             object.__setattr__(self, "layers", tuple(self.layers))
-        problems = [self._rate(), self._layers(), *self._choices(), self._strength(), self._seed()]
-        if any(problems):
-            raise ConfigError("\n".join(filter(None, problems)))
+        problems = [*self._problems(), *self._clashes(), *self._strength_problems()]
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            problems.append(f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}.")
+        if problems:
+            raise ConfigError("\n".join(problems))
 
-    def _rate(self) -> str | None:
-        if is_number(self.rate) and 0 < self.rate <= 1:
-            return None
-        return f"rate is the share of dims to soften, 0 < rate <= 1, got {self.rate!r}."
+    def _problems(self) -> Iterator[str]:
+        if not (is_number(self.rate) and 0 < self.rate <= 1):
+            yield f"rate is the share of dims to soften, 0 < rate <= 1, got {self.rate!r}."
+        layers = self.layers
+        if isinstance(layers, str):
+            yield from _unknown("layers", layers, LAYERS, " or a list of layers such as [7, 8]")
+        elif (
+            not (isinstance(layers, tuple) and layers)
+            or not all(type(i) is int and i >= 0 for i in layers)
+            or len(set(layers)) < len(layers)
+        ):
+            yield (
+                f"layers is one of {', '.join(LAYERS)} or a list of different layer numbers, "
+                f"0-based, such as [7, 8]; got {layers!r}."
+            )
+        for name, options in (("tokens", TOKENS), ("dims", DIMS), ("site", SITES), ("fill", FILLS)):
+            yield from _unknown(name, getattr(self, name), options)
 
-    def _layers(self) -> str | None:
-        if isinstance(self.layers, str):
-            return _unknown("layers", self.layers, LAYERS, " or a list of layers such as [7, 8]")
-        if isinstance(self.layers, tuple) and self.layers:
-            numbers = [i for i in self.layers if isinstance(i, int) and not isinstance(i, bool)]
-            if len({i for i in numbers if i >= 0}) == len(self.layers):
-                return None
-        return (
-            "layers is one of " + ", ".join(LAYERS) + " or a list of different layer numbers, "
-            f"0-based, such as [7, 8]; got {self.layers!r}."
-        )
-
-    def _choices(self) -> list[str | None]:
-        problems = [
-            _unknown("tokens", self.tokens, TOKENS),
-            _unknown("dims", self.dims, DIMS),
-            _unknown("site", self.site, SITES),
-            _unknown("fill", self.fill, FILLS),
-        ]
+    def _clashes(self) -> Iterator[str]:
+        """Choices that do not go together."""
         if self.by_content and self.layers in ("from_me", "before_me"):
             # A token is massive at layer l when the residual that ENTERS l is: at and before the
             # ME Layer that is never so, and the softening would silently touch nothing.
-            problems.append(
+            yield (
                 f"layers={self.layers} with tokens={self.tokens} would touch nothing: no token is "
                 "massive yet where it enters the ME Layer. Type tokens=first."
             )
-        return [*problems, *self._controls()]
-
-    def _controls(self) -> list[str]:
-        """Problems of controls that do not go together."""
-        problems = []
         if self.dims == "uniform" and self.site != "attention_input":
-            problems.append(
+            yield (
                 f"dims=uniform with site={self.site} would do nothing: the norm that reads the "
                 "residual undoes a factor common to all dims. Type site=attention_input."
             )
         if self.fill == "mean" and self.dims in ("uniform", "batch_activation"):
-            problems.append(
+            yield (
                 f"fill=mean needs the same few dims in every forward, dims={self.dims} has none. "
                 "Type dims=massive, or fill=zero."
             )
-        return problems
 
-    def _strength(self) -> str | None:
-        if isinstance(self.strength, (StrengthSchedule, LearnableStrength)):
-            return None
-        if isinstance(self.strength, str):
-            if self.strength == "learnable":
-                object.__setattr__(self, "strength", LearnableStrength())
-                return None
-            return f"strength must be a number from 0 to 1, or learnable; got {self.strength!r}."
-        if not isinstance(self.strength, Mapping):
-            return strength_problem("strength", self.strength)
+    def _strength_problems(self) -> Iterator[str]:
+        """Also makes a schedule or a learnable strength of plain values."""
         try:
-            object.__setattr__(self, "strength", strength_settings(self.strength))
+            if isinstance(self.strength, Mapping):
+                object.__setattr__(self, "strength", _strength_settings(self.strength))
+            elif self.strength == "learnable":
+                object.__setattr__(self, "strength", LearnableStrength())
         except ConfigError as error:
-            return str(error)
-        return None
-
-    def _seed(self) -> str | None:
-        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
-            return f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}."
-        return None
+            yield str(error)
+            return
+        if isinstance(self.strength, str):
+            yield f"strength must be a number from 0 to 1, or learnable; got {self.strength!r}."
+        elif not isinstance(self.strength, (StrengthSchedule, LearnableStrength)):
+            yield from _strength_problem("strength", self.strength)
 
     @property
     def explicit_layers(self) -> tuple[int, ...] | None:
@@ -258,19 +242,15 @@ class WeMaskConfig:
         return cls(**values)
 
 
-def _unknown(name: str, value: object, options: tuple[str, ...], more: str = "") -> str | None:
-    if value in options:
-        return None
-    return f"{name} is one of {', '.join(options)}{more}; got {value!r}." + nearest(
-        str(value), options
-    )
+def _unknown(name: str, value: object, options: tuple[str, ...], more: str = "") -> Iterator[str]:
+    if value not in options:
+        hint = nearest(str(value), options)
+        yield f"{name} is one of {', '.join(options)}{more}; got {value!r}.{hint}"
 
 
 def is_number(value: object) -> bool:
     """True for a finite number; False for True."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value)
+    return isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
 
 
 def check_strength(value: float) -> float:
@@ -279,19 +259,17 @@ def check_strength(value: float) -> float:
     Raises:
         ConfigError: it is no number from 0 to 1.
     """
-    if problem := strength_problem("strength", value):
+    for problem in _strength_problem("strength", value):
         raise ConfigError(problem)
     return value
 
 
-def strength_problem(name: str, value: object) -> str | None:
-    """What is wrong with a setting that must be s of the equation; None: nothing."""
-    if is_number(value) and 0 <= value <= 1:  # pyright: ignore[reportOperatorIssue]
-        return None
-    return f"{name} must be a number from 0 to 1, got {value!r}."
+def _strength_problem(name: str, value: object) -> Iterator[str]:
+    if not (is_number(value) and 0 <= value <= 1):  # pyright: ignore[reportOperatorIssue]
+        yield f"{name} must be a number from 0 to 1, got {value!r}."
 
 
-def strength_settings(values: Mapping[str, Any]) -> StrengthSchedule | LearnableStrength:
+def _strength_settings(values: Mapping[str, Any]) -> StrengthSchedule | LearnableStrength:
     """A schedule or a learnable strength, told apart by their keys."""
     kinds = (StrengthSchedule, LearnableStrength)
     known = {kind: [f.name for f in fields(kind)] for kind in kinds}

@@ -10,27 +10,16 @@ from wemask.errors import ConfigError
 
 
 def massive_tokens(residual: Tensor, dims: Tensor, thresholds: Tensor) -> Tensor:
-    """Tokens that are massive by content: any |h[t, d]| > tau_d over the massive dims.
+    """Tokens that are massive by content: any |h[t, d]| > tau_d over the massive dims; bool [B, T].
 
+    Of the residual h[l-1] that enters layer l, [B, T, D], by dims int64 [K] and thresholds tau [K].
     Position, padding, packing and cache play no part in it.
-
-    Args:
-        residual: h[l-1], the residual stream that enters layer l, [B, T, D].
-        dims: massive dims, int64 [K].
-        thresholds: tau, float [K].
-
-    Returns:
-        bool [B, T].
     """
     return (residual.index_select(-1, dims).abs() > thresholds).any(-1)
 
 
 def tokens_at(
-    residual: Tensor,
-    mask: object,
-    position_ids: Tensor | None,
-    past_length: int,
-    position: int = 0,
+    residual: Tensor, mask: object, position_ids: Tensor | None, past_length: int, position: int = 0
 ) -> Tensor:
     """The real token at one place of every sequence and of every packed document.
 

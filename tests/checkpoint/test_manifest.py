@@ -1,4 +1,4 @@
-"""A saved folder that was edited, mixed up or cut short: one clear error, or it loads as it is."""
+"""wemask_config.json: what it says; edited, mixed up or cut short it is one clear error."""
 
 import math
 import shutil
@@ -10,7 +10,6 @@ import pytest
 import torch
 from checkpoint_support import (
     WEIGHTS,
-    adapter,
     change,
     change_report,
     remove,
@@ -19,11 +18,9 @@ from checkpoint_support import (
     write,
 )
 from families import logits, planted, sequence, settings
-from safetensors.torch import load_file, save_file
 
 import wemask
-from wemask.checkpoint.pretrained import load_model
-from wemask.checkpoint.save_load import CONFIG_NAME
+from wemask.checkpoint.save_load import CONFIG_NAME, read_config
 from wemask.errors import ModelError, WemaskError
 
 DIMS = {"2": [1], "3": [1], "4": [1]}
@@ -131,82 +128,33 @@ def test_a_folder_that_does_not_exist():
         wemask.load("nowhere")
 
 
-# --- the base model under an adapter --------------------------------------------------------------
-
-
-def test_an_adapter_on_another_base_is_refused(tmp_path):
-    _, on = adapter(tmp_path)
-    planted("llama", seed=1).model.save_pretrained(tmp_path / "base")
-    with pytest.raises(ModelError, match=r"calibrated on .*base, on other weights.*wemask detect"):
-        wemask.load(tmp_path / "model")
-    loaded, _ = wemask.load(tmp_path / "model", check_base=False)
-    assert not torch.equal(logits(loaded, sequence()), on)
-
-
-def test_an_adapter_on_a_later_revision_is_refused(tmp_path, monkeypatch):
-    """A hub base has a commit; the loader is asked for it, and what came is compared."""
-    _, on = adapter(tmp_path)
-    change("base_revision", "a" * 40)(tmp_path / "model")
-    asked = []
-
-    def from_hub(name: str, revision: str | None = None, **options: Any) -> Any:
-        asked.append(revision)
-        base: Any = load_model(name, **options)
-        base.config._commit_hash = revision
-        return base
-
-    monkeypatch.setattr("wemask.checkpoint.save_load.load_model", from_hub)
-    assert torch.equal(logits(wemask.load(tmp_path / "model")[0], sequence()), on)
-    with pytest.raises(ModelError, match=r"on revision a{40} of it, found revision b{40}\."):
-        wemask.load(tmp_path / "model", revision="b" * 40)
-    wemask.load(tmp_path / "model", revision="b" * 40, check_base=False)
-    assert asked == ["a" * 40, "b" * 40, "b" * 40]
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_another_dtype_is_no_other_base(dtype, tmp_path):
-    adapter(tmp_path)
-    loaded: Any = wemask.load(tmp_path / "model", dtype=dtype)[0]
-    assert loaded.get_base_model().dtype == getattr(torch, dtype)
-
-
-def test_a_finetuned_norm_is_another_base(tmp_path):
-    adapter(tmp_path)
-    weights = load_file(tmp_path / "base" / "model.safetensors")
-    for name in weights:
-        if "layernorm" in name:
-            weights[name] *= 1.05
-    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="other weights than are there now"):
-        wemask.load(tmp_path / "model")
-
-
-def test_norms_trained_with_the_adapter_are_not_the_bases(tmp_path):
-    model, on = adapter(tmp_path, modules_to_save=["input_layernorm"])
-    for name, parameter in model.named_parameters():
-        if "modules_to_save" in name:
-            parameter.data *= 1.3
-    wemask.save(model, None, tmp_path / "model")
-    loaded, _ = wemask.load(tmp_path / "model")
-    assert torch.equal(logits(loaded, sequence()), logits(model, sequence()))
-    assert not torch.equal(logits(loaded, sequence()), on)
-
-
-def test_weights_of_another_model_are_refused(tmp_path):
-    softened(tmp_path)
-    other = planted("llama", seed=1)
-    wemask.soften(other.model, other.report, settings())
-    wemask.save(other.model, None, tmp_path / "other")
-    shutil.copy(tmp_path / "other" / WEIGHTS, tmp_path / "model" / WEIGHTS)
-    with pytest.raises(ModelError, match="was not saved beside these weights"):
-        wemask.load(tmp_path / "model")
-
-
-def test_full_fine_tuning_moves_the_norms_and_is_saved_as_it_is(tmp_path):
-    case, _ = softened(tmp_path)
-    with torch.no_grad():
-        for parameter in case.model.parameters():
-            parameter.mul_(1.01)
-    wemask.save(case.model, None, tmp_path / "model")
-    loaded, _ = wemask.load(tmp_path / "model")
+def test_the_strength_in_force_is_saved(tmp_path):
+    case = planted("llama")
+    handle = wemask.soften(case.model, case.report, settings())
+    handle.set_strength(0.5)
+    wemask.save(case.model, None, tmp_path)
+    loaded: Any = wemask.load(tmp_path)[0]
+    assert loaded.wemask_handle.strength == 0.5
     assert torch.equal(logits(loaded, sequence()), logits(case.model, sequence()))
+
+
+def test_names_of_parts_come_back(tmp_path):
+    case = planted("llama")
+    model: Any = case.model
+    model.wemask_parts = {"layers": "model.layers"}
+    wemask.soften(model, case.report, settings())
+    wemask.save(model, None, tmp_path)
+    loaded: Any = wemask.load(tmp_path)[0]
+    assert loaded.wemask_parts == {"layers": "model.layers"}
+    other: Any = wemask.load(tmp_path, parts={"attention": "self_attn"})[0]
+    assert other.wemask_parts == {"attention": "self_attn"}
+
+
+def test_what_the_file_says(tmp_path):
+    case, _ = softened(tmp_path)
+    values = read_config(tmp_path / "model")
+    assert values["schema_version"] == 2
+    assert values["operator"] == settings().to_dict()
+    assert values["layers"] == [2, 3, 4]
+    assert values["report"]["layer"] == case.report.layer
+    assert set(values["dims"]) == {"2", "3", "4"}
