@@ -82,7 +82,8 @@ def by_layer(table: pd.DataFrame, name: str, me_layer: int | None = None) -> Fig
 
 def _lines(table: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The rows that can be drawn, each with the line that it belongs to."""
-    rows: Any = table[table["metric"].isin(metrics)].dropna(subset=["layer", "value"])
+    chosen: Any = table[table["metric"].isin(metrics)]
+    rows = chosen.dropna(subset=["layer", "value"])
     states = rows["group"].map({"intact": " off", "wemask": " on"})
     lines = rows["metric"].map(WHOSE).fillna("softening") + states
     return rows.assign(line=lines).astype({"layer": float})
@@ -174,7 +175,7 @@ def sufficiency(table: pd.DataFrame) -> Figure:
     part = table["amount"].map("{:.0%}".format).where(table["group"] == "restored", "")
     names: Any = (table["group"].map(group_words) + " " + part).str.strip().map(style.plain)
     colours = {"intact": INK, "removed": GREY, "restored": BLUE, "other_dims": ORANGE}
-    palette = dict(zip(names, table["group"].map(colours).fillna(PURPLE), strict=True))
+    palette = dict(zip(names, table["group"].map(colours.get).fillna(PURPLE), strict=True))
     metrics = ("massive_magnitude", "sink_mass", "sink_rate")
     figure, panels = _panels(1, 3, 1.9 + 0.34 * len(palette), metrics, sharey=True)
     for axes, metric in zip(panels, metrics, strict=True):

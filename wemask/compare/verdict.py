@@ -265,7 +265,7 @@ def specificity(results: Results, real: str) -> str:
     return "".join(sentences)
 
 
-def _specific_words(task: str, gain: Judgement, against: Mapping[str, Outcome]) -> str:
+def _specific_words(task: str, gain: Judgement, against: Mapping[str, str]) -> str:
     better = [c for c, outcome in against.items() if outcome == "better"]
     worse = [c for c, outcome in against.items() if outcome == "worse"]
     equal = [arm_words(c) for c in against if c not in better]

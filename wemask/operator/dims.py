@@ -3,7 +3,7 @@
 And what they go towards, where that is not zero: observed there too.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,7 +60,7 @@ def random_dims(hidden_size: int, k: int, seed: int) -> list[int]:
 
 
 def choose_fill(
-    config: WeMaskConfig, dims: Mapping[int, Iterable[int] | None], observe: Observe
+    config: WeMaskConfig, dims: Mapping[int, list[int] | None], observe: Observe
 ) -> dict[int, list[float]]:
     """The mean of each softened dim over the probe prompt's tokens, per layer; empty: zero.
 
@@ -76,5 +76,6 @@ def choose_fill(
                 f"fill=mean has nothing to take the mean of in layer {index}: on the probe prompt "
                 f"it saw no token of tokens={config.tokens}. Leave the layer out, e.g. layers=next."
             )
-        fill[index] = (seen.total[dims[index]] / seen.tokens).tolist()
+        # batch_activation, which has no dims of its own, has no fill either: settings refuse it
+        fill[index] = (seen.total[dims[index] or []] / seen.tokens).tolist()
     return fill

@@ -91,10 +91,10 @@ def soften(
     try:
         _install(handle, decoder, layers)
         if dims is None:
-            dims = choose_dims(config, report, handle.layers, decoder, seen)
+            _set_dims(handle, choose_dims(config, report, handle.layers, decoder, seen))
         else:
             _check_dims(dims, decoder, layers)
-        _set_dims(handle, dims)
+            _set_dims(handle, dims)
         _set_fill(handle, choose_fill(config, handle.dims, seen) if fill is None else fill)
         if learned:
             handle.learned = learned

@@ -197,7 +197,7 @@ def dose_rows(results: Results, task: str, name: str) -> dict[tuple[float, float
 def dose(results: Results, task: str, name: str) -> Figure:
     """Gain over the reference on a grid of rate and strength; a star marks p (Holm) below 5%."""
     found = dose_rows(results, task, name)
-    rows = pd.DataFrame(list(found.values()))
+    rows: Any = pd.DataFrame(list(found.values()))
     rows[list(DOSE)] = list(found)
     clear = rows["p_holm"] < verdict.SIGNIFICANT
     words = rows["delta"].map(points) + clear.map({True: "*", False: ""})
@@ -212,7 +212,7 @@ def dose(results: Results, task: str, name: str) -> Figure:
     return style.titled(figure, title)
 
 
-def dose_surface(axes: Axes, rows: pd.DataFrame, least: float) -> None:
+def dose_surface(axes: Axes, rows: Any, least: float) -> None:
     """A cell for each `rate` and `strength`: `change` as its colour, `words` in it.
 
     Colours are full at the largest change, or at `least` where that is smaller.

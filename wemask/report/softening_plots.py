@@ -53,7 +53,7 @@ def softening_effect(metrics: SofteningMetrics) -> Figure:
     return style.titled(figure, _softening_title(rows))
 
 
-def layer_lines(axes: Axes, rows: pd.DataFrame) -> None:
+def layer_lines(axes: Axes, rows: Any) -> None:
     """Draw `value` over `layer`, one line for each `line` of `LOOKS`; NaN leaves a gap."""
     size = 6.5 if rows["layer"].nunique() < FEW else 3
     look: Any = {"fillstyle": "none", "markeredgewidth": 1.5, "markersize": size}
@@ -71,10 +71,12 @@ def _tidy(metrics: SofteningMetrics) -> Any:
 
 def _softening_title(rows: Any) -> str:
     sides = [rows[rows["line"] == f"softening {side}"] for side in SIDES]
-    peaks = [side["massive_max"].max() for side in sides]
-    means = [side["sink_mass"].mean() for side in sides]
-    magnitude = moved_words("the massive activation", *peaks, style.size_words)
-    return f"Softening {magnitude} and {moved_words('the mean sink mass', *means, '{:.2f}'.format)}"
+    off, on = (side["massive_max"].max() for side in sides)
+    magnitude = moved_words("the massive activation", off, on, style.size_words)
+    off, on = (side["sink_mass"].mean() for side in sides)
+    return (
+        f"Softening {magnitude} and {moved_words('the mean sink mass', off, on, '{:.2f}'.format)}"
+    )
 
 
 def moved_words(what: str, off: float, on: float, words: Callable[[float], str]) -> str:
@@ -117,9 +119,9 @@ def sink_maps(softening: SofteningRecord) -> Figure:
     scale.set_label(f"sink mass (share of attention; a sink is above {SINK}, the line)")
     scale.ax.axvline(SINK, color="white", linewidth=4)
     scale.ax.axvline(SINK, color=INK, linewidth=1.5)
-    return style.titled(
-        figure, f"Softening {moved_words('the sink rate', *rates, '{:.0%}'.format)}"
-    )
+    off, on = rates
+    moved = moved_words("the sink rate", off, on, "{:.0%}".format)
+    return style.titled(figure, f"Softening {moved}")
 
 
 def has_sink_maps(metrics: SofteningMetrics) -> bool:
