@@ -268,7 +268,7 @@ def test_an_interruption_is_one_line(
     def interrupt(self: ModelOptions) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ModelOptions, "load", interrupt)
+    monkeypatch.setattr(ModelOptions, "config", interrupt)
     assert run("detect", "--model", "tiny") == 2
     assert capsys.readouterr().err.strip() == "Interrupted. The same command resumes."
 

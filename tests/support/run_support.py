@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from wemask.settings.composition import compose
 from wemask.settings.config import RunConfig, run_config
-from wemask.train import trainer
+from wemask.train import training
 from wemask.train.callbacks import SofteningCallback
 from wemask.train.saved_state import last_checkpoint
 from wemask.train.training import train
@@ -84,7 +84,7 @@ class StopAfter(SofteningCallback):
 
 def crash(config: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as context:
-        context.setattr(trainer, "SofteningCallback", StopAfter)
+        context.setattr(training, "SofteningCallback", StopAfter)
         with pytest.raises(PowerCut):
             fit(config)
     newest, _ = last_checkpoint(config.folder())

@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState
 
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
-from wemask.train import trainer as trainer_module
+from wemask.train import training
 from wemask.train.callbacks import InterruptCallback, SofteningCallback
 from wemask.train.prepare import prepare
 
@@ -126,7 +126,7 @@ def test_the_callbacks_are_those_of_a_training(tmp_path: Path, monkeypatch: Any)
     examples = load_examples(config.data)
     loss = choose_loss(examples[0], prepared.tokenizer)
     own = InterruptCallback()
-    built = trainer_module.build_trainer(config, prepared, examples, loss, tmp_path, own)
+    built = training.build_trainer(config, prepared, examples, loss, tmp_path, own)
     kinds = [type(callback) for callback in built.callback_handler.callbacks]
     assert kinds.count(SofteningCallback) == 1
     assert own in built.callback_handler.callbacks

@@ -14,7 +14,7 @@ from transformers import TrainerControl, TrainerState
 
 from wemask.errors import ConfigError, DetectionError, ModelError
 from wemask.measure.probe import Probe, fixed_probe
-from wemask.train import watching
+from wemask.train import monitoring
 from wemask.train.monitoring import WatchCallback, keep_lines
 from wemask.train.prepare import Prepared, prepare
 
@@ -183,7 +183,7 @@ class Training:
 
     def __init__(self, monkeypatch: Any, tmp_path: Path, **options: Any) -> None:
         clock = Clock()
-        monkeypatch.setattr(watching, "time", clock)
+        monkeypatch.setattr(monitoring, "time", clock)
         self.clock, self.said = clock, []
         self.probe = FakeProbe(clock, options.pop("seconds", 0.5), options.pop("error", None))
         options = {"every": 10, "budget": 0.01, **options}
@@ -234,7 +234,7 @@ def test_the_slowest_rank_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def of_all_ranks(*seconds: float, device: torch.device) -> list[float]:
         return [max(own, other) for own, other in zip(seconds, (0.5, 0.0), strict=True)]
 
-    monkeypatch.setattr(watching, "slowest", of_all_ranks)
+    monkeypatch.setattr(monitoring, "slowest", of_all_ranks)
     assert training.run(160) == [10, 20, 40, 80, 160]
 
 

@@ -35,7 +35,7 @@ from wemask.data.examples import load_examples
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DataError, RunFolderError
 from wemask.train import prepare as prepare_module
-from wemask.train import trainer, training
+from wemask.train import training
 from wemask.train.prepare import prepare
 from wemask.train.saved_state import last_checkpoint
 from wemask.train.training import arguments_of, train
@@ -463,7 +463,7 @@ def test_ctrl_c_in_the_middle_saves_and_the_same_command_finishes(tmp_path: Path
     assert not (folder / "final").exists()
     # The same command again, in this process, and only until it is seen to go on from there.
     soon = patch.object(StopAfter, "steps", int(newest.name[11:]) + 1)
-    crashing = patch.object(trainer, "SofteningCallback", StopAfter)
+    crashing = patch.object(training, "SofteningCallback", StopAfter)
     with soon, crashing, pytest.raises(PowerCut):
         fit(settings(*words))
 

@@ -134,12 +134,11 @@ def test_what_is_not_taken_at_the_end_is_left_and_said(tmp_path: Path) -> None:
 TRAIN = """
 import os, signal, subprocess, sys, time
 from transformers import TrainerCallback
-from wemask.train import trainer
 from wemask.train import training
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
 
-class KillService(trainer.SofteningCallback):
+class KillService(training.SofteningCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 2:
             told = subprocess.run(
@@ -150,7 +149,7 @@ class KillService(trainer.SofteningCallback):
             print("killed", len(told.stdout.split()))
             time.sleep(1)
 
-trainer.SofteningCallback = KillService
+training.SofteningCallback = KillService
 words = ["debug=fast", "logger.mode=offline", f"paths.output_dir={sys.argv[1]}"]
 training.train(run_config(compose("train", words)))
 """
