@@ -30,7 +30,7 @@ from wemask.train.prepare import Prepared
 def show_summary(
     console: Console,
     config: RunConfig,
-    prepared: "Prepared",
+    prepared: Prepared,
     example: Any | None,
     loss: chat.LossChoice | None,
 ) -> None:
@@ -56,7 +56,7 @@ def show_summary(
 
 
 def _lines(
-    config: RunConfig, prepared: "Prepared", loss: chat.LossChoice | None
+    config: RunConfig, prepared: Prepared, loss: chat.LossChoice | None
 ) -> list[tuple[str, str]]:
     model = prepared.model
     total = sum(p.numel() for p in model.parameters())
