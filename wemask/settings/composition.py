@@ -6,7 +6,8 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,19 +85,17 @@ def _first_of_sweep(word: str) -> str:
     return word if re.search(r"[\[({'\"]", value) else f"{key}={value.split(',')[0]}"
 
 
-class exit_on_error:  # noqa: N801  (reads as a statement)
+@contextmanager
+def exit_on_error() -> Iterator[None]:
     """One message and exit code 2 instead of a traceback, for errors that are the input's."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, WemaskError):
-            distributed.say_once(error)
-            raise SystemExit(error.exit_code) from None
-        if isinstance(error, KeyboardInterrupt):
-            print("\nInterrupted. The same command resumes.", file=sys.stderr)
-            raise SystemExit(2) from None
+    try:
+        yield
+    except WemaskError as error:
+        distributed.say_once(error)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command resumes.", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -156,7 +155,10 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
     words = normalise(overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
-            _check_optional_groups(words)
+            for word in words:
+                group, _, option = word.lstrip("+").partition("=")
+                if group in OPTIONAL_GROUPS and option != "null" and not _chooses(word.lstrip("+")):
+                    raise ConfigError(_unknown_option(group, option))
             cfg = hydra_compose(name, overrides=words)
             OmegaConf.resolve(cfg)
         except (HydraException, OmegaConfBaseException) as error:
@@ -178,13 +180,6 @@ def _chooses(word: str) -> bool:
     return bool(re.fullmatch(r"\w+", group)) and (conf_dir() / group / f"{option}.yaml").exists()
 
 
-def _check_optional_groups(words: Iterable[str]) -> None:
-    for word in words:
-        group, _, option = word.lstrip("+").partition("=")
-        if group in OPTIONAL_GROUPS and option != "null" and not _chooses(f"{group}={option}"):
-            raise ConfigError(_unknown_option(group, option))
-
-
 def _explain(error: Exception, default: Any) -> str:
     text = str(error)
     if match := re.search(r"Could not override '([\w./@]+)'", text):
@@ -204,7 +199,9 @@ def _unknown_option(group: str, value: str) -> str:
 
 
 def _unknown_key(key: str, default: Any) -> str:
-    known = _keys(default)
+    from omegaconf import OmegaConf
+
+    known = [*_keys(OmegaConf.to_container(default, resolve=False))]
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     options = [*known, *groups]
     message = f"There is no setting {key!r}."
@@ -217,15 +214,11 @@ def _unknown_key(key: str, default: Any) -> str:
     return f"{message} There are: {', '.join(k for k in inside if k.count('.') < 2)}."
 
 
-def _keys(node: Any, prefix: str = "") -> list[str]:
-    from omegaconf import DictConfig
-
-    keys = []
-    for key, value in node.items_ex(resolve=False):
-        keys.append(f"{prefix}{key}")
-        if isinstance(value, DictConfig) and not value._is_none():
-            keys += _keys(value, f"{prefix}{key}.")
-    return keys
+def _keys(values: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def section(cfg: Any, name: str) -> dict[str, Any]:

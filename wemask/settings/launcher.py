@@ -1,6 +1,6 @@
 """Settings of `launcher=local | slurm`: where a run runs. They change neither results nor folders.
 
-`launching.py` starts ranks by them, `slurm.py` writes a job.
+`launch/ranks.py` starts ranks by them, `launch/slurm.py` writes a job.
 """
 
 import re
@@ -12,28 +12,25 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from wemask.data.schema import STRICT, Count, Whole, settings
 from wemask.errors import ConfigError
 
-# sbatch options that the job script sets itself -> what to set instead.
+# Options of sbatch that are settings by the same name.
+OPTIONS = (
+    *("nodes", "gpus-per-node", "cpus-per-task", "mem", "time"),
+    *("partition", "account", "qos", "constraint"),
+)
+# Those that the job script sets itself -> what to set instead.
 OURS = {
-    "account": "launcher.account",
+    **{option: f"launcher.{option.replace('-', '_')}" for option in OPTIONS},
     "array": "a sweep: -m seed=0,1,2",
     "chdir": "nothing: a job runs where it was submitted",
-    "constraint": "launcher.constraint",
-    "cpus-per-task": "launcher.cpus_per_task",
     "dependency": "launcher.evaluate_after",
     "error": "nothing: logs go to the run folder",
-    "gpus-per-node": "launcher.gpus_per_node",
-    "mem": "launcher.mem",
-    "nodes": "launcher.nodes",
     "no-requeue": "launcher.requeue=false",
     "ntasks": "launcher.nodes",
     "ntasks-per-node": "launcher.processes_per_node",
     "open-mode": "nothing: a requeued job appends to its log",
     "output": "nothing: logs go to the run folder",
-    "partition": "launcher.partition",
-    "qos": "launcher.qos",
     "requeue": "launcher.requeue",
     "signal": "launcher.signal_seconds",
-    "time": "launcher.time",
 }
 TIME = re.compile(
     r"(?P<m>\d+)|(?P<m2>\d+):(?P<s2>\d+)|(?P<h3>\d+):(?P<m3>\d+):(?P<s3>\d+)"

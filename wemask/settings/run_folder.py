@@ -19,17 +19,8 @@ from wemask.files import saving, write_whole
 from wemask.settings.config import RunConfig
 
 PACKAGES = (
-    "wemask",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "lm_eval",
-    "math-verify",
-    "scipy",
-    "statsmodels",
+    *("wemask", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval"),
+    *("math-verify", "scipy", "statsmodels"),
 )
 
 
@@ -93,10 +84,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for env.json and the report."""
-    return {
-        "versions": {name: _version(name) for name in PACKAGES},
-        "machine": machine(),
-    }
+    return {"versions": {name: _version(name) for name in PACKAGES}, "machine": machine()}
 
 
 def machine() -> str:
