@@ -31,7 +31,7 @@ HOSTILE = 'it\'s "$(touch pwned)" `touch pwned` #1 %j\\ ;touch pwned'
 def planned(*words: str, script: str = "train.py") -> Planned:
     config = settings(*words)
     typed = normalise([word for word in words if not word.startswith("seed=0,")])
-    return Planned(config=config, script=script, words=typed, dry_run=False)
+    return Planned(config=config, script=script, words=typed)
 
 
 def script_of(*words: str, sweep: bool = False) -> str:
