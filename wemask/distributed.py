@@ -1,6 +1,6 @@
 """One run, several ranks: who writes, who waits, and that all of them mean the same.
 
-With one process everything here is a no-op. Ranks are started by `launching.py`, torchrun,
+With one process everything here is a no-op. Ranks are started by `launch/ranks.py`, torchrun,
 accelerate, deepspeed or srun. Torch is imported on first use.
 """
 
@@ -84,14 +84,7 @@ def start(
         os.environ.setdefault("LOCAL_RANK", "0")  # which DeepSpeed asks for
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **alone)
     # Left to the interpreter's end, gloo's threads now and then abort a rank that is done.
-    atexit.register(_disconnect)
-
-
-def _disconnect() -> None:
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
 
 
 def check_world(found: int) -> None:
@@ -104,11 +97,6 @@ def check_world(found: int) -> None:
             f"{world()} ranks were started, but the trainer uses {found}: each would train alone. "
             "Start them with launcher.processes, or with torchrun."
         )
-
-
-def barrier() -> None:
-    """Wait until every rank is here."""
-    any_rank(False)
 
 
 def any_rank(flag: bool) -> bool:

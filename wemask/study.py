@@ -1,21 +1,22 @@
 """A study: train what is missing, ask every arm the same items, compare, write the report."""
 
 import datetime
-import gc
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+from accelerate.utils import release_memory
+from pydantic import AfterValidator, InstanceOf
 from rich.console import Console
 from torch import nn
 
 from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
 from wemask.compare.results import LayerRow, Results
+from wemask.data.schema import Count, Whole, settings
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
@@ -39,48 +40,46 @@ from wemask.version import __version__
 MEASURED = 16  # calibration texts on which the report's softening figures are measured
 
 
-@dataclass(frozen=True, kw_only=True)
+def _arms(arms: Sequence[str]) -> Sequence[str]:
+    problems = [
+        f"arms has {arm!r}; there are {', '.join(ARMS)}.{nearest(arm, ARMS)}"
+        for arm in arms
+        if arm not in ARMS
+    ]
+    if len(set(arms)) != len(arms) or not arms:
+        problems.append(f"arms must be different and at least one, got {list(arms)}.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return arms
+
+
+def _tasks(tasks: Sequence[TaskConfig]) -> Sequence[TaskConfig]:
+    if not tasks:
+        raise ConfigError("tasks is empty. Type tasks=[synthetic].")
+    return tasks
+
+
+@settings("")
 class Study:
     """What `evaluate.py` was asked for.
 
     Raises:
-        ConfigError: unknown or repeated arms, or no task.
+        ConfigError: unknown or repeated arms, no task, or another value that makes no sense.
     """
 
-    config: RunConfig
-    arms: Sequence[str]
-    tasks: Sequence[TaskConfig]
-    limit: int | None = None
-    batch_size: int = 32
+    config: InstanceOf[RunConfig]
+    arms: Annotated[Sequence[str], AfterValidator(_arms)]
+    tasks: Annotated[Sequence[TaskConfig], AfterValidator(_tasks)]
+    limit: Count | None = None
+    batch_size: Count = 32
     train_missing: bool = True
-    eval_seed: int = 0
+    eval_seed: Whole = 0
     """Of few-shot examples and of sampled outputs: the same for every arm and training seed."""
     command: str = "python evaluate.py"
     overrides: Sequence[str] = ()
     """Command-line settings that `train.py` takes as well, to name the missing command."""
     sweep: str | None = None
     """Name of the sweep that this is a job of: the sweep's own report is the one that is logged."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"arms has {arm!r}; there are {', '.join(ARMS)}.{nearest(arm, ARMS)}"
-            for arm in self.arms
-            if arm not in ARMS
-        ]
-        if len(set(self.arms)) != len(self.arms) or not self.arms:
-            problems.append(f"arms must be different and at least one, got {list(self.arms)}.")
-        if not self.tasks:
-            problems.append("tasks is empty. Type tasks=[synthetic].")
-        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
-            problems.append(f"limit is a whole number >= 1 or null, got {self.limit!r}.")
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            problems.append(f"batch_size is a whole number >= 1, got {self.batch_size!r}.")
-        if type(self.eval_seed) is not int or self.eval_seed < 0:
-            problems.append(f"eval_seed is a whole number >= 0, got {self.eval_seed!r}.")
-        if type(self.train_missing) is not bool:
-            problems.append(f"train_missing must be true or false, got {self.train_missing!r}.")
-        if problems:
-            raise ConfigError("\n".join(problems))
 
     def run(self, arm: str) -> ArmRun:
         """The run that an arm stands for."""
@@ -137,13 +136,12 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
         if run.name not in base.impossible:
             console.rule(f"training {run.name}")
             train(run.config, console)
-            _free()
+            release_memory()
     folder = study.folder()
     if study.config.dry_run:
         console.print("dry_run=true: nothing was trained or compared, nothing was written.")
         return folder
-    explicit = study.config.run_dir is not None
-    open_folder(folder, study.identity(), explicit=explicit)
+    open_folder(folder, study.identity(), explicit=study.config.run_dir is not None)
     entries = [_ask(study, run, base, load, console) for run in runs]
     facts = {
         "command": study.command,
@@ -183,11 +181,8 @@ def finish(
     """
     groups = group(entries)
     check_comparable(groups)
-    made = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "wemask_version": __version__,
-    }
-    results = document(groups, folder, {**facts, **made})
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    results = document(groups, folder, {**facts, "created": now, "wemask_version": __version__})
     with saving(folder):
         write_report(results, folder, report, samples_of(groups))
     console.print(terminal_table(results))
@@ -224,7 +219,7 @@ def compare_runs(
     """Compare finished runs: the same report as `evaluate`, from what they left on disk.
 
     Args:
-        folders: comparisons, or runs that were evaluated; see `entries.read_runs`.
+        folders: comparisons, or runs that were evaluated; see `evaluated_runs.read_runs`.
         out: for the report; created.
         command: to print in it.
         logger: the `logger` section of the settings.
@@ -244,18 +239,12 @@ def _facts_of(
     entries: Sequence[Entry], documents: Sequence[Results], folders: Sequence[Path]
 ) -> dict[str, Any]:
     """What is known of the model: from a comparison, else from a run folder."""
+    facts: dict[str, Any] = {"softening": None, "notes": []}
+    facts["absent"] = {arm: why for d in documents for arm, why in d["absent"].items()}
     if documents:
-        absent = {arm: why for d in documents for arm, why in d["absent"].items()}
-        keys = ("model", "me_layer", "softening")
-        return {key: documents[0][key] for key in keys} | {"absent": absent, "notes": []}
+        return facts | {key: documents[0][key] for key in ("model", "me_layer", "softening")}
     detected = MELayerReport.load(folders[0] / "me_layer.json").to_dict()
-    return {
-        "model": entries[0].about["model"],
-        "me_layer": detected,
-        "softening": None,
-        "absent": {},
-        "notes": [],
-    }
+    return facts | {"model": entries[0].about["model"], "me_layer": detected}
 
 
 def _missing(study: Study) -> list[ArmRun]:
@@ -268,18 +257,11 @@ def _missing(study: Study) -> list[ArmRun]:
 
 
 def _train_command(study: Study, run: ArmRun) -> str:
-    changes = run.arm.changes
-    if run.arm.drawn:
-        changes = {**changes, "seed": run.config.operator.seed}
+    drawn = {"seed": run.config.operator.seed} if run.arm.drawn else {}
+    changes = {**run.arm.changes, **drawn}
     operator = [f"operator.{key}={value}" for key, value in changes.items()]
     words = ["python", "train.py", *study.overrides, f"method={run.config.method}", *operator]
     return shlex.join(words)
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 # --- the model that all arms start from -----------------------------------------------------------
@@ -301,23 +283,20 @@ def _look_at_base(study: Study, console: Console) -> Base:
             if not run.arm.control_of:
                 raise
             impossible[run.name] = str(error)
-    base = Base(
-        report=report,
-        softening=_softening(model, tokenizer, report, study.config.operator)
-        if report.found
-        else None,
-        model={
-            "name": study.config.model.name,
-            "path": study.config.model.path,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "dtype": report.model["dtype"],
-        },
-        budgets=budgets,
-        impossible=impossible,
-    )
+    softening = None
+    if report.found:
+        softening = _softening(model, tokenizer, report, study.config.operator)
+    about = {
+        "name": study.config.model.name,
+        "path": study.config.model.path,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "dtype": report.model["dtype"],
+    }
     del model
-    _free()
-    return base
+    release_memory()
+    return Base(
+        report=report, softening=softening, model=about, budgets=budgets, impossible=impossible
+    )
 
 
 def _budget(handle: SoftenHandle) -> dict[str, Any]:
@@ -379,5 +358,5 @@ def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) ->
         load=load,
     )
     del model
-    _free()
+    release_memory()
     return Entry(about=about, results=results)

@@ -145,7 +145,6 @@ def test_alone_everything_is_a_plain_call() -> None:
     assert distributed.any_rank(False) is False
     assert distributed.broadcast_object("x") == "x"
     distributed.agree("a", "nothing")
-    distributed.barrier()
 
 
 # --- real ranks, without a model ------------------------------------------------------------------
@@ -284,7 +283,6 @@ try:
     distributed.main_first(lambda: fail() if rank == 0 else None)
 except RunFolderError as error:
     seen["first_failed"] = str(error)
-distributed.barrier()
 (Path(sys.argv[1]) / f"seen{rank}").write_text(json.dumps(seen))
 """
 
