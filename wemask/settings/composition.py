@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -17,7 +17,6 @@ from wemask import distributed
 from wemask.distributed import adopt_environment
 from wemask.errors import ConfigError, WemaskError, nearest
 
-T = TypeVar("T")
 # Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
 # sbatch, and variables.
 PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
@@ -35,15 +34,15 @@ def conf_dir() -> Path:
     raise ConfigError(f"The configs were sought in {package.parent / 'conf'} and not found.")
 
 
-def command(name: str, run: Callable[[Any, list[str]], T]) -> tuple[list[T], list[str]]:
+def command(name: str, run: Callable[[Any, list[str]], None]) -> list[str]:
     """Run a Hydra application: `conf/<name>.yaml`, our errors, exit code 2 for the user's.
 
     Args:
         name: `train` or `evaluate`.
-        run: gets the composed config and the words of the command line, as they were typed.
+        run: gets the composed config of each job, and the words of the command line.
 
     Returns:
-        What `run` returned, of each job of a sweep; and the words.
+        The words, as they were typed.
     """
     import hydra
 
@@ -52,13 +51,13 @@ def command(name: str, run: Callable[[Any, list[str]], T]) -> tuple[list[T], lis
     sys.path.append(sys.path.pop(0))
     with exit_on_error():
         adopt_environment()
-    typed, results = sys.argv[1:], list[T]()
+    typed = sys.argv[1:]
     sys.argv[1:] = normalise(typed)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     def main(cfg: Any) -> None:
         with exit_on_error():
-            results.append(run(cfg, typed))
+            run(cfg, typed)
 
     with exit_on_error():
         flags = {word for word in sys.argv[1:] if word.startswith("-")}
@@ -67,7 +66,7 @@ def command(name: str, run: Callable[[Any, list[str]], T]) -> tuple[list[T], lis
             sweep = flags or any(_is_sweep(word) for word in words)
             compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
     main()
-    return results, typed
+    return typed
 
 
 def _is_sweep(word: str) -> bool:

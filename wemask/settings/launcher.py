@@ -5,6 +5,7 @@
 
 import re
 from dataclasses import field
+from operator import mul
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
@@ -32,11 +33,7 @@ OURS = {
     "requeue": "launcher.requeue",
     "signal": "launcher.signal_seconds",
 }
-TIME = re.compile(
-    r"(?P<m>\d+)|(?P<m2>\d+):(?P<s2>\d+)|(?P<h3>\d+):(?P<m3>\d+):(?P<s3>\d+)"
-    r"|(?P<d4>\d+)-(?P<h4>\d+)(:(?P<m4>\d+)(:(?P<s4>\d+))?)?"
-)
-SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+UNITS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # seconds of 90, 1:30, 1:30:00; 2-12 is hours
 
 
 def seconds(time: str | int) -> int:
@@ -45,13 +42,16 @@ def seconds(time: str | int) -> int:
     Raises:
         ConfigError: it is no such time.
     """
-    match = TIME.fullmatch(str(time))
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
     if not match:
         raise ConfigError(
             f"launcher.time is minutes, H:MM:SS or D-HH:MM:SS, got {time!r}. "
             "Type launcher.time=12:00:00."
         )
-    return sum(SECONDS[k[0]] * int(v) for k, v in match.groupdict().items() if v is not None)
+    days, *parts = match.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    units = UNITS[3 if days else len(numbers)]
+    return 86400 * int(days or 0) + sum(map(mul, numbers, units))
 
 
 def _time(text: str) -> str:

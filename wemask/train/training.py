@@ -316,7 +316,7 @@ def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
     if prepared.handle is not None:
         save(model, prepared.tokenizer, half, state_dict=weights, write=first)
     elif first:
-        model.save_pretrained(half, **({} if weights is None else {"state_dict": weights}))
+        model.save_pretrained(half, state_dict=weights)
         prepared.tokenizer.save_pretrained(half)
     if first:
         if prepared.handle is not None:
