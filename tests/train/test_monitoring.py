@@ -112,11 +112,11 @@ def test_a_run_that_begins_again_begins_its_file_again(tmp_path: Path) -> None:
     [
         ("logger.watch_evry=5", "'logger.watch_every'"),
         ("+logger.watch_evry=5", "'watch_every'"),
-        ("logger.watch_every=-1", "number of steps"),
-        ("logger.watch_every=true", "number of steps"),
-        ("logger.watch_every=null", "number of steps"),
-        ("logger.watch_budget=0", "share of the training time"),
-        ("logger.watch_budget=much", "share of the training time"),
+        ("logger.watch_every=-1", "logger.watch_every must be at least 0"),
+        ("logger.watch_every=true", "logger.watch_every must be a whole number"),
+        ("logger.watch_every=null", "logger.watch_every must be a whole number"),
+        ("logger.watch_budget=0", "logger.watch_budget must be above 0"),
+        ("logger.watch_budget=much", "logger.watch_budget must be a number"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(word: str, expected: str) -> None:

@@ -1,0 +1,60 @@
+"""What a run trains: loaded, detected and softened."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_support import settings
+
+import wemask
+from wemask.checkpoint.pretrained import load_tokenizer
+from wemask.data.chat import loss_mask
+from wemask.data.examples import load_examples
+from wemask.detection.me_layer import MELayerReport
+from wemask.train import prepare as prepare_module
+
+
+def test_detection_reads_some_of_the_training_examples_as_they_are_trained(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(model: Any, tokenizer: Any, **options: Any) -> MELayerReport:
+        seen.update(options)
+        return wemask.detect(model, tokenizer, **options)
+
+    monkeypatch.setattr(prepare_module, "detect", spy)
+    (tmp_path / "texts.txt").write_text("Tom has 5 apples.\n\nHow many?\n")
+    config = settings(
+        "detection.examples=2", f"detection.texts={tmp_path / 'texts.txt'}", "detection.chats=false"
+    )
+    examples = load_examples(config.data)
+    report = prepare_module.detect_run(config, *tiny, examples)
+    assert seen["texts"] == ["Tom has 5 apples.", "How many?"] and seen["chats"] is False
+    expected = [loss_mask(examples[i], tiny[1], max_length=1024).input_ids for i in range(2)]
+    assert seen["examples"] == expected and report.layer == 1
+    prepare_module.detect_run(config, *tiny)
+    assert seen["examples"] == []
+
+
+def test_the_method_says_what_is_softened_and_detection_is_of_the_plain_model() -> None:
+    soft = prepare_module.prepare(settings("operator.rate=0.1"))
+    plain = prepare_module.prepare(settings("method=sft"))
+    assert soft.report is not None and plain.report is not None
+    assert soft.report.to_dict() == plain.report.to_dict()
+    assert plain.handle is None and soft.handle is not None
+    assert min(soft.handle.layers) == soft.report.layer + 1  # pyright: ignore
+    ids = torch.arange(5, 25).unsqueeze(0)
+    with torch.no_grad():
+        on, off = (made.model(ids).logits for made in (soft, plain))
+        with soft.handle:
+            pass  # leaving it removes it
+        assert not torch.equal(on, off)
+        assert torch.equal(soft.model(ids).logits, off)
+
+
+def test_a_tokenizer_without_a_chat_template_gets_one_and_the_note_says_so() -> None:
+    _, tokenizer, note = prepare_module.load_base(settings())
+    assert tokenizer.chat_template
+    assert (note is None) == (load_tokenizer("tiny").chat_template is not None)
