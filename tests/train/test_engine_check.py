@@ -89,7 +89,7 @@ def test_another_number_of_ranks_is_refused_with_the_command(
         check_resumable(tmp_path, trainer, typed)
 
 
-# --- a rank that does not answer -------------------------------------------------------------------
+# --- a rank that does not answer ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
