@@ -99,16 +99,21 @@ def check_world(found: int) -> None:
         )
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank; the same answer everywhere. Every rank must ask."""
+def largest(*values: float) -> list[float]:
+    """The largest of each number over all ranks; the same everywhere. Every rank must ask."""
     if not started():
-        return flag
+        return [*values]
     import torch
     import torch.distributed as dist
 
-    value = torch.tensor(int(flag))  # on the CPU, through gloo
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value)
+    found = torch.tensor(values)  # on the CPU, through gloo
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.tolist()
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; the same answer everywhere. Every rank must ask."""
+    return bool(largest(int(flag))[0])
 
 
 def broadcast_object(value: T) -> T:

@@ -152,11 +152,11 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
         "notes": [] if base.report.found else [base.report.verdict],
     }
     logger = study.config.logger if study.sweep is None else {"name": "none"}
-    finish(entries, facts, folder, base.report, logger, console)
+    _finish(entries, facts, folder, base.report, logger, console)
     return folder
 
 
-def finish(
+def _finish(
     entries: Sequence[Entry],
     facts: Mapping[str, Any],
     folder: Path,
@@ -164,21 +164,7 @@ def finish(
     logger: Mapping[str, Any],
     console: Console,
 ) -> None:
-    """Compare evaluated runs, and write, log and print what came out.
-
-    Args:
-        entries: the runs.
-        facts: command, model, me_layer, softening, notes: see `results.Results`.
-        folder: for results.json, report.md, report.html and figures/.
-        report: the detection with its relief in memory, if it is there.
-        logger: the `logger` section of the settings.
-        console: for the table.
-
-    Raises:
-        DataError: the runs cannot be compared.
-        RunFolderError: the folder cannot be written.
-        ConfigError: W&B refuses it, when all else is done.
-    """
+    """Compare evaluated runs, and write, log and print what came out; `facts` as in `Results`."""
     groups = group(entries)
     check_comparable(groups)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -228,11 +214,12 @@ def compare_runs(
     Raises:
         DataError: no or damaged results, or such as cannot be compared.
         RunFolderError: `out` cannot be written.
+        ConfigError: W&B refuses it, when all else is done.
     """
     entries, documents = read_runs(folders)
     facts = {"command": command, **_facts_of(entries, documents, folders)}
     report = read_detection(facts["me_layer"], folders)
-    finish(entries, facts, out, report, logger, console or Console())
+    _finish(entries, facts, out, report, logger, console or Console())
 
 
 def _facts_of(

@@ -49,7 +49,6 @@ def test_a_run_leaves_a_line_per_watched_step_and_the_same_in_its_log() -> None:
 def test_before_training_the_model_is_the_detected_one() -> None:
     folder, _ = trained("method=wemask")
     prepared = prepare(settings("debug=fast", "method=wemask"))
-    assert prepared.report is not None
     arguments = (prepared.model, prepared.tokenizer, prepared.report, prepared.handle)
     values = fixed_probe(*arguments).measure(prepared.model)
     assert watched(lines_of(folder)[0]) == pytest.approx(values)
@@ -231,10 +230,10 @@ def test_within_budget_or_without_one_the_interval_stays(
 def test_the_slowest_rank_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(monkeypatch, tmp_path, seconds=0.001)
 
-    def of_all_ranks(*seconds: float, device: torch.device) -> list[float]:
+    def of_all_ranks(*seconds: float) -> list[float]:
         return [max(own, other) for own, other in zip(seconds, (0.5, 0.0), strict=True)]
 
-    monkeypatch.setattr(monitoring, "slowest", of_all_ranks)
+    monkeypatch.setattr(monitoring.distributed, "largest", of_all_ranks)
     assert training.run(160) == [10, 20, 40, 80, 160]
 
 
@@ -247,7 +246,6 @@ def softened() -> Prepared:
 
 
 def watch_of(prepared: Prepared, tmp_path: Path) -> WatchCallback:
-    assert prepared.report is not None
     arguments = (prepared.model, prepared.tokenizer, prepared.report, prepared.handle)
     callback = WatchCallback(fixed_probe(*arguments), tmp_path / "m.jsonl", every=1, budget=None)
     callback.trainer = FakeTrainer(prepared.model)

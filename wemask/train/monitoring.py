@@ -14,9 +14,9 @@ from statistics import mean
 from typing import Any
 
 import torch
-from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from wemask import distributed
 from wemask.errors import DetectionError, WemaskError
 from wemask.files import write_whole
 from wemask.measure.probe import Probe
@@ -104,7 +104,7 @@ class WatchCallback(TrainerCallback):
         except DIVERGED as error:
             self._say_once("diverged", f"Not watched at step {state.global_step}: {error}")
         control.should_log = True
-        self._adapt(time.perf_counter() - began, mean(self._steps), args.device)
+        self._adapt(time.perf_counter() - began, mean(self._steps))
         self._steps.clear()
 
     # --- what it costs ----------------------------------------------------------------------------
@@ -116,8 +116,8 @@ class WatchCallback(TrainerCallback):
         with torch.random.fork_rng(devices), self.trainer.accelerator.autocast():
             return self.probe.measure(self.trainer.model)
 
-    def _adapt(self, seconds: float, step: float, device: torch.device) -> None:
-        seconds, step = slowest(seconds, step, device=device)
+    def _adapt(self, seconds: float, step: float) -> None:
+        seconds, step = distributed.largest(seconds, step)
         if self.budget is None or seconds <= self.budget * self.interval * step:
             return
         self._say_once(
@@ -143,15 +143,6 @@ class WatchCallback(TrainerCallback):
             line = {"step": state.global_step, **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n")
-
-
-def slowest(*seconds: float, device: torch.device) -> list[float]:
-    """The largest of each number over all ranks; all of them must ask."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return list(seconds)
-    values = torch.tensor(seconds, device=device)
-    distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
-    return values.tolist()
 
 
 def keep_lines(path: Path, *, until: int) -> None:

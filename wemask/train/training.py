@@ -25,7 +25,6 @@ from wemask.settings.config import RunConfig
 from wemask.settings.engines import engine_arguments
 from wemask.settings.lock import locked
 from wemask.settings.run_folder import open_run_folder
-from wemask.train.adapter import judged_by, peft_config
 from wemask.train.callbacks import InterruptCallback, SofteningCallback
 from wemask.train.engine_check import (
     EngineCallback,
@@ -37,7 +36,7 @@ from wemask.train.engine_check import (
     write_engine,
 )
 from wemask.train.monitoring import WatchCallback
-from wemask.train.prepare import Prepared, prepare
+from wemask.train.prepare import Prepared, judged_by, peft_config, prepare
 from wemask.train.progress import ProgressCallback
 from wemask.train.saved_state import last_checkpoint, what_is_wrong
 from wemask.train.summary import show_summary
@@ -95,7 +94,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     with _claimed(config, console) as folder:
         if _is_finished(config, console):  # by the job that we waited for
             return folder
-        if prepared.report is not None and distributed.is_main():
+        if distributed.is_main():
             with saving(folder):
                 prepared.report.save(folder / "me_layer.json")
         _fit(config, prepared, examples, loss, folder, console)
@@ -269,7 +268,7 @@ def _watch(
 ) -> WatchCallback | None:
     """What watches the training; chosen before PEFT, a checkpoint or ZeRO-3 changes the model."""
     every = config.logger["watch_every"]
-    if not every or prepared.report is None:
+    if not every:
         return None
     return WatchCallback(
         fixed_probe(prepared.model, prepared.tokenizer, prepared.report, prepared.handle),
