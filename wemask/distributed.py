@@ -166,11 +166,7 @@ def main_first(act: Callable[[], T]) -> T:
 
 
 def agree(value: str, what: str) -> None:
-    """Check that `value` (a hash) is the same on every rank.
-
-    Raises:
-        ConfigError: it is not; the ranks that differ from rank 0 are named.
-    """
+    """Raise ConfigError, with the ranks that differ, unless `value` (a hash) is the same on all."""
     if not started():
         return
     import torch.distributed as dist

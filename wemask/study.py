@@ -61,11 +61,7 @@ def _tasks(tasks: Sequence[TaskConfig]) -> Sequence[TaskConfig]:
 
 @settings("")
 class Study:
-    """What `evaluate.py` was asked for.
-
-    Raises:
-        ConfigError: unknown or repeated arms, no task, or another value that makes no sense.
-    """
+    """What `evaluate.py` was asked for."""
 
     config: InstanceOf[RunConfig]
     arms: Annotated[Sequence[str], AfterValidator(_arms)]
@@ -179,11 +175,7 @@ def _finish(
 
 
 def finish_sweep(studies: Sequence[Study], console: Console | None = None) -> None:
-    """One report of all jobs of a sweep, beside theirs.
-
-    Raises:
-        WemaskError: as `compare_runs`.
-    """
+    """One report of all jobs of a sweep, beside theirs; raises what `compare_runs` does."""
     first = studies[0]
     if first.config.dry_run:
         return
@@ -202,14 +194,10 @@ def compare_runs(
     logger: Mapping[str, Any],
     console: Console | None = None,
 ) -> None:
-    """Compare finished runs: the same report as `evaluate`, from what they left on disk.
+    """Compare finished runs: the same report as `evaluate`, from what they left on disk, in `out`.
 
-    Args:
-        folders: comparisons, or runs that were evaluated; see `evaluated_runs.read_runs`.
-        out: for the report; created.
-        command: to print in it.
-        logger: the `logger` section of the settings.
-        console: for the table.
+    `folders` are of comparisons, or of runs that were evaluated; see `read_runs`. `command` is
+    printed in the report; `logger` is the section of the settings.
 
     Raises:
         DataError: no or damaged results, or such as cannot be compared.

@@ -17,14 +17,10 @@ T = TypeVar("T")
 
 
 def command(name: str, act: Callable[[Any, list[str]], T]) -> list[T]:
-    """Run `train.py` or `evaluate.py` where the settings say; one job, or those of a sweep.
+    """Run train.py or evaluate.py (`name`) where the settings say: one job, or those of a sweep.
 
-    Args:
-        name: `train` or `evaluate`.
-        act: does it here; gets the composed config and the words of the command line, as typed.
-
-    Returns:
-        What `act` returned, of each job that was done in this process.
+    `act` does it in this process: it gets the composed config and the words of the command line, as
+    typed. Returns what it returned, of each job that was done here.
     """
     planned, done = list["Planned"](), list[T]()
 
@@ -44,11 +40,7 @@ def command(name: str, act: Callable[[Any, list[str]], T]) -> list[T]:
 
 
 def elsewhere(cfg: Any, script: str) -> "list[Planned] | None":
-    """Start ranks or plan a job where the settings ask for it.
-
-    Args:
-        cfg: the composed config.
-        script: `train.py` or `evaluate.py`.
+    """Start ranks or plan a job where the settings of `script` ask for it.
 
     Returns:
         None: go on in this process. Else the job that is to be submitted; none where ranks did it.

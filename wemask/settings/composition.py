@@ -37,12 +37,8 @@ def conf_dir() -> Path:
 def command(name: str, run: Callable[[Any, list[str]], None]) -> list[str]:
     """Run a Hydra application: `conf/<name>.yaml`, our errors, exit code 2 for the user's.
 
-    Args:
-        name: `train` or `evaluate`.
-        run: gets the composed config of each job, and the words of the command line.
-
-    Returns:
-        The words, as they were typed.
+    `run` gets the composed config of each job, and the words of the command line as typed, which
+    are returned.
     """
     import hydra
 

@@ -62,11 +62,7 @@ def fsdp_settings(values: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def chosen(group: str, values: Mapping[str, Any], example: str) -> bool:
-    """Whether an option other than `none` was chosen of a group; `none` has no settings.
-
-    Raises:
-        ConfigError: it was given some; `example` is an option that has them.
-    """
+    """Whether an option other than `none` was chosen; ConfigError: `none` was given settings."""
     others = [key for key in values if key != "name"]
     if values.get("name") == "none" and others:
         raise ConfigError(

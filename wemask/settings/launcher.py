@@ -37,11 +37,7 @@ UNITS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # seconds of 90, 1:30, 1:30:00
 
 
 def seconds(time: str | int) -> int:
-    """Slurm's time (`90`, `1:30:00`, `2-12`) in seconds.
-
-    Raises:
-        ConfigError: it is no such time.
-    """
+    """Slurm's time (`90`, `1:30:00`, `2-12`) in seconds; ConfigError: it is no such time."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
     if not match:
         raise ConfigError(
@@ -94,11 +90,7 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 
 @settings("launcher")
 class LauncherConfig:
-    """Where a run runs. All but `processes` are of `launcher=slurm`; see conf/launcher.
-
-    Raises:
-        ConfigError: every value that makes no sense, together.
-    """
+    """Where a run runs. All but `processes` are of `launcher=slurm`; see conf/launcher."""
 
     name: Literal["local", "slurm"] = "local"
     processes: Count = 1

@@ -27,11 +27,7 @@ Say = Callable[[str], None]
 
 @contextmanager
 def locked(folder: Path, say: Say = print) -> Iterator[None]:
-    """Hold the run folder; what a dead process or job has left is taken over and named.
-
-    Args:
-        folder: a run folder.
-        say: for a line about a lock that is taken over.
+    """Hold the run folder; what a dead process or job has left is taken over, and `say` names it.
 
     Raises:
         RunFolderError: another process or job works on it.

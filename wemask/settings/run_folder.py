@@ -37,10 +37,7 @@ def open_run_folder(config: RunConfig) -> Path:
 def open_folder(folder: Path, identity: dict[str, Any], *, explicit: bool) -> Path:
     """Create or open the folder of whatever `identity` settles; see `open_run_folder`.
 
-    Args:
-        folder: where.
-        identity: the settings, as plain values.
-        explicit: the user named the folder, so what else it holds is not ours.
+    `explicit`: the user named the folder, so what else it holds is not ours.
     """
     path = folder / "config.resolved.yaml"
     values = json.loads(json.dumps(identity, default=str))

@@ -61,11 +61,7 @@ def running(trainer: Any) -> Engine:
 
 
 def check_engine(trainer: Any) -> None:
-    """Compare what runs with what was asked for.
-
-    Raises:
-        ConfigError: they differ.
-    """
+    """Raise ConfigError where something else runs than was asked for."""
     wanted, found = asked(trainer), running(trainer)
     if wanted == found:
         return
@@ -138,11 +134,7 @@ def forget_deepspeed() -> None:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Turn a wait for another rank that ended in vain into one message.
-
-    Raises:
-        RunFolderError: with what may be the matter and that the same command resumes.
-    """
+    """Turn a wait for another rank that ended in vain into a RunFolderError."""
     try:
         yield
     except RuntimeError as error:

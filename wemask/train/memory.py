@@ -80,12 +80,7 @@ def _gib(size: float) -> str:
 
 
 def shape_of(model: nn.Module, trained: int | None = None) -> Shape:
-    """The shape of a model, also of one on the meta device.
-
-    Args:
-        model: a transformers causal language model, not sharded.
-        trained: parameters that will be trained; None: all.
-    """
+    """The shape of a causal language model that is not sharded; on the meta device, too."""
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     blocks = [sum(p.numel() for p in b.layer.parameters()) for b in find_decoder(model).blocks]
@@ -99,13 +94,7 @@ def shape_of(model: nn.Module, trained: int | None = None) -> Shape:
 
 
 def on_meta(name: str, dtype: str = "bfloat16", **options: Any) -> nn.Module:
-    """A model without weights, from its config alone: `tiny`, a folder, a file or ORG/NAME.
-
-    Args:
-        name: of the model.
-        dtype: of its weights; `auto`: what the config says.
-        options: of AutoConfig.from_pretrained.
-    """
+    """A model without weights, from its config alone: `tiny`, a folder, a file or ORG/NAME."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     place, of_gguf = located(name)

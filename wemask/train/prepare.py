@@ -47,11 +47,7 @@ def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
 
 
 def prepare(config: RunConfig, examples: Any = ()) -> Prepared:
-    """Load, detect, and soften where the method asks for it.
-
-    Args:
-        config: of the run.
-        examples: what it will be trained on; detection reads some of it.
+    """Load, detect (reading some of `examples`, too), and soften where the method asks for it.
 
     Raises:
         WemaskError: whatever is wrong, before anything is trained.
@@ -133,11 +129,7 @@ def lora_size(config: RunConfig, model: nn.Module) -> int | None:
 
 
 def peft_config(config: RunConfig) -> Any:
-    """The LoraConfig of a run, or None where all parameters are trained.
-
-    Raises:
-        ConfigError: values that PEFT refuses.
-    """
+    """The LoraConfig of a run (ConfigError: PEFT refuses it), or None where all is trained."""
     if config.peft is None:
         return None
     from peft import LoraConfig

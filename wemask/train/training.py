@@ -114,11 +114,7 @@ def _is_finished(config: RunConfig, console: Console) -> bool:
 
 @contextmanager
 def _claimed(config: RunConfig, console: Console) -> Iterator[Path]:
-    """The run folder, opened and locked by rank 0 for all of them.
-
-    Raises:
-        RunFolderError: of other settings, in use by another job, or cannot be written.
-    """
+    """The run folder, opened and locked by rank 0 for all of them."""
     with ExitStack() as stack:
 
         def claim() -> str:
