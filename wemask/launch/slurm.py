@@ -90,21 +90,18 @@ class Job:
         )
         environment.filters |= {"quote": shlex.quote, "comment": _one_line}
         seconds = self.launcher.signal_seconds
-        return environment.get_template("job.sbatch").render(
-            title=self.title,
-            version=__version__,
-            command=shown(self.script, self.typed),
-            path=str(self.path.resolve()),
-            directives=self.directives(),
-            array=self.array,
-            runs=[{"folder": str(f.resolve()), "words": shlex.join(w)} for f, w in self.tasks],
-            launcher=self.launcher,
-            python=self.launcher.python or sys.executable,
-            ranks=self.ranks,
-            patience=max(seconds, 30) if seconds else SHUTDOWN_SECONDS,
-            wait=seconds // 2,
-            script=str(script_path(self.script)),
-        )
+        values: dict[str, Any] = vars(self) | {
+            "version": __version__,
+            "command": shown(self.script, self.typed),
+            "path": str(self.path.resolve()),
+            "directives": self.directives(),
+            "runs": [{"folder": str(f.resolve()), "words": shlex.join(w)} for f, w in self.tasks],
+            "python": self.launcher.python or sys.executable,
+            "patience": max(seconds, 30) if seconds else SHUTDOWN_SECONDS,
+            "wait": seconds // 2,
+            "script": str(script_path(self.script)),
+        }
+        return environment.get_template("job.sbatch").render(values)
 
     def directives(self) -> list[str]:
         """The #SBATCH lines. sbatch reads quotes as a shell does."""
