@@ -48,7 +48,7 @@ def test_the_method_says_what_is_softened_and_detection_is_of_the_plain_model() 
     assert soft.report.to_dict() == plain.report.to_dict()
     assert plain.handle is None and soft.handle is not None
     assert min(soft.handle.layers) == soft.report.layer + 1  # pyright: ignore
-    ids = torch.arange(5, 25).unsqueeze(0)
+    ids = torch.tensor([soft.tokenizer("Tom has 5 apples and eats 2.")["input_ids"]])
     with torch.no_grad():
         on, off = (made.model(ids).logits for made in (soft, plain))
         with soft.handle:
