@@ -15,7 +15,7 @@ from torch import nn
 
 from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
-from wemask.compare.results import LayerRow, Results
+from wemask.compare.results import LayerRow
 from wemask.data.schema import Count, Whole, settings
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
@@ -103,12 +103,10 @@ class Base:
     """What was seen in the model that all arms start from."""
 
     report: MELayerReport
-    softening: dict[str, Any] | None
-    model: dict[str, Any]
     budgets: dict[str, dict[str, Any]]
     """Arm -> what its operator does to this model; without those it cannot be put into."""
-    impossible: dict[str, str]
-    """Control -> why it does not exist for this model."""
+    facts: dict[str, Any]
+    """model, me_layer, softening, absent and notes, as in `Results`."""
 
 
 def evaluate(study: Study, console: Console | None = None) -> Path:
@@ -127,9 +125,9 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
     missing = _missing(study)
     # Before the training: a model that cannot be softened is refused now, not hours later.
     base = _look_at_base(study, console)
-    runs = [study.run(arm) for arm in study.arms if arm not in base.impossible]
+    runs = [study.run(arm) for arm in study.arms if arm not in base.facts["absent"]]
     for run in missing:
-        if run.name not in base.impossible:
+        if run.name not in base.facts["absent"]:
             console.rule(f"training {run.name}")
             train(run.config, console)
             release_memory()
@@ -139,15 +137,8 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
         return folder
     open_folder(folder, study.identity(), explicit=study.config.run_dir is not None)
     entries = [_ask(study, run, base, load, console) for run in runs]
-    facts = {
-        "command": study.command,
-        "model": base.model,
-        "me_layer": base.report.to_dict(),
-        "softening": base.softening,
-        "absent": base.impossible,
-        "notes": [] if base.report.found else [base.report.verdict],
-    }
     logger = study.config.logger if study.sweep is None else {"name": "none"}
+    facts = {"command": study.command, **base.facts}
     _finish(entries, facts, folder, base.report, logger, console)
     return folder
 
@@ -205,21 +196,15 @@ def compare_runs(
         ConfigError: W&B refuses it, when all else is done.
     """
     entries, documents = read_runs(folders)
-    facts = {"command": command, **_facts_of(entries, documents, folders)}
+    absent = {arm: why for earlier in documents for arm, why in earlier["absent"].items()}
+    facts: dict[str, Any] = {"command": command, "absent": absent, "notes": []}
+    if documents:
+        facts |= {key: documents[0][key] for key in ("model", "me_layer", "softening")}
+    else:  # runs that were evaluated
+        detected = MELayerReport.load(folders[0] / "me_layer.json").to_dict()
+        facts |= {"model": entries[0].about["model"], "me_layer": detected, "softening": None}
     report = read_detection(facts["me_layer"], folders)
     _finish(entries, facts, out, report, logger, console or Console())
-
-
-def _facts_of(
-    entries: Sequence[Entry], documents: Sequence[Results], folders: Sequence[Path]
-) -> dict[str, Any]:
-    """What is known of the model: from a comparison, else from a run folder."""
-    facts: dict[str, Any] = {"softening": None, "notes": []}
-    facts["absent"] = {arm: why for d in documents for arm, why in d["absent"].items()}
-    if documents:
-        return facts | {key: documents[0][key] for key in ("model", "me_layer", "softening")}
-    detected = MELayerReport.load(folders[0] / "me_layer.json").to_dict()
-    return facts | {"model": entries[0].about["model"], "me_layer": detected}
 
 
 def _missing(study: Study) -> list[ArmRun]:
@@ -247,7 +232,7 @@ def _look_at_base(study: Study, console: Console) -> Base:
     model, tokenizer, _ = load_base(study.config)
     report = detect_run(study.config, model, tokenizer)
     console.print(report.verdict, markup=False)
-    budgets, impossible = dict[str, dict[str, Any]](), dict[str, str]()
+    budgets, absent = dict[str, dict[str, Any]](), dict[str, str]()
     for run in map(study.run, study.arms):
         if run.operator is None:
             continue
@@ -257,21 +242,22 @@ def _look_at_base(study: Study, console: Console) -> Base:
         except PatchError as error:
             if not run.arm.control_of:
                 raise
-            impossible[run.name] = str(error)
-    softening = None
-    if report.found:
-        softening = _softening(model, tokenizer, report, study.config.operator)
-    about = {
-        "name": study.config.model.name,
-        "path": study.config.model.path,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "dtype": report.model["dtype"],
+            absent[run.name] = str(error)
+    facts = {
+        "model": {
+            "name": study.config.model.name,
+            "path": study.config.model.path,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "dtype": report.model["dtype"],
+        },
+        "me_layer": report.to_dict(),
+        "softening": _softening(model, tokenizer, report, study.config.operator),
+        "absent": absent,
+        "notes": [] if report.found else [report.verdict],
     }
     del model
     release_memory()
-    return Base(
-        report=report, softening=softening, model=about, budgets=budgets, impossible=impossible
-    )
+    return Base(report=report, budgets=budgets, facts=facts)
 
 
 def _budget(handle: SoftenHandle) -> dict[str, Any]:
@@ -287,8 +273,10 @@ def _budget(handle: SoftenHandle) -> dict[str, Any]:
 
 def _softening(
     model: nn.Module, tokenizer: Any, report: MELayerReport, operator: WeMaskConfig
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Massive activations and sinks of the base model with the operator off and on."""
+    if not report.found:
+        return None
     ids, mask = calibration_inputs(tokenizer, texts=CALIBRATION_TEXTS[:MEASURED], chats=False)
     batches = probe_batches(model, report, ids, mask, batch_size=MEASURED)
     off = measure(model, batches).layers
@@ -318,7 +306,7 @@ def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) ->
         with saving(folder):
             base.report.save(folder / "me_layer.json")
     model, tokenizer = run.load()
-    about = {**run.about(base.budgets.get(run.name)), "model": base.model}
+    about = {**run.about(base.budgets.get(run.name)), "model": base.facts["model"]}
     results = evaluate_arm(
         model,
         tokenizer,
