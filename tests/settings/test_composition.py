@@ -93,7 +93,7 @@ def test_train_overrides_keep_what_decides_the_run_and_nothing_else() -> None:
     words = [
         *("model=tiny", "++trainer.max_steps=4", "seed=2", "operator.layers=[2,3]"),
         *("tasks=[gsm8k]", "++tasks.arc_easy.path=null", "tasks.gsm8k.path=x", "arms=[base]"),
-        *("limit=8", "batch_size=2", "train_missing=false", "method=sft"),
+        *("limit=8", "batch_size=2", "train_missing=false", "eval_seed=3", "method=sft"),
         *("paths.run_dir=x", "paths.output_dir=y", "data.limit=5"),
     ]
     assert train_overrides(words) == [

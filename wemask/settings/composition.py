@@ -118,10 +118,8 @@ def train_overrides(arguments: Sequence[str]) -> list[str]:
 
     `paths.run_dir` is not one of them: there it is the folder of the comparison.
     """
-    ours = re.compile(
-        r"\+*(tasks|arms|limit|batch_size|train_missing|method|dry_run|paths\.run_dir)\b"
-    )
-    return [argument.lstrip("+") for argument in arguments if not ours.match(argument)]
+    own = r"tasks|arms|limit|batch_size|train_missing|eval_seed|method|dry_run|paths\.run_dir"
+    return [word.lstrip("+") for word in arguments if not re.match(rf"\+*({own})\b", word)]
 
 
 def _split_tasks(argument: str) -> Iterable[str]:

@@ -33,7 +33,7 @@ def locked(folder: Path, say: Say = print) -> Iterator[None]:
         RunFolderError: another process or job works on it.
         OSError: the lock cannot be written.
     """
-    ourselves = {
+    ourselves: dict[str, Any] = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "job": os.environ.get("SLURM_JOB_ID"),
