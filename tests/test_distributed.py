@@ -1,24 +1,12 @@
 """Ranks that somebody has started: recognised, and in one process a plain call."""
 
-import os
-import sys
-
 import pytest
+from rank_support import no_ranks
 
 from wemask import distributed
 from wemask.errors import ConfigError
 
-RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment in which nobody has started ranks."""
-    for name in list(os.environ):
-        if name in RANKS or name.startswith(("SLURM_", "ACCELERATE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
-    return monkeypatch
+bare = pytest.fixture(no_ranks)
 
 
 # Recorded on Slurm 22.05, `sbatch --nodes=2 --ntasks-per-node=1`: in the batch script, in `srun`.

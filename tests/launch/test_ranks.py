@@ -15,45 +15,10 @@ from run_support import FAST, REPOSITORY, quick, settings, start, weights
 
 from wemask import distributed
 from wemask.errors import ConfigError
-from wemask.launch import launch
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
 from wemask.train.saved_state import last_checkpoint
 from wemask.train.training import train
-
-RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment in which nobody has started ranks."""
-    for name in list(os.environ):
-        if name in RANKS or name.startswith(("SLURM_", "ACCELERATE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
-    return monkeypatch
-
-
-# --- the environment ------------------------------------------------------------------------------
-
-
-def test_ranks_of_torchrun_and_deepspeed_start_nothing(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("RANK", "1")
-    bare.setenv("WORLD_SIZE", "2")
-    bare.setattr(sys, "argv", ["train.py", "--local_rank=1", "seed=1"])  # deepspeed adds it
-    distributed.adopt_environment()
-    assert sys.argv[1:] == ["seed=1"]
-    assert distributed.is_rank()
-    for words in (["launcher.processes=2"], ["launcher=slurm"]):
-        assert launch.elsewhere(compose("train", words), "train.py") is None
-
-
-def test_a_process_alone_is_no_rank(bare: pytest.MonkeyPatch) -> None:
-    distributed.adopt_environment()
-    assert not distributed.is_rank()
-    assert launch.elsewhere(compose("train", []), "train.py") is None
-    assert distributed.is_main()
-    assert not distributed.started()
 
 
 def test_another_world_than_was_asked_for_is_refused(tmp_path: Path) -> None:
@@ -62,11 +27,6 @@ def test_another_world_than_was_asked_for_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="1 ranks were started, but the trainer uses 2"):
         distributed.check_world(2)
-
-
-def test_evaluate_says_that_it_is_one_process(bare: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"evaluate\.py runs in one process"):
-        launch.elsewhere(compose("evaluate", ["launcher.processes=2"]), "evaluate.py")
 
 
 # --- real ranks, without a model ------------------------------------------------------------------
