@@ -148,12 +148,10 @@ def _fit(
             prepared.handle.learned = {int(index): theta for index, theta in saved.items()}
     elif watch is not None:
         watch.measure_untrained()
-    where = {"group": config.experiment}
-    where |= {key: config.logger.get(key) for key in ("project", "mode")}
     with ExitStack() as stack:
         stack.callback(forget_deepspeed)
         with saving(folder), waiting():
-            stack.enter_context(logged(trainer, folder, partial(say, console), **where))
+            stack.enter_context(logged(config, trainer, folder, partial(say, console)))
             stack.callback(interrupt.restore)
             trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wemask import distributed
 from wemask.errors import ConfigError
 from wemask.files import write_whole
+from wemask.settings.config import RunConfig
 
 if TYPE_CHECKING:
     import wandb
@@ -29,7 +30,7 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def logged(trainer: Any, folder: Path, say: Say, **given: Any) -> Iterator[None]:
+def logged(config: RunConfig, trainer: Any, folder: Path, say: Say) -> Iterator[None]:
     """Keep a W&B run open for a training whose settings ask for one; others log nothing here.
 
     Its id is kept in the run folder, so that a resumed run stays one run. Opened here and not by
@@ -47,8 +48,17 @@ def logged(trainer: Any, folder: Path, say: Say, **given: Any) -> Iterator[None]
         path = folder / "wandb_run_id"
         if not path.exists():
             write_whole(path, uuid.uuid4().hex[:8])
-        name, number = trainer.args.run_name, path.read_text().strip()
-        opened.append(open_run(say, dir=folder, name=name, id=number, resume="allow", **given))
+        run = open_run(
+            say,
+            dir=folder,
+            mode=config.logger.get("mode"),
+            project=config.logger.get("project"),
+            group=config.experiment,
+            name=trainer.args.run_name,
+            id=path.read_text().strip(),
+            resume="allow",
+        )
+        opened.append(run)
         outlive_wandb(trainer, say)
 
     # On all ranks together: the others would wait for a rank 0 that W&B refuses.
