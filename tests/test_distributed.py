@@ -86,5 +86,6 @@ def test_alone_everything_is_a_plain_call() -> None:
     assert distributed.on_main(lambda: [1]) == [1]
     assert distributed.any_rank(True) is True
     assert distributed.any_rank(False) is False
+    assert distributed.largest(2.0, -1.0) == [2.0, -1.0]
     assert distributed.broadcast_object("x") == "x"
     distributed.agree("a", "nothing")

@@ -143,6 +143,7 @@ calls = []
 seen["value"] = distributed.on_main(lambda: calls.append(1) or {"by": rank})
 seen["calls"] = len(calls)
 seen["any"] = [distributed.any_rank(rank == 1), distributed.any_rank(False)]
+seen["largest"] = distributed.largest(rank, -0.5 * rank)
 seen["sent"] = distributed.broadcast_object(f"of {rank}")
 distributed.agree("same", "this")
 try:
@@ -183,6 +184,7 @@ def test_ranks_talk_agree_and_fail_together(tmp_path: Path) -> None:
         assert one["world"] == 2
         assert one["value"] == {"by": 0}
         assert one["any"] == [True, False]
+        assert one["largest"] == [1.0, 0.0]
         assert one["sent"] == "of 0"
         assert "disagree about the ME Layer" in one["disagree"]
         assert "rank 1 (hash1)" in one["disagree"]

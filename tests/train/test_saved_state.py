@@ -91,6 +91,15 @@ def test_a_strange_latest_is_no_path(tmp_path: Path, text: str) -> None:
     assert "latest names no step" in (what_is_wrong(path) or "")
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "ddp"}', '{"rank": 1}'])
+def test_an_engine_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
+    path = checkpoint(tmp_path, "ddp")
+    (path / "engine.json").write_text(text)
+    assert "Error: " in (what_is_wrong(path) or "")
+    (path / "engine.json").unlink()
+    assert read_engine(path) == Engine(kind="single", ranks=1)
+
+
 # --- the newest -----------------------------------------------------------------------------------
 
 
