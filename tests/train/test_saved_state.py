@@ -10,7 +10,7 @@ import torch
 from run_support import trained
 from safetensors.torch import save_file
 
-from wemask.train.saved_state import Engine, last_checkpoint, what_is_wrong
+from wemask.train.saved_state import Engine, last_checkpoint, read_engine, what_is_wrong
 
 
 def checkpoint(folder: Path, kind: str, *, ranks: int = 2, stage: int = 0, step: int = 2) -> Path:
