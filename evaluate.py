@@ -4,16 +4,13 @@ import shlex
 import sys
 from typing import Any
 
-from wemask.launch.launch import elsewhere, submit
-from wemask.settings.composition import command, exit_on_error, train_overrides
+from wemask.launch.launch import command
+from wemask.settings.composition import exit_on_error, train_overrides
 from wemask.settings.config import run_config
 
 
 def run(cfg: Any, typed: list[str]) -> Any:
-    """One comparison of the composed settings: a `Study`, or what is to become a job."""
-    planned = elsewhere(cfg, "evaluate.py")
-    if planned is not None:
-        return planned
+    """One comparison of the composed settings; returns its `Study`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -42,12 +39,9 @@ def run(cfg: Any, typed: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    runs, typed = command("evaluate", run)
-    studies = [run for run in runs if not isinstance(run, list)]
-    planned = [job for run in runs if isinstance(run, list) for job in run]
-    with exit_on_error():
-        submit(planned, typed)
-        if studies and studies[0].sweep:
-            from wemask.study import finish_sweep
+    studies = command("evaluate", run)
+    if studies and studies[0].sweep:
+        from wemask.study import finish_sweep
 
+        with exit_on_error():
             finish_sweep(studies)

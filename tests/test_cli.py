@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from wemask.cli import app, main
+from wemask.cli import main
 from wemask.detection.me_layer import MELayerReport
 from wemask.embedded import TINY_PATH
 from wemask.operator.patch import WeMaskWarning
@@ -24,14 +23,6 @@ def run(*words: str) -> int:
         main(words)
     assert isinstance(end.value.code, int)
     return end.value.code
-
-
-def options(*words: str) -> ModelOptions:
-    """What the command line says of the model."""
-    commands: Any = typer.main.get_command(app)
-    values = commands.commands["detect"].make_context("detect", list(words)).params
-    del values["out"]
-    return ModelOptions(**values)
 
 
 # --- detect ---------------------------------------------------------------------------------------
@@ -76,49 +67,6 @@ def test_detect_goes_below_outputs_when_no_folder_is_given(
     monkeypatch.chdir(tmp_path)
     assert run("detect", "--model", "tiny") == 0
     assert (tmp_path / "outputs" / "detect" / "tiny" / "me_layer.json").exists()
-
-
-# --- options --------------------------------------------------------------------------------------
-
-
-def test_a_known_name_has_the_settings_of_its_file() -> None:
-    config = options("--model", "tiny").config()
-    assert config.criterion is not None
-    assert config.criterion.name == "relative"
-    assert config.dtype == "float32"
-
-
-def test_a_folder_or_hub_name_is_any_other_model() -> None:
-    config = options("--model", "ORG/NAME", "--dtype", "bfloat16", "--revision", "123").config()
-    assert (config.path, config.name) == ("ORG/NAME", "NAME")
-    assert (config.dtype, config.revision) == ("bfloat16", "123")
-    assert config.criterion is None  # the model's own, which is not loaded here
-    assert not config.trust_remote_code
-
-
-def test_remote_code_only_on_request() -> None:
-    assert options("--model", "a/b", "--trust-remote-code").config().trust_remote_code
-
-
-def test_the_options_of_the_criterion() -> None:
-    def arguments(*words: str) -> dict[str, Any]:
-        chosen = options(*words)
-        return chosen.detection_arguments(chosen.config())
-
-    reading = {"texts": None, "chats": True}
-    sun = arguments("--model", "tiny", "--criterion", "sun2024")
-    assert sun == {**reading, "criterion": "sun2024"}
-    own = arguments("--model", "tiny", "--min-jump", "2")["criterion"]
-    assert (own.name, own.min_ratio, own.min_jump) == ("relative", 60, 2)
-    assert arguments("--model", "a/b", "--min-ratio", "9") == {**reading, "min_ratio": 9}
-
-
-def test_texts_and_chats_of_detection(tmp_path: Path) -> None:
-    (tmp_path / "texts.txt").write_text("One text.\n\nAnother.\n")
-    words = ["--model", "tiny", "--calibration", str(tmp_path / "texts.txt"), "--no-chats"]
-    chosen = options(*words)
-    given = chosen.detection_arguments(chosen.config())
-    assert (given["texts"], given["chats"]) == (["One text.", "Another."], False)
 
 
 @pytest.mark.parametrize("name", ["plain", "my models/it's = tiny"])

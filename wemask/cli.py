@@ -296,14 +296,11 @@ def _submit(
     Writes an sbatch script into the run folder and submits it. Sweeps (-m seed=0,1,2) become one
     job array; the evaluation follows the training.
     """
-    words = list(words or ())
+    words = [*(words or ()), *["dry_run=true"] * dry_run, *["-m"] * multirun]
     if not any(word.startswith("launcher=") for word in words):
         words.insert(0, "launcher=slurm")
-    words += ["dry_run=true"] if dry_run else []
-    words += ["-m"] if multirun else []
-    script = str(script_path("train.py"))
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, script, *words])
+    os.execv(sys.executable, [sys.executable, str(script_path("train.py")), *words])
 
 
 @app.command("status")

@@ -1,6 +1,6 @@
 """One run, several ranks: who writes, who waits, and that all of them mean the same.
 
-With one process everything here is a no-op. Ranks are started by `launching.py`, torchrun,
+With one process everything here is a no-op. Ranks are started by `launch/ranks.py`, torchrun,
 accelerate, deepspeed or srun. Torch is imported on first use.
 """
 
@@ -84,14 +84,7 @@ def start(
         os.environ.setdefault("LOCAL_RANK", "0")  # which DeepSpeed asks for
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **alone)
     # Left to the interpreter's end, gloo's threads now and then abort a rank that is done.
-    atexit.register(_disconnect)
-
-
-def _disconnect() -> None:
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
 
 
 def check_world(found: int) -> None:
@@ -106,21 +99,21 @@ def check_world(found: int) -> None:
         )
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    any_rank(False)
+def largest(*values: float) -> list[float]:
+    """The largest of each number over all ranks; the same everywhere. Every rank must ask."""
+    if not started():
+        return [*values]
+    import torch
+    import torch.distributed as dist
+
+    found = torch.tensor(values)  # on the CPU, through gloo
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.tolist()
 
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank; the same answer everywhere. Every rank must ask."""
-    if not started():
-        return flag
-    import torch
-    import torch.distributed as dist
-
-    value = torch.tensor(int(flag))  # on the CPU, through gloo
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value)
+    return bool(largest(int(flag))[0])
 
 
 def broadcast_object(value: T) -> T:
@@ -173,11 +166,7 @@ def main_first(act: Callable[[], T]) -> T:
 
 
 def agree(value: str, what: str) -> None:
-    """Check that `value` (a hash) is the same on every rank.
-
-    Raises:
-        ConfigError: it is not; the ranks that differ from rank 0 are named.
-    """
+    """Raise ConfigError, with the ranks that differ, unless `value` (a hash) is the same on all."""
     if not started():
         return
     import torch.distributed as dist

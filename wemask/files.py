@@ -28,11 +28,7 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into one message.
-
-    Raises:
-        RunFolderError: with what is wrong and that the same command resumes.
-    """
+    """Turn a full disk or a folder that cannot be written into a RunFolderError: what to do."""
     from safetensors import SafetensorError
 
     try:

@@ -1,21 +1,22 @@
 """A study: train what is missing, ask every arm the same items, compare, write the report."""
 
 import datetime
-import gc
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+from accelerate.utils import release_memory
+from pydantic import AfterValidator, InstanceOf
 from rich.console import Console
 from torch import nn
 
 from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
-from wemask.compare.results import LayerRow, Results
+from wemask.compare.results import LayerRow
+from wemask.data.schema import Count, Whole, settings
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
@@ -39,48 +40,42 @@ from wemask.version import __version__
 MEASURED = 16  # calibration texts on which the report's softening figures are measured
 
 
-@dataclass(frozen=True, kw_only=True)
+def _arms(arms: Sequence[str]) -> Sequence[str]:
+    problems = [
+        f"arms has {arm!r}; there are {', '.join(ARMS)}.{nearest(arm, ARMS)}"
+        for arm in arms
+        if arm not in ARMS
+    ]
+    if len(set(arms)) != len(arms) or not arms:
+        problems.append(f"arms must be different and at least one, got {list(arms)}.")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return arms
+
+
+def _tasks(tasks: Sequence[TaskConfig]) -> Sequence[TaskConfig]:
+    if not tasks:
+        raise ConfigError("tasks is empty. Type tasks=[synthetic].")
+    return tasks
+
+
+@settings("")
 class Study:
-    """What `evaluate.py` was asked for.
+    """What `evaluate.py` was asked for."""
 
-    Raises:
-        ConfigError: unknown or repeated arms, or no task.
-    """
-
-    config: RunConfig
-    arms: Sequence[str]
-    tasks: Sequence[TaskConfig]
-    limit: int | None = None
-    batch_size: int = 32
+    config: InstanceOf[RunConfig]
+    arms: Annotated[Sequence[str], AfterValidator(_arms)]
+    tasks: Annotated[Sequence[TaskConfig], AfterValidator(_tasks)]
+    limit: Count | None = None
+    batch_size: Count = 32
     train_missing: bool = True
-    eval_seed: int = 0
+    eval_seed: Whole = 0
     """Of few-shot examples and of sampled outputs: the same for every arm and training seed."""
     command: str = "python evaluate.py"
     overrides: Sequence[str] = ()
     """Command-line settings that `train.py` takes as well, to name the missing command."""
     sweep: str | None = None
     """Name of the sweep that this is a job of: the sweep's own report is the one that is logged."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"arms has {arm!r}; there are {', '.join(ARMS)}.{nearest(arm, ARMS)}"
-            for arm in self.arms
-            if arm not in ARMS
-        ]
-        if len(set(self.arms)) != len(self.arms) or not self.arms:
-            problems.append(f"arms must be different and at least one, got {list(self.arms)}.")
-        if not self.tasks:
-            problems.append("tasks is empty. Type tasks=[synthetic].")
-        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
-            problems.append(f"limit is a whole number >= 1 or null, got {self.limit!r}.")
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            problems.append(f"batch_size is a whole number >= 1, got {self.batch_size!r}.")
-        if type(self.eval_seed) is not int or self.eval_seed < 0:
-            problems.append(f"eval_seed is a whole number >= 0, got {self.eval_seed!r}.")
-        if type(self.train_missing) is not bool:
-            problems.append(f"train_missing must be true or false, got {self.train_missing!r}.")
-        if problems:
-            raise ConfigError("\n".join(problems))
 
     def run(self, arm: str) -> ArmRun:
         """The run that an arm stands for."""
@@ -108,12 +103,10 @@ class Base:
     """What was seen in the model that all arms start from."""
 
     report: MELayerReport
-    softening: dict[str, Any] | None
-    model: dict[str, Any]
     budgets: dict[str, dict[str, Any]]
     """Arm -> what its operator does to this model; without those it cannot be put into."""
-    impossible: dict[str, str]
-    """Control -> why it does not exist for this model."""
+    facts: dict[str, Any]
+    """model, me_layer, softening, absent and notes, as in `Results`."""
 
 
 def evaluate(study: Study, console: Console | None = None) -> Path:
@@ -132,33 +125,25 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
     missing = _missing(study)
     # Before the training: a model that cannot be softened is refused now, not hours later.
     base = _look_at_base(study, console)
-    runs = [study.run(arm) for arm in study.arms if arm not in base.impossible]
+    runs = [study.run(arm) for arm in study.arms if arm not in base.facts["absent"]]
     for run in missing:
-        if run.name not in base.impossible:
+        if run.name not in base.facts["absent"]:
             console.rule(f"training {run.name}")
             train(run.config, console)
-            _free()
+            release_memory()
     folder = study.folder()
     if study.config.dry_run:
         console.print("dry_run=true: nothing was trained or compared, nothing was written.")
         return folder
-    explicit = study.config.run_dir is not None
-    open_folder(folder, study.identity(), explicit=explicit)
+    open_folder(folder, study.identity(), explicit=study.config.run_dir is not None)
     entries = [_ask(study, run, base, load, console) for run in runs]
-    facts = {
-        "command": study.command,
-        "model": base.model,
-        "me_layer": base.report.to_dict(),
-        "softening": base.softening,
-        "absent": base.impossible,
-        "notes": [] if base.report.found else [base.report.verdict],
-    }
     logger = study.config.logger if study.sweep is None else {"name": "none"}
-    finish(entries, facts, folder, base.report, logger, console)
+    facts = {"command": study.command, **base.facts}
+    _finish(entries, facts, folder, base.report, logger, console)
     return folder
 
 
-def finish(
+def _finish(
     entries: Sequence[Entry],
     facts: Mapping[str, Any],
     folder: Path,
@@ -166,28 +151,11 @@ def finish(
     logger: Mapping[str, Any],
     console: Console,
 ) -> None:
-    """Compare evaluated runs, and write, log and print what came out.
-
-    Args:
-        entries: the runs.
-        facts: command, model, me_layer, softening, notes: see `results.Results`.
-        folder: for results.json, report.md, report.html and figures/.
-        report: the detection with its relief in memory, if it is there.
-        logger: the `logger` section of the settings.
-        console: for the table.
-
-    Raises:
-        DataError: the runs cannot be compared.
-        RunFolderError: the folder cannot be written.
-        ConfigError: W&B refuses it, when all else is done.
-    """
+    """Compare evaluated runs, and write, log and print what came out; `facts` as in `Results`."""
     groups = group(entries)
     check_comparable(groups)
-    made = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "wemask_version": __version__,
-    }
-    results = document(groups, folder, {**facts, **made})
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    results = document(groups, folder, {**facts, "created": now, "wemask_version": __version__})
     with saving(folder):
         write_report(results, folder, report, samples_of(groups))
     console.print(terminal_table(results))
@@ -198,11 +166,7 @@ def finish(
 
 
 def finish_sweep(studies: Sequence[Study], console: Console | None = None) -> None:
-    """One report of all jobs of a sweep, beside theirs.
-
-    Raises:
-        WemaskError: as `compare_runs`.
-    """
+    """One report of all jobs of a sweep, beside theirs; raises what `compare_runs` does."""
     first = studies[0]
     if first.config.dry_run:
         return
@@ -221,41 +185,26 @@ def compare_runs(
     logger: Mapping[str, Any],
     console: Console | None = None,
 ) -> None:
-    """Compare finished runs: the same report as `evaluate`, from what they left on disk.
+    """Compare finished runs: the same report as `evaluate`, from what they left on disk, in `out`.
 
-    Args:
-        folders: comparisons, or runs that were evaluated; see `entries.read_runs`.
-        out: for the report; created.
-        command: to print in it.
-        logger: the `logger` section of the settings.
-        console: for the table.
+    `folders` are of comparisons, or of runs that were evaluated; see `read_runs`. `command` is
+    printed in the report; `logger` is the section of the settings.
 
     Raises:
         DataError: no or damaged results, or such as cannot be compared.
         RunFolderError: `out` cannot be written.
+        ConfigError: W&B refuses it, when all else is done.
     """
     entries, documents = read_runs(folders)
-    facts = {"command": command, **_facts_of(entries, documents, folders)}
-    report = read_detection(facts["me_layer"], folders)
-    finish(entries, facts, out, report, logger, console or Console())
-
-
-def _facts_of(
-    entries: Sequence[Entry], documents: Sequence[Results], folders: Sequence[Path]
-) -> dict[str, Any]:
-    """What is known of the model: from a comparison, else from a run folder."""
+    absent = {arm: why for earlier in documents for arm, why in earlier["absent"].items()}
+    facts: dict[str, Any] = {"command": command, "absent": absent, "notes": []}
     if documents:
-        absent = {arm: why for d in documents for arm, why in d["absent"].items()}
-        keys = ("model", "me_layer", "softening")
-        return {key: documents[0][key] for key in keys} | {"absent": absent, "notes": []}
-    detected = MELayerReport.load(folders[0] / "me_layer.json").to_dict()
-    return {
-        "model": entries[0].about["model"],
-        "me_layer": detected,
-        "softening": None,
-        "absent": {},
-        "notes": [],
-    }
+        facts |= {key: documents[0][key] for key in ("model", "me_layer", "softening")}
+    else:  # runs that were evaluated
+        detected = MELayerReport.load(folders[0] / "me_layer.json").to_dict()
+        facts |= {"model": entries[0].about["model"], "me_layer": detected, "softening": None}
+    report = read_detection(facts["me_layer"], folders)
+    _finish(entries, facts, out, report, logger, console or Console())
 
 
 def _missing(study: Study) -> list[ArmRun]:
@@ -268,18 +217,11 @@ def _missing(study: Study) -> list[ArmRun]:
 
 
 def _train_command(study: Study, run: ArmRun) -> str:
-    changes = run.arm.changes
-    if run.arm.drawn:
-        changes = {**changes, "seed": run.config.operator.seed}
+    drawn = {"seed": run.config.operator.seed} if run.arm.drawn else {}
+    changes = {**run.arm.changes, **drawn}
     operator = [f"operator.{key}={value}" for key, value in changes.items()]
     words = ["python", "train.py", *study.overrides, f"method={run.config.method}", *operator]
     return shlex.join(words)
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 # --- the model that all arms start from -----------------------------------------------------------
@@ -290,7 +232,7 @@ def _look_at_base(study: Study, console: Console) -> Base:
     model, tokenizer, _ = load_base(study.config)
     report = detect_run(study.config, model, tokenizer)
     console.print(report.verdict, markup=False)
-    budgets, impossible = dict[str, dict[str, Any]](), dict[str, str]()
+    budgets, absent = dict[str, dict[str, Any]](), dict[str, str]()
     for run in map(study.run, study.arms):
         if run.operator is None:
             continue
@@ -300,24 +242,22 @@ def _look_at_base(study: Study, console: Console) -> Base:
         except PatchError as error:
             if not run.arm.control_of:
                 raise
-            impossible[run.name] = str(error)
-    base = Base(
-        report=report,
-        softening=_softening(model, tokenizer, report, study.config.operator)
-        if report.found
-        else None,
-        model={
+            absent[run.name] = str(error)
+    facts = {
+        "model": {
             "name": study.config.model.name,
             "path": study.config.model.path,
             "parameters": sum(p.numel() for p in model.parameters()),
             "dtype": report.model["dtype"],
         },
-        budgets=budgets,
-        impossible=impossible,
-    )
+        "me_layer": report.to_dict(),
+        "softening": _softening(model, tokenizer, report, study.config.operator),
+        "absent": absent,
+        "notes": [] if report.found else [report.verdict],
+    }
     del model
-    _free()
-    return base
+    release_memory()
+    return Base(report=report, budgets=budgets, facts=facts)
 
 
 def _budget(handle: SoftenHandle) -> dict[str, Any]:
@@ -333,8 +273,10 @@ def _budget(handle: SoftenHandle) -> dict[str, Any]:
 
 def _softening(
     model: nn.Module, tokenizer: Any, report: MELayerReport, operator: WeMaskConfig
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Massive activations and sinks of the base model with the operator off and on."""
+    if not report.found:
+        return None
     ids, mask = calibration_inputs(tokenizer, texts=CALIBRATION_TEXTS[:MEASURED], chats=False)
     batches = probe_batches(model, report, ids, mask, batch_size=MEASURED)
     off = measure(model, batches).layers
@@ -364,7 +306,7 @@ def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) ->
         with saving(folder):
             base.report.save(folder / "me_layer.json")
     model, tokenizer = run.load()
-    about = {**run.about(base.budgets.get(run.name)), "model": base.model}
+    about = {**run.about(base.budgets.get(run.name)), "model": base.facts["model"]}
     results = evaluate_arm(
         model,
         tokenizer,
@@ -379,5 +321,5 @@ def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) ->
         load=load,
     )
     del model
-    _free()
+    release_memory()
     return Entry(about=about, results=results)

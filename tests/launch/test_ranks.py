@@ -15,115 +15,10 @@ from run_support import FAST, REPOSITORY, quick, settings, start, weights
 
 from wemask import distributed
 from wemask.errors import ConfigError
-from wemask.launch import launch
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
 from wemask.train.saved_state import last_checkpoint
 from wemask.train.training import train
-
-RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """An environment in which nobody has started ranks."""
-    for name in list(os.environ):
-        if name in RANKS or name.startswith(("SLURM_", "ACCELERATE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1"])
-    return monkeypatch
-
-
-# --- the environment ------------------------------------------------------------------------------
-
-# Recorded on Slurm 22.05, `sbatch --nodes=2 --ntasks-per-node=1`: in the batch script, in `srun`.
-BATCH = {
-    "SLURM_JOB_ID": "12",
-    "SLURM_LOCALID": "0",
-    "SLURM_PROCID": "0",
-    "SLURM_NTASKS": "2",
-    "SLURM_NPROCS": "2",
-    "SLURM_NODEID": "0",
-}
-STEP = {
-    **BATCH,
-    "SLURM_PROCID": "1",
-    "SLURM_NODEID": "1",
-    "SLURM_STEP_ID": "0",
-    "SLURM_STEP_NODELIST": "n[1-2]",
-    "SLURM_STEP_NUM_NODES": "2",
-    "SLURM_STEP_NUM_TASKS": "2",
-}
-
-
-def test_a_task_of_srun_is_a_rank() -> None:
-    found = distributed.srun_ranks({**STEP, "MASTER_ADDR": "10.0.0.1"})
-    assert found == {
-        "RANK": "1",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "10.0.0.1",
-        "MASTER_PORT": "10012",
-    }
-
-
-def test_the_first_node_is_where_slurm_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"hostnames": "n1\nn2", "node": "NodeName=n1 Arch=x NodeAddr=10.1.2.3 NodeHostName=x"}
-    monkeypatch.setattr(distributed, "_ask", lambda *command: said[command[2]])
-    assert distributed.srun_ranks(STEP)["MASTER_ADDR"] == "10.1.2.3"
-
-
-def test_without_scontrol_the_message_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ConfigError, match="Set MASTER_ADDR"):
-        distributed.srun_ranks(STEP)
-
-
-def test_a_batch_script_is_one_process_whatever_it_asked_for() -> None:
-    assert distributed.srun_ranks(BATCH) == {}
-    assert distributed.srun_ranks({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) == {}
-    assert distributed.srun_ranks({}) == {}
-
-
-def test_ports_differ_between_jobs_and_are_not_ephemeral() -> None:
-    ports = [distributed.port_of(job) for job in range(1, 20000)]
-    assert len(set(ports)) == len(ports)
-    assert min(ports) > 1024
-    assert max(distributed.port_of(job) for job in (19999, 20000, 10**7)) < 32768
-
-
-def test_ranks_of_torchrun_and_deepspeed_start_nothing(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("RANK", "1")
-    bare.setenv("WORLD_SIZE", "2")
-    bare.setattr(sys, "argv", ["train.py", "--local_rank=1", "seed=1"])  # deepspeed adds it
-    distributed.adopt_environment()
-    assert sys.argv[1:] == ["seed=1"]
-    assert distributed.is_rank()
-    for words in (["launcher.processes=2"], ["launcher=slurm"]):
-        assert launch.elsewhere(compose("train", words), "train.py") is None
-
-
-def test_a_process_alone_is_no_rank(bare: pytest.MonkeyPatch) -> None:
-    distributed.adopt_environment()
-    assert not distributed.is_rank()
-    assert launch.elsewhere(compose("train", []), "train.py") is None
-    assert distributed.is_main()
-    assert not distributed.started()
-
-
-def test_accelerate_launch_that_made_one_of_two_is_refused(bare: pytest.MonkeyPatch) -> None:
-    """What `accelerate launch --cpu --num_processes 2` sets for its one process."""
-    bare.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    bare.setenv("ACCELERATE_USE_CPU", "True")
-    bare.setenv("MASTER_ADDR", "127.0.0.1")
-    bare.setenv("MASTER_PORT", "29500")
-    with pytest.raises(ConfigError, match=r"launcher\.processes=2"):
-        distributed.adopt_environment()
-
-
-def test_accelerate_launch_of_one_process_is_fine(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    distributed.adopt_environment()
 
 
 def test_another_world_than_was_asked_for_is_refused(tmp_path: Path) -> None:
@@ -132,20 +27,6 @@ def test_another_world_than_was_asked_for_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(ConfigError, match="1 ranks were started, but the trainer uses 2"):
         distributed.check_world(2)
-
-
-def test_evaluate_says_that_it_is_one_process(bare: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"evaluate\.py runs in one process"):
-        launch.elsewhere(compose("evaluate", ["launcher.processes=2"]), "evaluate.py")
-
-
-def test_alone_everything_is_a_plain_call() -> None:
-    assert distributed.on_main(lambda: [1]) == [1]
-    assert distributed.any_rank(True) is True
-    assert distributed.any_rank(False) is False
-    assert distributed.broadcast_object("x") == "x"
-    distributed.agree("a", "nothing")
-    distributed.barrier()
 
 
 # --- real ranks, without a model ------------------------------------------------------------------
@@ -262,6 +143,7 @@ calls = []
 seen["value"] = distributed.on_main(lambda: calls.append(1) or {"by": rank})
 seen["calls"] = len(calls)
 seen["any"] = [distributed.any_rank(rank == 1), distributed.any_rank(False)]
+seen["largest"] = distributed.largest(rank, -0.5 * rank)
 seen["sent"] = distributed.broadcast_object(f"of {rank}")
 distributed.agree("same", "this")
 try:
@@ -284,7 +166,6 @@ try:
     distributed.main_first(lambda: fail() if rank == 0 else None)
 except RunFolderError as error:
     seen["first_failed"] = str(error)
-distributed.barrier()
 (Path(sys.argv[1]) / f"seen{rank}").write_text(json.dumps(seen))
 """
 
@@ -303,6 +184,7 @@ def test_ranks_talk_agree_and_fail_together(tmp_path: Path) -> None:
         assert one["world"] == 2
         assert one["value"] == {"by": 0}
         assert one["any"] == [True, False]
+        assert one["largest"] == [1.0, 0.0]
         assert one["sent"] == "of 0"
         assert "disagree about the ME Layer" in one["disagree"]
         assert "rank 1 (hash1)" in one["disagree"]

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 from run_support import REPOSITORY, call, settings
+from slurm_support import programs
 
 from wemask import __version__
 from wemask.cli import main
 from wemask.errors import ConfigError, RunFolderError
 from wemask.launch import slurm
 from wemask.launch.slurm import Planned, evaluation_after, sbatch
-from wemask.launch.slurm_queue import ask_queue, duration, parse, status
+from wemask.launch.slurm_queue import ask_queue
 from wemask.settings.composition import normalise
 
 EXPECTED = Path(__file__).parent / "slurm" / "expected_train.sbatch"
@@ -31,22 +32,12 @@ HOSTILE = 'it\'s "$(touch pwned)" `touch pwned` #1 %j\\ ;touch pwned'
 def planned(*words: str, script: str = "train.py") -> Planned:
     config = settings(*words)
     typed = normalise([word for word in words if not word.startswith("seed=0,")])
-    return Planned(config=config, script=script, words=typed, dry_run=False)
+    return Planned(config=config, script=script, words=typed)
 
 
 def script_of(*words: str, sweep: bool = False) -> str:
     runs = [planned(*words)] if not sweep else [planned(*words, f"seed={i}") for i in (0, 1)]
     return slurm.train_job(runs, list(words), sweep).text
-
-
-def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> None:
-    """Stand-ins for Slurm's commands, first on the path."""
-    place = folder / "programs"
-    place.mkdir(exist_ok=True)
-    for name, body in bodies.items():
-        (place / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (place / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
 
 
 # --- the script -----------------------------------------------------------------------------------
@@ -366,88 +357,3 @@ def test_submit_is_train_py_with_the_launcher(monkeypatch: pytest.MonkeyPatch) -
         [script, "launcher=slurm", "seed=0,1", "-m"],
         [script, "launcher=slurm", "launcher.nodes=2"],
     ]
-
-
-# --- the queue ------------------------------------------------------------------------------------
-
-# Recorded on Slurm 22.05: squeue -h -r --states=all --format=%i|%T|%M|%L|%N|%S|%r
-SQUEUE = """\
-3_0|COMPLETED|0:03|59:57|n1|2026-11-24T18:39:35|None
-4|FAILED|0:00|1:00:00|n2|2026-11-24T18:39:35|NonZeroExitCode
-2|PENDING|0:00|1:00:00||N/A|Dependency
-3_1|PENDING|0:00|1:00:00||N/A|JobArrayTaskLimit
-6|PENDING|0:00|1:00:00||2026-11-24T19:39:35|Resources
-1|RUNNING|0:03|9:57|n[1-2]|2026-11-24T18:39:35|None
-"""
-
-
-def test_lines_of_squeue_are_read() -> None:
-    words = {row.job: row.words() for row in parse(SQUEUE)}
-    assert words == {
-        "3_0": "COMPLETED",
-        "4": "FAILED (NonZeroExitCode)",
-        "2": "PENDING (Dependency)",
-        "3_1": "PENDING (JobArrayTaskLimit)",
-        "6": "PENDING (Resources), expected to start 2026-11-24T19:39:35",
-        "1": "RUNNING on n[1-2], 0:03 used, 9:57 left",
-    }
-    assert [row.job for row in parse(SQUEUE) if row.active] == ["2", "3_1", "6", "1"]
-    assert parse("") == []
-
-
-def test_a_queue_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"  # recorded
-    programs(tmp_path, monkeypatch, squeue=f"echo '{said}' >&2; exit 1")
-    with pytest.raises(ConfigError, match="Unable to contact"):
-        ask_queue("12")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(0, "0:00:00"), (59.6, "0:01:00"), (3725, "1:02:05")]
-)
-def test_durations(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
-
-
-def run_folder(folder: Path) -> Path:
-    (folder / "config.resolved.yaml").write_text("{}")
-    (folder / "slurm").mkdir()
-    about = {"job": "1", "evaluate": "2", "script": "x"}
-    (folder / "slurm" / "job.json").write_text(json.dumps(about))
-    progress = {"step": 40, "max_steps": 100, "loss": 1.23456, "seconds_per_step": 2.0}
-    (folder / "progress.json").write_text(json.dumps(progress))
-    return folder
-
-
-def test_status_tells_queue_step_loss_and_time_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = 'case "$*" in *jobs=1*) grep ^1 <<<"$A" ;; *) grep ^2 <<<"$A" ;; esac'
-    programs(tmp_path, monkeypatch, squeue=answers)
-    monkeypatch.setenv("A", SQUEUE)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (run_folder(folder) / "checkpoints" / "checkpoint-30").mkdir(parents=True)
-    assert status(folder) == [
-        ("run", str(folder)),
-        ("job", "1: RUNNING on n[1-2], 0:03 used, 9:57 left"),
-        ("evaluation", "2: PENDING (Dependency)"),
-        ("step", "40 of 100"),
-        ("loss", "1.2346"),
-        ("time left", "0:02:00 at 2.00 s per step"),
-        ("checkpoint", "none yet"),
-        ("half-written", "checkpoint-30"),
-    ]
-
-
-def test_status_without_slurm_and_of_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    folder = tmp_path / "run"
-    folder.mkdir()
-    assert dict(status(run_folder(folder)))["job"] == "1: not in the queue (any more)"
-    with pytest.raises(SystemExit) as end:
-        main(["status", str(tmp_path)])
-    assert end.value.code == 2
-    assert "is no run folder" in capsys.readouterr().err

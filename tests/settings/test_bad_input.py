@@ -277,7 +277,7 @@ def test_train_py_ends_with_one_message(words: list[str], expected: str, tmp_pat
         (["tasks=[gsm8k]", "tasks.gsm8k.path=nowhere.jsonl"], "nowhere.jsonl"),
         (["tasks=[synthetc]"], "synthetic"),
         (["tasks.synthetic.limit=0"], "tasks.synthetic.limit"),
-        (["limit=-1"], "limit is a whole number"),
+        (["limit=-1"], "limit must be at least 1"),
         (["train_missing=false"], "python train.py"),
     ],
     ids=str,

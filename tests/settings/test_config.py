@@ -2,18 +2,14 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from run_support import REPOSITORY, quick, settings
 
 from wemask.errors import ConfigError
 from wemask.evaluate.evaluation import tasks_from_config
-from wemask.files import digest
 from wemask.operator.settings import StrengthSchedule, WeMaskConfig
-from wemask.settings.composition import compose, conf_dir, normalise, train_overrides
+from wemask.settings.composition import compose
 from wemask.settings.config import METHODS, ModelConfig
 
 CONF = REPOSITORY / "conf"
@@ -89,40 +85,6 @@ def test_peft_files_are_fields_of_lora_config() -> None:
     assert LoraConfig(**values).r == values["r"]
 
 
-STUDIES = ("controls", "controls_sft", "dose", "seeds")
-
-
-def test_the_experiments_are_studies_and_papers() -> None:
-    assert [n for n in options("experiment") if n not in STUDIES] == ["paper_gsm8k"]
-
-
-@pytest.mark.parametrize("name", [n for n in options("experiment") if n not in STUDIES])
-def test_every_paper_composes_and_wins_over_the_model(name: str) -> None:
-    import yaml
-
-    values = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
-    config = settings(f"experiment={name}")
-    assert config.experiment == values["experiment_name"]
-    assert {key: config.trainer[key] for key in values["trainer"]} == values["trainer"]
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_study_is_a_sweep_over_known_arms(name: str) -> None:
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-
-    from wemask.evaluate.arms import ARMS
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra_compose("evaluate", [f"experiment={name}"], return_hydra_config=True)
-    assert cfg.hydra.mode.name == "MULTIRUN"
-    assert list(cfg.arms) != ["base", "training_free", "sft", "wemask_sft"]
-    assert set(cfg.arms) <= set(ARMS)
-    for key, values in cfg.hydra.sweeper.params.items():
-        for value in values.split(","):
-            settings(f"{key}={value}", app="evaluate")
-
-
 @pytest.mark.parametrize("name", options("tasks"))
 def test_every_task_file_becomes_settings(name: str) -> None:
     cfg = compose("evaluate", [f"tasks=[{name}]"])
@@ -131,17 +93,8 @@ def test_every_task_file_becomes_settings(name: str) -> None:
     assert [task.name for task in tasks] == (both if name == "xstest" else [name])
 
 
-def test_evaluate_composes_the_same_run_as_train() -> None:
-    words = ("model=tiny", "method=sft", "peft=lora", "trainer.max_steps=7", "seed=3")
-    assert settings(*words, app="evaluate") == settings(*words)
-
-
 def test_debug_fast_shrinks_the_run() -> None:
     assert settings("debug=fast").trainer["max_steps"] <= 10
-
-
-def test_the_configs_are_those_of_the_checkout() -> None:
-    assert conf_dir() == CONF
 
 
 # --- pass-through, choices and values -------------------------------------------------------------
@@ -164,93 +117,10 @@ def test_fields_of_trl_and_peft_arrive_verbatim() -> None:
     assert config.peft["target_modules"] == ["q_proj", "v_proj"]
 
 
-def test_a_model_path_alone_chooses_custom_without_the_settings_of_tiny() -> None:
-    config = settings("model.path=ORG/NAME")
-    plain = settings("model=llama3")
-    assert (config.model.path, config.model.name) == ("ORG/NAME", "NAME")
-    assert config.model.criterion is None  # what the model's own config says
-    assert config.operator == plain.operator
-    assert config.trainer == plain.trainer
-
-
-def test_a_model_path_beside_a_model_changes_only_the_path() -> None:
-    config = settings("model=tiny", "model.path=ORG/NAME")
-    assert config.model == dataclasses.replace(settings().model, path="ORG/NAME")
-
-
 def test_lists_and_schedules_reach_the_operator() -> None:
     config = settings("operator.layers=[2,3]", "operator.strength={start: 0.0, end: 0.5, steps: 9}")
     assert config.operator.layers == (2, 3)
     assert config.operator.strength == StrengthSchedule(start=0.0, end=0.5, steps=9)
-
-
-def test_normalise_is_idempotent() -> None:
-    words = ["model.path=a/b", "trainer.max_steps=3", "peft.r=2", "tasks=[gsm8k,arc_easy]", "x=1"]
-    once = normalise(words)
-    assert normalise(once) == once
-    assert once == [
-        "model=custom",
-        "model.path=a/b",
-        "++trainer.max_steps=3",
-        "++peft.r=2",
-        "tasks=[gsm8k]",
-        "++tasks.arc_easy.path=null",
-        "x=1",
-    ]
-
-
-def test_a_sweep_may_be_asked_for_anywhere() -> None:
-    """Hydra's parser refuses words on both sides of a flag; model=custom would be such a word."""
-    for words in (
-        ["model.path=folder", "-m", "seed=0,1"],
-        ["-m", "model.path=folder", "seed=0,1"],
-        ["model.path=folder", "seed=0,1", "-m"],
-    ):
-        assert normalise(words) == ["-m", "model=custom", "model.path=folder", "seed=0,1"]
-
-
-def test_train_overrides_keep_what_decides_the_run_and_nothing_else() -> None:
-    words = [
-        *("model=tiny", "++trainer.max_steps=4", "seed=2", "operator.layers=[2,3]"),
-        *("tasks=[gsm8k]", "++tasks.arc_easy.path=null", "tasks.gsm8k.path=x", "arms=[base]"),
-        *("limit=8", "batch_size=2", "train_missing=false", "method=sft"),
-        *("paths.run_dir=x", "paths.output_dir=y", "data.limit=5"),
-    ]
-    assert train_overrides(words) == [
-        *("model=tiny", "trainer.max_steps=4", "seed=2", "operator.layers=[2,3]"),
-        *("paths.output_dir=y", "data.limit=5"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["trainer.max_step=5"], ["trainer.max_step", "'max_steps'"]),
-        (["trainer.learning_rat=1"], ["'learning_rate'"]),
-        (["peft=lora", "peft.lora_alfa=1"], ["LoraConfig", "'lora_alpha'"]),
-        (["peft.r=8"], ["peft=lora"]),
-        (["operator.rates=1"], ["'operator.rate'"]),
-        (["operator.layers=afterme"], ["'after_me'"]),
-        (["operator=papr"], ["'paper'"]),
-        (["model=llama"], ["'llama3'", "model.path="]),
-        (["model.pat=x"], ["'model.path'"]),
-        (["method=wemaks"], ["'wemask'"]),
-        (["data=jsnl"], ["'jsonl'"]),
-        (["data=gsm8k", "data.colums.prompt=q"], ["'data.columns.prompt'"]),
-        (["experiment=paper_gsm8"], ["'paper_gsm8k'"]),
-        (["debug=fats"], ["'fast'"]),
-        (["seeed=1"], ["'seed'"]),
-        (["+seeed=1"], ["'seed'"]),
-        (["++dryrun=true"], ["'dry_run'"]),
-        (["+paths.outputdir=x"], ["'output_dir'"]),
-        (["+logger.projct=x"], ["'project'"]),
-        (["logger=tensorboard"], ["none, wandb"]),
-    ],
-    ids=lambda value: " ".join(value),
-)
-def test_an_unknown_key_or_value_names_the_nearest(words: list[str], expected: list[str]) -> None:
-    message = refused(*words)
-    assert all(part in message for part in expected), message
 
 
 @pytest.mark.parametrize(
@@ -317,10 +187,6 @@ def test_a_value_that_makes_no_sense_is_one_message(words: str) -> None:
 def test_problems_are_reported_together() -> None:
     message = refused("operator.rate=0", "seed=abc", "trainer.max_step=3", "dry_run=7")
     assert all(word in message for word in ("rate", "seed", "max_steps", "dry_run"))
-
-
-def test_custom_without_a_path_says_what_to_type() -> None:
-    assert "model.path=VALUE" in refused("model=custom")
 
 
 def test_remote_code_is_off_unless_the_config_turns_it_on() -> None:
@@ -407,16 +273,3 @@ def test_the_folder_names_experiment_model_method_and_seed(tmp_path: Path) -> No
     folder = quick(tmp_path, "experiment_name=e", "seed=5", "method=sft").folder()
     assert folder.parent == tmp_path / "e"
     assert folder.name.rpartition("__")[0] == "tiny__sft__s5"
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(st.text(max_size=3), JSON))
-def test_the_digest_does_not_depend_on_the_order_of_keys(values: dict[str, Any]) -> None:
-    assert digest(values) == digest(dict(reversed(values.items())))
-    assert digest(values) != digest({**values, "one more key": 1})

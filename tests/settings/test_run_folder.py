@@ -1,34 +1,15 @@
 import importlib.metadata
 import json
 import os
-import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
-from run_support import quick, trained
-from safetensors.torch import save_file
+from run_support import quick
 
-from wemask.errors import ConfigError, RunFolderError
-from wemask.files import saving
+from wemask.errors import RunFolderError
 from wemask.settings import run_folder as runs
 from wemask.settings.run_folder import open_folder, open_run_folder
-from wemask.train.saved_state import is_whole, last_checkpoint
-
-
-def checkpoint(folder: Path, step: int) -> Path:
-    path = folder / "checkpoints" / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    save_file({"w": torch.ones(4)}, path / "model.safetensors")
-    for name in ("optimizer.pt", "scheduler.pt"):
-        torch.save({}, path / name)
-    (path / "trainer_state.json").write_text("{}")
-    return path
-
 
 # --- whose folder ---------------------------------------------------------------------------------
 
@@ -120,115 +101,3 @@ def test_a_folder_of_anything_else_is_held_to_its_identity(tmp_path: Path) -> No
     open_folder(tmp_path / "x", {"arms": ["base"], "limit": None}, explicit=True)
     with pytest.raises(RunFolderError, match="limit: None there, 8 now"):
         open_folder(tmp_path / "x", {"arms": ["base"], "limit": 8}, explicit=True)
-
-
-# --- errors of writing ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "wemask-test", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("kind", ["torch", "safetensors", "text"])
-def test_every_writer_on_a_full_disk_is_one_message(small_disk: Path, kind: str) -> None:
-    large, path = torch.zeros(200_000), small_disk / "file"
-    writers: dict[str, Any] = {
-        "torch": lambda: torch.save(large, path),
-        "safetensors": lambda: save_file({"w": large}, path),
-        "text": lambda: path.write_text("x" * 1_000_000),
-    }
-    with pytest.raises(RunFolderError, match=r"0 MiB free\)\. Make room"), saving(small_disk):
-        writers[kind]()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("CUDA out of memory"),
-        ValueError("x"),
-        ConfigError("x"),
-        RunFolderError("PytorchStreamWriter failed"),  # already a message: not wrapped again
-        KeyboardInterrupt(),
-    ],
-    ids=repr,
-)
-def test_errors_that_are_not_of_writing_pass_unchanged(
-    tmp_path: Path, error: BaseException
-) -> None:
-    with pytest.raises(type(error)) as caught, saving(tmp_path):
-        raise error
-    assert caught.value is error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
-        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
-    ],
-    ids=repr,
-)
-def test_errors_of_writing_are_one_message(tmp_path: Path, error: Exception) -> None:
-    folder = tmp_path / "not" / "there"
-    with pytest.raises(RunFolderError, match="same command resumes") as caught, saving(folder):
-        raise error
-    assert caught.value.exit_code == 2
-
-
-# --- which checkpoint -----------------------------------------------------------------------------
-
-
-def test_no_checkpoint(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path) == (None, [])
-
-
-def test_the_newest_is_by_number_not_by_name_or_time(tmp_path: Path) -> None:
-    for step in (100, 20, 3):
-        checkpoint(tmp_path, step)
-    (tmp_path / "checkpoints" / "checkpoint-best").mkdir()
-    (tmp_path / "checkpoints" / "README.md").write_text("")
-    newest, broken = last_checkpoint(tmp_path)
-    assert newest is not None
-    assert newest.name == "checkpoint-100"
-    assert broken == []
-
-
-FILES = ["model.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt"]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_checkpoint_without_one_of_its_files_is_skipped_and_named(
-    tmp_path: Path, name: str
-) -> None:
-    checkpoint(tmp_path, 5)
-    (checkpoint(tmp_path, 10) / name).unlink()
-    newest, broken = last_checkpoint(tmp_path)
-    assert newest is not None
-    assert newest.name == "checkpoint-5"
-    assert broken == ["checkpoint-10"]
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
-def test_half_a_file_is_no_checkpoint(tmp_path: Path, name: str) -> None:
-    path = checkpoint(tmp_path, 10)
-    whole = (path / name).read_bytes()
-    (path / name).write_bytes(whole[: len(whole) // 2])
-    assert last_checkpoint(tmp_path) == (None, ["checkpoint-10"])
-
-
-@pytest.mark.parametrize("words", [("method=wemask",), ("method=wemask", "peft=lora")], ids=str)
-def test_what_a_training_saves_is_whole(words: tuple[str, ...]) -> None:
-    folder, _ = trained(*words)
-    newest, broken = last_checkpoint(folder)
-    assert newest is not None
-    assert is_whole(newest)
-    assert broken == []

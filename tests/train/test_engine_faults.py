@@ -1,7 +1,7 @@
 """What goes wrong on two ranks ends both, soon, with one message; the same command goes on.
 
 Plain DDP and ZeRO-2 stand for all: what differs between engines is which files are whole, and that
-is tested for each in test_engine_settings.py.
+is tested for each in test_saved_state.py.
 """
 
 import json

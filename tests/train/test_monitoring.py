@@ -49,7 +49,6 @@ def test_a_run_leaves_a_line_per_watched_step_and_the_same_in_its_log() -> None:
 def test_before_training_the_model_is_the_detected_one() -> None:
     folder, _ = trained("method=wemask")
     prepared = prepare(settings("debug=fast", "method=wemask"))
-    assert prepared.report is not None
     arguments = (prepared.model, prepared.tokenizer, prepared.report, prepared.handle)
     values = fixed_probe(*arguments).measure(prepared.model)
     assert watched(lines_of(folder)[0]) == pytest.approx(values)
@@ -112,11 +111,11 @@ def test_a_run_that_begins_again_begins_its_file_again(tmp_path: Path) -> None:
     [
         ("logger.watch_evry=5", "'logger.watch_every'"),
         ("+logger.watch_evry=5", "'watch_every'"),
-        ("logger.watch_every=-1", "number of steps"),
-        ("logger.watch_every=true", "number of steps"),
-        ("logger.watch_every=null", "number of steps"),
-        ("logger.watch_budget=0", "share of the training time"),
-        ("logger.watch_budget=much", "share of the training time"),
+        ("logger.watch_every=-1", "logger.watch_every must be at least 0"),
+        ("logger.watch_every=true", "logger.watch_every must be a whole number"),
+        ("logger.watch_every=null", "logger.watch_every must be a whole number"),
+        ("logger.watch_budget=0", "logger.watch_budget must be above 0"),
+        ("logger.watch_budget=much", "logger.watch_budget must be a number"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(word: str, expected: str) -> None:
@@ -231,10 +230,10 @@ def test_within_budget_or_without_one_the_interval_stays(
 def test_the_slowest_rank_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(monkeypatch, tmp_path, seconds=0.001)
 
-    def of_all_ranks(*seconds: float, device: torch.device) -> list[float]:
+    def of_all_ranks(*seconds: float) -> list[float]:
         return [max(own, other) for own, other in zip(seconds, (0.5, 0.0), strict=True)]
 
-    monkeypatch.setattr(monitoring, "slowest", of_all_ranks)
+    monkeypatch.setattr(monitoring.distributed, "largest", of_all_ranks)
     assert training.run(160) == [10, 20, 40, 80, 160]
 
 
@@ -247,7 +246,6 @@ def softened() -> Prepared:
 
 
 def watch_of(prepared: Prepared, tmp_path: Path) -> WatchCallback:
-    assert prepared.report is not None
     arguments = (prepared.model, prepared.tokenizer, prepared.report, prepared.handle)
     callback = WatchCallback(fixed_probe(*arguments), tmp_path / "m.jsonl", every=1, budget=None)
     callback.trainer = FakeTrainer(prepared.model)

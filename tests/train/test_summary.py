@@ -2,15 +2,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from run_support import quiet, said, settings
-from torch import nn
 
 from wemask.data.examples import load_examples
-from wemask.detection.me_layer import MELayerReport
-from wemask.errors import ConfigError
 from wemask.settings.config import RunConfig
-from wemask.train.adapter import lora_size, peft_config
 from wemask.train.prepare import Prepared, prepare
 from wemask.train.summary import layer_table, operator_words, show_summary
 
@@ -67,7 +62,6 @@ def test_a_token_in_the_table_is_never_read_as_markup(prepared: Prepared, strang
     import dataclasses
 
     report = prepared.report
-    assert report is not None
     rows = [dataclasses.replace(row, token=strange) for row in report.layers]
     console = quiet()
     console.print(layer_table(dataclasses.replace(report, layers=rows)))
@@ -75,49 +69,12 @@ def test_a_token_in_the_table_is_never_read_as_markup(prepared: Prepared, strang
 
 
 def test_the_table_has_a_line_for_the_embeddings_and_every_layer(prepared: Prepared) -> None:
-    report: MELayerReport | None = prepared.report
-    assert report is not None
+    report = prepared.report
     console = quiet()
     console.print(layer_table(report))
     first = [line.split()[1] for line in said(console).splitlines() if line.startswith("│")]
     assert first == [str(row.layer) for row in report.layers]
     assert first[0] == "-1"
-
-
-# --- LoRA -----------------------------------------------------------------------------------------
-
-
-class Two(nn.Module):
-    """Two linear layers and a buffer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 6)
-        self.register_buffer("scale", torch.ones(3))
-        self.config = SimpleNamespace(model_type="two", to_dict=dict)
-        self.prepare_inputs_for_generation = lambda *args, **kwargs: {}
-
-
-def test_the_size_of_lora_is_counted_without_touching_the_model() -> None:
-    model = Two()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = settings("peft=lora", "peft.r=2", "peft.target_modules=[up,down]")
-    assert lora_size(config, model) == 2 * (6 + 10) + 2 * (10 + 6)
-    after = model.state_dict()
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert all(value.device.type == "cpu" for value in after.values())
-
-
-def test_the_task_type_may_be_given() -> None:
-    assert peft_config(settings("peft=lora", "peft.task_type=CAUSAL_LM")).task_type == "CAUSAL_LM"
-    assert peft_config(settings("peft=lora")).task_type == "CAUSAL_LM"
-    assert peft_config(settings()) is None
-
-
-def test_values_that_peft_refuses_are_one_message() -> None:
-    with pytest.raises(ConfigError, match="PEFT refuses"):
-        lora_size(settings("peft=lora", "peft.target_modules=[nope]"), Two())
 
 
 def test_the_operator_in_words_has_every_setting_but_the_seed() -> None:

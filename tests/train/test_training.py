@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -27,6 +28,7 @@ from run_support import (
     trained,
     weights,
 )
+from torch import nn
 
 import wemask
 from wemask.checkpoint.save_load import CONFIG_NAME, read_config
@@ -511,24 +513,9 @@ def test_a_training_process_never_imports_deepspeed(tmp_path: Path) -> None:
     assert list(tmp_path.glob("default/*/final/model.wemask.safetensors"))
 
 
-def test_detection_reads_some_of_the_training_examples_as_they_are_trained(
-    tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    seen: dict[str, Any] = {}
-
-    def spy(model: Any, tokenizer: Any, **options: Any) -> MELayerReport:
-        seen.update(options)
-        return wemask.detect(model, tokenizer, **options)
-
-    monkeypatch.setattr(prepare_module, "detect", spy)
-    (tmp_path / "texts.txt").write_text("Tom has 5 apples.\n\nHow many?\n")
-    config = settings(
-        "detection.examples=2", f"detection.texts={tmp_path / 'texts.txt'}", "detection.chats=false"
-    )
-    examples = load_examples(config.data)
-    report = prepare_module.detect_run(config, *tiny, examples)
-    assert seen["texts"] == ["Tom has 5 apples.", "How many?"] and seen["chats"] is False
-    expected = [loss_mask(examples[i], tiny[1], max_length=1024).input_ids for i in range(2)]
-    assert seen["examples"] == expected and report.layer == 1
-    prepare_module.detect_run(config, *tiny)
-    assert seen["examples"] == []
+def test_settings_reach_trl(tmp_path: Path) -> None:
+    loss: Any = SimpleNamespace(completion_only=None, assistant_only=None)
+    model: Any = nn.Linear(2, 2)
+    model.config = SimpleNamespace()
+    made = arguments_of(quick(tmp_path, "deepspeed=zero2"), model, loss, tmp_path)
+    assert made["deepspeed"]["zero_optimization"] == {"stage": 2}

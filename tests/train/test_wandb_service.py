@@ -6,9 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from run_support import REPOSITORY
+from run_support import REPOSITORY, settings
 from transformers.integrations import WandbCallback
 
+from wemask.train import wandb_service
 from wemask.train.wandb_service import close_run, outlive_wandb
 
 
@@ -49,6 +50,36 @@ def test_other_errors_are_not_swallowed() -> None:
     callback.on_log()
     with pytest.raises(KeyError):
         callback.on_log()
+
+
+# --- the run of a training ------------------------------------------------------------------------
+
+
+def test_a_run_is_open_while_it_trains_and_keeps_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, closed = list[Any](), list[Any]()
+    monkeypatch.setattr(wandb_service, "open_run", lambda say, **given: opened.append(given))
+    monkeypatch.setattr(wandb_service, "close_run", lambda run, say: closed.append(run))
+    config, trainer = settings("logger=wandb", "experiment_name=e"), trainer_with(None)
+    trainer.args.run_name = "n"
+    with wandb_service.logged(config, trainer, tmp_path, print):
+        assert (len(opened), len(closed)) == (1, 0)
+    again = wandb_service.logged(config, trainer, tmp_path, print)
+    with pytest.raises(ZeroDivisionError), again:
+        raise ZeroDivisionError
+    assert len(closed) == 2
+    assert opened[0] == opened[1]
+    assert opened[0]["id"] == (tmp_path / "wandb_run_id").read_text()
+    assert (opened[0]["group"], opened[0]["name"], opened[0]["dir"]) == ("e", "n", tmp_path)
+
+
+def test_without_wandb_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_service, "open_run", None)
+    trainer = trainer_with(None)
+    trainer.args.report_to = []
+    with wandb_service.logged(settings("logger=none"), trainer, tmp_path, print):
+        assert list(tmp_path.iterdir()) == []
 
 
 # --- a server that cannot be reached --------------------------------------------------------------

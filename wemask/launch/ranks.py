@@ -11,15 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SHUTDOWN_SECONDS = (
-    "300"  # seconds for ranks that were told to stop: saving a large model takes minutes
-)
-
-
-# --- the environment that we were started in ------------------------------------------------------
-
-
-# --- starting -------------------------------------------------------------------------------------
+SHUTDOWN_SECONDS = "300"  # for ranks that were told to stop: saving a large model takes minutes
 
 
 def start_ranks(processes: int, script: Path, words: Sequence[str]) -> int:
@@ -46,7 +38,8 @@ def torchrun(arguments: Sequence[str]) -> int:
     options = run.parse_args(list(arguments))
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun would take one, and warn
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // _per_node(options)))
+        ranks = str(options.nproc_per_node)
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // int(ranks if ranks.isdigit() else 1)))
     try:
         run.run(options)
     except ChildFailedError as error:
@@ -55,10 +48,6 @@ def torchrun(arguments: Sequence[str]) -> int:
         print(f"\nThe ranks were stopped by {error.sigval.name}.", file=sys.stderr)
         return 2
     return 0
-
-
-def _per_node(options: Any) -> int:
-    return int(options.nproc_per_node) if str(options.nproc_per_node).isdigit() else 1
 
 
 def _explain(error: Any) -> int:

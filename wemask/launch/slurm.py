@@ -10,23 +10,23 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wemask.errors import ConfigError, RunFolderError
-from wemask.files import digest
+from wemask.files import digest, saving, write_whole
 from wemask.launch.ranks import SHUTDOWN_SECONDS
+from wemask.launch.slurm_queue import ask_queue, job_of
 from wemask.settings.composition import MULTIRUN, job_words, script_path, shown
 from wemask.settings.config import RunConfig, run_config
-from wemask.settings.launcher import LauncherConfig
+from wemask.settings.launcher import OPTIONS, LauncherConfig
+from wemask.settings.run_folder import open_run_folder
 from wemask.train.summary import expected_memory
 from wemask.version import __version__
 
-TEMPLATES = Path(__file__).parent
-JOB = "slurm/job.json"
 # What the evaluation does not take over from the training's words.
 TRAINING_ONLY = re.compile(
     r"\+*~?(launcher|method|dry_run|train_missing|paths\.run_dir)\b|--?(m|multirun)$"
@@ -44,7 +44,6 @@ class Planned:
     config: RunConfig
     script: str
     words: list[str]
-    dry_run: bool
 
     @property
     def folder(self) -> Path:
@@ -57,12 +56,76 @@ class Planned:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """A script that was made, and where it goes."""
+    """A script for Slurm, and where it goes."""
 
     path: Path
-    text: str
-    runs: list[Planned]
-    array: bool = False
+    title: str
+    name: str
+    launcher: LauncherConfig
+    script: str
+    """`train.py` or `evaluate.py`."""
+    typed: Sequence[str]
+    """The words of the command that it was made for."""
+    tasks: Sequence[tuple[Path, Sequence[str]]]
+    """Folder and words of each run."""
+    log: str
+    """Name of the log, with sbatch's %j or %A_%a."""
+    ranks: int = 0
+    """Of each node; 0: one process without torchrun."""
+    array: str | None = None
+    """sbatch's --array, of a sweep."""
+    runs: Sequence[Planned] = ()
+    """Those whose folders are opened, and know of the job."""
+
+    @property
+    def text(self) -> str:
+        """The script."""
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            undefined=StrictUndefined,  # a misspelt name is an error, not a hole in the script
+            autoescape=False,  # a shell script: `quote` is its escape
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters |= {"quote": shlex.quote, "comment": _one_line}
+        seconds = self.launcher.signal_seconds
+        values: dict[str, Any] = vars(self) | {
+            "version": __version__,
+            "command": shown(self.script, self.typed),
+            "path": str(self.path.resolve()),
+            "directives": self.directives(),
+            "runs": [{"folder": str(f.resolve()), "words": shlex.join(w)} for f, w in self.tasks],
+            "python": self.launcher.python or sys.executable,
+            "patience": max(seconds, 30) if seconds else SHUTDOWN_SECONDS,
+            "wait": seconds // 2,
+            "script": str(script_path(self.script)),
+        }
+        return environment.get_template("job.sbatch").render(values)
+
+    def directives(self) -> list[str]:
+        """The #SBATCH lines. sbatch reads quotes as a shell does."""
+        launcher = self.launcher
+        # %j in a path would become the job's number.
+        folder = str(self.path.parent.resolve()).replace("%", "%%")
+        values: dict[str, Any] = {
+            "job-name": self.name,
+            "chdir": Path.cwd(),
+            "output": f"{folder}/{self.log}",
+            "open-mode": "append",  # a requeued job goes on in the same file
+            "nodes": launcher.nodes,
+            "ntasks-per-node": 1,
+            **{option: getattr(launcher, option.replace("-", "_")) or None for option in OPTIONS},
+            "requeue" if launcher.requeue else "no-requeue": True,
+            "signal": f"B:TERM@{launcher.signal_seconds}" if launcher.signal_seconds else None,
+            "array": self.array,
+            **launcher.options,
+        }
+        return [
+            f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}")
+            for key, value in values.items()
+            if value is not None
+        ]
 
 
 def plan(cfg: Any, script: str) -> Planned:
@@ -77,8 +140,7 @@ def plan(cfg: Any, script: str) -> Planned:
             f"method={config.method} trains nothing: there is no job to submit. Compare it: "
             "python evaluate.py launcher=slurm."
         )
-    words = _without_dry_run(job_words())
-    return Planned(config=config, script=script, words=words, dry_run=config.dry_run)
+    return Planned(config=config, script=script, words=_without_dry_run(job_words()))
 
 
 def submit_planned(planned: Sequence[Planned], words: Sequence[str]) -> None:
@@ -92,10 +154,10 @@ def submit_planned(planned: Sequence[Planned], words: Sequence[str]) -> None:
         RunFolderError: a run has a job already, or its folder cannot be used.
     """
     typed = _without_dry_run(words)
-    sweep = is_sweep(typed, planned)
+    sweep = len(planned) > 1 or bool({*MULTIRUN} & {*typed})  # also one that came to one job only
     job = (train_job if planned[0].script == "train.py" else evaluate_job)(planned, typed, sweep)
     after = evaluation_after(planned, typed, sweep)
-    if planned[0].dry_run:
+    if planned[0].config.dry_run:
         print(job.text)
         if job.runs:
             print(f"# Memory: {expected_memory(job.runs[0].config)}")
@@ -103,11 +165,6 @@ def submit_planned(planned: Sequence[Planned], words: Sequence[str]) -> None:
             print(f"# The evaluation after it would be:\n# {shown('evaluate.py', after)}")
         return
     submit(job, after)
-
-
-def is_sweep(typed: Sequence[str], planned: Sequence[Planned]) -> bool:
-    """Whether a command line was a multirun, also where it came to one job only."""
-    return len(planned) > 1 or bool({*MULTIRUN} & {*typed})
 
 
 def _without_dry_run(words: Sequence[str]) -> list[str]:
@@ -119,30 +176,23 @@ def _without_dry_run(words: Sequence[str]) -> list[str]:
 
 def train_job(planned: Sequence[Planned], typed: Sequence[str], sweep: bool) -> Job:
     """The job that trains: one run, or a sweep's runs as an array."""
-    first = planned[0]
-    launcher = first.config.launcher
-    if not sweep:
-        folder = first.folder / "slurm"
-        words = list(typed)
-        log = f"{_escaped(folder.resolve())}/%j.out"
-        array = {}
-    else:
-        folder = _beside(first, planned) / "slurm"
-        words = []
-        log = f"{_escaped(folder.resolve())}/%A_%a.out"
-        array = {"array": f"0-{len(planned) - 1}%{launcher.array_limit}"}
-    text = _render(
-        title="Training" if not sweep else f"Training: {len(planned)} runs of a sweep",
-        command=shown("train.py", typed),
-        path=folder / "train.sbatch",
-        directives=directives(launcher, _name(first, sweep), log, array),
-        runs=[(run.folder, words or run.words) for run in planned],
-        array=sweep,
-        launcher=launcher,
-        ranks=launcher.ranks_per_node,
-        script=script_path("train.py"),
+    first, config, folder = planned[0], planned[0].config, planned[0].folder
+    if sweep:  # a folder for what they share
+        name = f"{config.model.name}__sweep__{digest([run.folder.name for run in planned])}"
+        folder = config.output_dir / config.experiment / name
+    return Job(
+        path=folder / "slurm" / "train.sbatch",
+        title=f"Training: {len(planned)} runs of a sweep" if sweep else "Training",
+        name=_name(first, sweep),
+        launcher=config.launcher,
+        script="train.py",
+        typed=typed,
+        tasks=[(run.folder, run.words if sweep else typed) for run in planned],
+        log="%A_%a.out" if sweep else "%j.out",
+        ranks=config.launcher.ranks_per_node,
+        array=f"0-{len(planned) - 1}%{config.launcher.array_limit}" if sweep else None,
+        runs=planned,
     )
-    return Job(path=folder / "train.sbatch", text=text, runs=list(planned), array=sweep)
 
 
 def evaluate_job(planned: Sequence[Planned], typed: Sequence[str], sweep: bool) -> Job:
@@ -154,23 +204,27 @@ def evaluate_job(planned: Sequence[Planned], typed: Sequence[str], sweep: bool) 
 
 
 def _evaluation(launcher: LauncherConfig, folder: Path, words: Sequence[str], name: str) -> Job:
-    path = folder / "slurm" / "evaluate.sbatch"
-    launcher = dataclasses.replace(
-        launcher, nodes=1, processes_per_node=1, gpus_per_node=min(1, launcher.gpus_per_node)
-    )
-    log = f"{_escaped(path.parent.resolve())}/evaluate-%j.out"
-    text = _render(
+    gpus = min(1, launcher.gpus_per_node)
+    return Job(
+        path=folder / "slurm" / "evaluate.sbatch",
         title="Evaluation, in one process",
-        command=shown("evaluate.py", words),
-        path=path,
-        directives=directives(launcher, f"{name}-evaluate", log, {}),
-        runs=[(folder, words)],
-        array=False,
-        launcher=launcher,
-        ranks=0,
-        script=script_path("evaluate.py"),
+        name=f"{name}-evaluate",
+        launcher=dataclasses.replace(launcher, nodes=1, processes_per_node=1, gpus_per_node=gpus),
+        script="evaluate.py",
+        typed=words,
+        tasks=[(folder, words)],
+        log="evaluate-%j.out",
     )
-    return Job(path=path, text=text, runs=[])
+
+
+def _name(first: Planned, sweep: bool) -> str:
+    name = first.folder.name if not sweep else f"{first.config.model.name}__sweep"
+    return f"wemask-{_one_line(name)}"
+
+
+def _one_line(text: str) -> str:
+    """A text that stays inside a comment."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def evaluation_after(
@@ -198,90 +252,6 @@ def _sweeps(typed: Sequence[str]) -> bool:
     return any(swept.match(word) for word in typed if not TRAINING_ONLY.match(word))
 
 
-def directives(launcher: LauncherConfig, name: str, log: str, more: Mapping[str, Any]) -> list[str]:
-    """The #SBATCH lines of a job. sbatch reads quotes as a shell does."""
-    values: dict[str, Any] = {
-        "job-name": name,
-        "chdir": Path.cwd(),
-        "output": log,
-        "open-mode": "append",  # a requeued job goes on in the same file
-        "nodes": launcher.nodes,
-        "ntasks-per-node": 1,
-        "gpus-per-node": launcher.gpus_per_node or None,
-        "cpus-per-task": launcher.cpus_per_task,
-        "mem": launcher.mem,
-        "time": launcher.time,
-        "partition": launcher.partition,
-        "account": launcher.account,
-        "qos": launcher.qos,
-        "constraint": launcher.constraint,
-        "requeue" if launcher.requeue else "no-requeue": True,
-        "signal": f"B:TERM@{launcher.signal_seconds}" if launcher.signal_seconds else None,
-        **more,
-        **launcher.options,
-    }
-    return [
-        f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}")
-        for key, value in values.items()
-        if value is not None
-    ]
-
-
-def _render(
-    *,
-    path: Path,
-    runs: Sequence[tuple[Path, Sequence[str]]],
-    launcher: LauncherConfig,
-    **values: Any,
-) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,  # a misspelt name is an error, not a hole in the script
-        autoescape=False,  # a shell script: `quote` is its escape
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"quote": shlex.quote, "comment": _one_line}
-    return environment.get_template("job.sbatch").render(
-        **{key: str(value) if isinstance(value, Path) else value for key, value in values.items()},
-        path=str(path.resolve()),
-        version=__version__,
-        runs=[{"folder": str(f.resolve()), "words": shlex.join(words)} for f, words in runs],
-        setup=launcher.setup,
-        env=launcher.env,
-        python=launcher.python or sys.executable,
-        nodes=launcher.nodes,
-        cpus=launcher.cpus_per_task,
-        patience=max(launcher.signal_seconds, 30)
-        if launcher.signal_seconds
-        else int(SHUTDOWN_SECONDS),
-        wait=launcher.signal_seconds // 2,
-        requeue=launcher.requeue,
-    )
-
-
-def _one_line(text: str) -> str:
-    """A text that stays inside a comment."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _escaped(path: Path) -> str:
-    """A path in which sbatch replaces nothing: %j would become a job's number."""
-    return str(path).replace("%", "%%")
-
-
-def _name(first: Planned, sweep: bool) -> str:
-    name = first.folder.name if not sweep else f"{first.config.model.name}__sweep"
-    return f"wemask-{_one_line(name)}"
-
-
-def _beside(first: Planned, planned: Sequence[Planned]) -> Path:
-    """A folder for what the runs of a sweep share."""
-    name = f"{first.config.model.name}__sweep__{digest([run.folder.name for run in planned])}"
-    return first.config.output_dir / first.config.experiment / name
-
-
 # --- submitting -----------------------------------------------------------------------------------
 
 
@@ -292,11 +262,9 @@ def submit(job: Job, after: Sequence[str] | None) -> None:
         ConfigError: there is no sbatch, or it refuses.
         RunFolderError: a run of it is in the queue already, or a folder cannot be used.
     """
-    from wemask.files import saving, write_whole
-    from wemask.settings.run_folder import open_run_folder
-
     if job.runs and all((run.folder / "final").exists() for run in job.runs):
-        print(f"Finished already, nothing was submitted: {_list(job.runs)}")
+        folders = ", ".join(str(run.folder) for run in job.runs)
+        print(f"Finished already, nothing was submitted: {folders}")
         return
     for run in job.runs:
         _refuse_second(run.folder)
@@ -306,38 +274,29 @@ def submit(job: Job, after: Sequence[str] | None) -> None:
         job.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(job.path, job.text)
     number = sbatch(job.path)
-    evaluation = _submit_after(job, after, number) if after is not None else None
+    evaluation = None
+    if after is not None:
+        made = _evaluation(job.launcher, job.path.parent.parent, after, job.name)
+        write_whole(made.path, made.text)
+        # afterok waits through requeues, and for every task of an array.
+        waiting = (f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes")
+        evaluation = sbatch(made.path, *waiting)
     for index, run in enumerate(job.runs):
         mine = f"{number}_{index}" if job.array else number
         about = {"job": mine, "evaluate": evaluation, "script": str(job.path.resolve())}
         with saving(run.folder):
-            write_whole(run.folder / JOB, json.dumps(about, indent=2) + "\n")
+            write_whole(run.folder / "slurm" / "job.json", json.dumps(about, indent=2) + "\n")
     _say(job, number, evaluation, after)
 
 
 def _refuse_second(folder: Path) -> None:
-    from wemask.launch.slurm_queue import ask_queue, job_of
-
     about = job_of(folder)
-    if about is None:
-        return
-    if (state := ask_queue(about["job"])) is not None and state.active:
+    state = ask_queue(about["job"]) if about else None
+    if state is not None and state.active:
         raise RunFolderError(
             f"{folder} has a job in the queue already: {state.job} is {state.state}. Follow it: "
             f"wemask status {shlex.quote(str(folder))}; or end it first: scancel {state.job}"
         )
-
-
-def _submit_after(job: Job, after: Sequence[str], number: str) -> str:
-    from wemask.files import write_whole
-
-    first = job.runs[0]
-    folder = job.path.parent.parent
-    made = _evaluation(first.config.launcher, folder, after, _name(first, job.array))
-    write_whole(made.path, made.text)
-    # afterok waits through requeues, and for every task of an array.
-    options = (f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes")
-    return sbatch(made.path, *options)
 
 
 def sbatch(path: Path, *options: str) -> str:
@@ -370,22 +329,14 @@ def sbatch(path: Path, *options: str) -> str:
 
 def _say(job: Job, number: str, evaluation: str | None, after: Sequence[str] | None) -> None:
     """Job number and how to follow it."""
-    folder = job.path.parent
-    log = f"{number}.out" if job.path.name == "train.sbatch" else f"evaluate-{number}.out"
-    where = job.runs[0].folder if job.array else folder.parent
-    lines = [f"Submitted job {number}" + (f", {len(job.runs)} runs" if job.array else "")]
-    lines += [f"script   {job.path}"]
+    log = job.log.replace("%j", number).replace("%A_%a", number)  # a task goes on in %A.out
+    where = job.runs[0].folder if job.array else job.path.parent.parent
+    runs = f", {len(job.runs)} runs" if job.array else ""
+    lines = [f"Submitted job {number}{runs}", f"script   {job.path}"]
     if evaluation is not None and after is not None:
         lines.append(f"then     job {evaluation}: {shown('evaluate.py', after)}")
     if job.runs:
         lines.append(f"memory   {expected_memory(job.runs[0].config)}")
         lines += [f"status   wemask status {shlex.quote(str(run.folder))}" for run in job.runs]
-    lines += [
-        f"log      tail -F {shlex.quote(str(where / 'slurm' / log))}",
-        f"stop     scancel {number}",
-    ]
-    print("\n".join(lines))
-
-
-def _list(runs: Sequence[Planned]) -> str:
-    return ", ".join(str(run.folder) for run in runs)
+    lines.append(f"log      tail -F {shlex.quote(str(where / 'slurm' / log))}")
+    print("\n".join([*lines, f"stop     scancel {number}"]))

@@ -6,20 +6,18 @@ Only `squeue` is asked: clusters without accounting have no `sacct`.
 import json
 import shlex
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wemask.errors import ConfigError, RunFolderError
 
-FORMAT = "%i|%T|%M|%L|%N|%S|%r"
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "STOPPED")
 ACTIVE += ("RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+FORMAT = "%i|%T|%M|%L|%N|%S|%r"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Queued:
-    """One line of squeue."""
+class Queued(NamedTuple):
+    """One line of squeue, in the order of FORMAT."""
 
     job: str
     state: str
@@ -46,20 +44,9 @@ class Queued:
 
 
 def parse(text: str) -> list[Queued]:
-    """Lines of `squeue --format=%i|%T|%M|%L|%N|%S|%r`."""
-    rows = [line.strip().split("|", 6) for line in text.splitlines() if line.count("|") >= 6]
-    return [
-        Queued(
-            job=row[0],
-            state=row[1],
-            used=row[2],
-            left=row[3],
-            nodes=row[4],
-            start=row[5],
-            reason=row[6],
-        )
-        for row in rows
-    ]
+    """Lines of `squeue --format=FORMAT`."""
+    rows = (line.strip().split("|", 6) for line in text.splitlines())
+    return [Queued(*row) for row in rows if len(row) == len(Queued._fields)]
 
 
 def ask_queue(job: str) -> Queued | None:
@@ -68,14 +55,8 @@ def ask_queue(job: str) -> Queued | None:
     Raises:
         ConfigError: squeue does not answer.
     """
-    command = [
-        "squeue",
-        "--noheader",
-        "--array",
-        "--states=all",
-        f"--jobs={job}",
-        f"--format={FORMAT}",
-    ]
+    command = ["squeue", "--noheader", "--array", "--states=all"]
+    command += [f"--jobs={job}", f"--format={FORMAT}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except FileNotFoundError:

@@ -6,9 +6,10 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -16,7 +17,6 @@ from wemask import distributed
 from wemask.distributed import adopt_environment
 from wemask.errors import ConfigError, WemaskError, nearest
 
-T = TypeVar("T")
 # Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
 # sbatch, and variables.
 PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
@@ -34,15 +34,11 @@ def conf_dir() -> Path:
     raise ConfigError(f"The configs were sought in {package.parent / 'conf'} and not found.")
 
 
-def command(name: str, run: Callable[[Any, list[str]], T]) -> tuple[list[T], list[str]]:
+def command(name: str, run: Callable[[Any, list[str]], None]) -> list[str]:
     """Run a Hydra application: `conf/<name>.yaml`, our errors, exit code 2 for the user's.
 
-    Args:
-        name: `train` or `evaluate`.
-        run: gets the composed config and the words of the command line, as they were typed.
-
-    Returns:
-        What `run` returned, of each job of a sweep; and the words.
+    `run` gets the composed config of each job, and the words of the command line as typed, which
+    are returned.
     """
     import hydra
 
@@ -51,13 +47,13 @@ def command(name: str, run: Callable[[Any, list[str]], T]) -> tuple[list[T], lis
     sys.path.append(sys.path.pop(0))
     with exit_on_error():
         adopt_environment()
-    typed, results = sys.argv[1:], list[T]()
+    typed = sys.argv[1:]
     sys.argv[1:] = normalise(typed)
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     def main(cfg: Any) -> None:
         with exit_on_error():
-            results.append(run(cfg, typed))
+            run(cfg, typed)
 
     with exit_on_error():
         flags = {word for word in sys.argv[1:] if word.startswith("-")}
@@ -66,7 +62,7 @@ def command(name: str, run: Callable[[Any, list[str]], T]) -> tuple[list[T], lis
             sweep = flags or any(_is_sweep(word) for word in words)
             compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
     main()
-    return results, typed
+    return typed
 
 
 def _is_sweep(word: str) -> bool:
@@ -84,19 +80,17 @@ def _first_of_sweep(word: str) -> str:
     return word if re.search(r"[\[({'\"]", value) else f"{key}={value.split(',')[0]}"
 
 
-class exit_on_error:  # noqa: N801  (reads as a statement)
+@contextmanager
+def exit_on_error() -> Iterator[None]:
     """One message and exit code 2 instead of a traceback, for errors that are the input's."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, WemaskError):
-            distributed.say_once(error)
-            raise SystemExit(error.exit_code) from None
-        if isinstance(error, KeyboardInterrupt):
-            print("\nInterrupted. The same command resumes.", file=sys.stderr)
-            raise SystemExit(2) from None
+    try:
+        yield
+    except WemaskError as error:
+        distributed.say_once(error)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command resumes.", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def normalise(arguments: Sequence[str]) -> list[str]:
@@ -124,10 +118,8 @@ def train_overrides(arguments: Sequence[str]) -> list[str]:
 
     `paths.run_dir` is not one of them: there it is the folder of the comparison.
     """
-    ours = re.compile(
-        r"\+*(tasks|arms|limit|batch_size|train_missing|method|dry_run|paths\.run_dir)\b"
-    )
-    return [argument.lstrip("+") for argument in arguments if not ours.match(argument)]
+    own = r"tasks|arms|limit|batch_size|train_missing|eval_seed|method|dry_run|paths\.run_dir"
+    return [word.lstrip("+") for word in arguments if not re.match(rf"\+*({own})\b", word)]
 
 
 def _split_tasks(argument: str) -> Iterable[str]:
@@ -156,7 +148,10 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
     words = normalise(overrides)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
-            _check_optional_groups(words)
+            for word in words:
+                group, _, option = word.lstrip("+").partition("=")
+                if group in OPTIONAL_GROUPS and option != "null" and not _chooses(word.lstrip("+")):
+                    raise ConfigError(_unknown_option(group, option))
             cfg = hydra_compose(name, overrides=words)
             OmegaConf.resolve(cfg)
         except (HydraException, OmegaConfBaseException) as error:
@@ -178,13 +173,6 @@ def _chooses(word: str) -> bool:
     return bool(re.fullmatch(r"\w+", group)) and (conf_dir() / group / f"{option}.yaml").exists()
 
 
-def _check_optional_groups(words: Iterable[str]) -> None:
-    for word in words:
-        group, _, option = word.lstrip("+").partition("=")
-        if group in OPTIONAL_GROUPS and option != "null" and not _chooses(f"{group}={option}"):
-            raise ConfigError(_unknown_option(group, option))
-
-
 def _explain(error: Exception, default: Any) -> str:
     text = str(error)
     if match := re.search(r"Could not override '([\w./@]+)'", text):
@@ -204,7 +192,9 @@ def _unknown_option(group: str, value: str) -> str:
 
 
 def _unknown_key(key: str, default: Any) -> str:
-    known = _keys(default)
+    from omegaconf import OmegaConf
+
+    known = [*_keys(OmegaConf.to_container(default, resolve=False))]
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     options = [*known, *groups]
     message = f"There is no setting {key!r}."
@@ -217,15 +207,11 @@ def _unknown_key(key: str, default: Any) -> str:
     return f"{message} There are: {', '.join(k for k in inside if k.count('.') < 2)}."
 
 
-def _keys(node: Any, prefix: str = "") -> list[str]:
-    from omegaconf import DictConfig
-
-    keys = []
-    for key, value in node.items_ex(resolve=False):
-        keys.append(f"{prefix}{key}")
-        if isinstance(value, DictConfig) and not value._is_none():
-            keys += _keys(value, f"{prefix}{key}.")
-    return keys
+def _keys(values: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def section(cfg: Any, name: str) -> dict[str, Any]:

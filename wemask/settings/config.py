@@ -6,7 +6,7 @@ becomes. Run folders come from the settings, never from the clock.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_args
 
@@ -19,8 +19,7 @@ from wemask.detection.me_layer import Criterion
 from wemask.errors import ConfigError, nearest
 from wemask.files import digest
 from wemask.operator.settings import WeMaskConfig
-from wemask.settings import packaged
-from wemask.settings.engines import PASSED_ON, check_one_engine, deepspeed_settings, fsdp_settings
+from wemask.settings import engines, packaged
 from wemask.settings.launcher import LauncherConfig
 from wemask.settings.texts import DetectionConfig
 
@@ -158,7 +157,7 @@ class RunConfig:
             values |= {
                 "seed": self.seed,
                 "data": dataclasses.asdict(self.data),
-                "trainer": {k: v for k, v in self.trainer.items() if k not in PASSED_ON},
+                "trainer": {k: v for k, v in self.trainer.items() if k not in engines.PASSED_ON},
                 "peft": self.peft,
             }
         return values
@@ -229,31 +228,26 @@ def _trainer(values: dict[str, Any]) -> dict[str, Any]:
         values.get(name, getattr(SFTConfig, name)) for name in ("max_steps", "num_train_epochs")
     )
     if steps == 0 or (steps < 0 and epochs <= 0):
-        wrong.append(
-            f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing: one of them "
-            "must be above 0."
-        )
+        train = f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing"
+        wrong.append(f"{train}: one of them must be above 0.")
     if wrong:
         raise ConfigError("\n".join(wrong))
     return values
 
 
 def _peft(values: dict[str, Any]) -> dict[str, Any] | None:
-    values = dict(values)
-    name = values.pop("name")
-    if name == "none":
-        if values:
-            raise ConfigError(f"peft=none has no settings; found {', '.join(values)}: peft=lora?")
+    if not engines.chosen("peft", values, "lora"):
         return None
     from peft import LoraConfig
 
-    return _known_fields(LoraConfig, values, "peft", ())
+    return _known_fields(LoraConfig, {k: v for k, v in values.items() if k != "name"}, "peft")
 
 
 def _known_fields(
-    kind: Any, values: dict[str, Any], section: str, ours: Iterable[str]
+    kind: Any, values: dict[str, Any], section: str, ours: Sequence[str] = ()
 ) -> dict[str, Any]:
-    hints = {f.name: _type_name(f.type) for f in dataclasses.fields(kind) if f.init}
+    types = {f.name: f.type for f in dataclasses.fields(kind) if f.init}
+    hints = {name: t.__name__ if isinstance(t, type) else str(t) for name, t in types.items()}
     wrong = []
     for key, value in values.items():
         if key in ours:
@@ -270,19 +264,12 @@ def _known_fields(
     return values
 
 
-def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
-
-
 def _fits(value: Any, hint: str) -> bool:
     """Whether a YAML value fits a field of only plain types; others are left to the class."""
     names = set(re.findall(r"\w+", hint)) - {"Optional", "Union", "typing"}
-    if not names <= {"int", "float", "bool", "str", "None"} or (value is None and "None" in names):
-        return True
-    if value is None:
-        return False
-    kind = type(value).__name__
-    return kind in names or (kind == "int" and "float" in names)
+    kind = "None" if value is None else type(value).__name__
+    plain = names <= {"int", "float", "bool", "str", "None"}
+    return not plain or kind in names or (kind == "int" and "float" in names)
 
 
 Section = dict[str, Any]
@@ -298,8 +285,8 @@ class Composed(TypedDict):
     data: Annotated[Section, AfterValidator(lambda section: DataConfig(**section))]
     trainer: Annotated[Section, AfterValidator(_trainer)]
     peft: Annotated[Section, AfterValidator(_peft)]
-    deepspeed: Annotated[Section, AfterValidator(deepspeed_settings)]
-    fsdp: Annotated[Section, AfterValidator(fsdp_settings)]
+    deepspeed: Annotated[Section, AfterValidator(engines.deepspeed_settings)]
+    fsdp: Annotated[Section, AfterValidator(engines.fsdp_settings)]
     logger: Annotated[Logger, AfterValidator(_complete)]
     paths: Paths
     launcher: Annotated[Section, AfterValidator(lambda section: LauncherConfig(**section))]
@@ -332,7 +319,7 @@ def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
         made: dict[str, Any] = {**_COMPOSED.validate_python(values)}
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, "", values))) from error
-    check_one_engine(made["deepspeed"], made["fsdp"], made["trainer"])
+    engines.check_one_engine(made["deepspeed"], made["fsdp"], made["trainer"])
     sections = ("model", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger")
     run_dir = made["paths"].get("run_dir")
     return RunConfig(

@@ -1,6 +1,6 @@
 """Training engines as settings: DeepSpeed ZeRO and FSDP2; neither of them is plain DDP.
 
-`running.py` looks at what really runs.
+`train/engine_check.py` looks at what really runs.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def deepspeed_settings(values: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         ConfigError: no preset was chosen, its stage is none, or DeepSpeed is not installed.
     """
-    if not _chosen("deepspeed", values, "zero3"):
+    if not chosen("deepspeed", values, "zero3"):
         return None
     zero = values.get("zero_optimization")
     stage = zero.get("stage") if isinstance(zero, Mapping) else None
@@ -47,7 +47,7 @@ def fsdp_settings(values: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         ConfigError: no preset was chosen, an unknown field, or FSDP1.
     """
-    if not _chosen("fsdp", values, "full_shard"):
+    if not chosen("fsdp", values, "full_shard"):
         return None
     if unknown := [key for key in values if key not in ("name", *FSDP_FIELDS)]:
         raise ConfigError(
@@ -61,7 +61,8 @@ def fsdp_settings(values: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(values)
 
 
-def _chosen(group: str, values: Mapping[str, Any], example: str) -> bool:
+def chosen(group: str, values: Mapping[str, Any], example: str) -> bool:
+    """Whether an option other than `none` was chosen; ConfigError: `none` was given settings."""
     others = [key for key in values if key != "name"]
     if values.get("name") == "none" and others:
         raise ConfigError(
@@ -86,7 +87,7 @@ def engine_arguments(
     deepspeed: Mapping[str, Any] | None, fsdp: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Fields of SFTConfig for what was chosen."""
-    without_name = [{k: v for k, v in (s or {}).items() if k != "name"} for s in (deepspeed, fsdp)]
+    fields = {key: value for key, value in (deepspeed or fsdp or {}).items() if key != "name"}
     if deepspeed:
-        return {"deepspeed": without_name[0]}
-    return {"fsdp": True, "fsdp_config": without_name[1]} if fsdp else {}
+        return {"deepspeed": fields}
+    return {"fsdp": True, "fsdp_config": fields} if fsdp else {}

@@ -1,10 +1,11 @@
 """Settings of `launcher=local | slurm`: where a run runs. They change neither results nor folders.
 
-`launching.py` starts ranks by them, `slurm.py` writes a job.
+`launch/ranks.py` starts ranks by them, `launch/slurm.py` writes a job.
 """
 
 import re
 from dataclasses import field
+from operator import mul
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
@@ -12,49 +13,41 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from wemask.data.schema import STRICT, Count, Whole, settings
 from wemask.errors import ConfigError
 
-# sbatch options that the job script sets itself -> what to set instead.
+# Options of sbatch that are settings by the same name.
+OPTIONS = (
+    *("nodes", "gpus-per-node", "cpus-per-task", "mem", "time"),
+    *("partition", "account", "qos", "constraint"),
+)
+# Those that the job script sets itself -> what to set instead.
 OURS = {
-    "account": "launcher.account",
+    **{option: f"launcher.{option.replace('-', '_')}" for option in OPTIONS},
     "array": "a sweep: -m seed=0,1,2",
     "chdir": "nothing: a job runs where it was submitted",
-    "constraint": "launcher.constraint",
-    "cpus-per-task": "launcher.cpus_per_task",
     "dependency": "launcher.evaluate_after",
     "error": "nothing: logs go to the run folder",
-    "gpus-per-node": "launcher.gpus_per_node",
-    "mem": "launcher.mem",
-    "nodes": "launcher.nodes",
     "no-requeue": "launcher.requeue=false",
     "ntasks": "launcher.nodes",
     "ntasks-per-node": "launcher.processes_per_node",
     "open-mode": "nothing: a requeued job appends to its log",
     "output": "nothing: logs go to the run folder",
-    "partition": "launcher.partition",
-    "qos": "launcher.qos",
     "requeue": "launcher.requeue",
     "signal": "launcher.signal_seconds",
-    "time": "launcher.time",
 }
-TIME = re.compile(
-    r"(?P<m>\d+)|(?P<m2>\d+):(?P<s2>\d+)|(?P<h3>\d+):(?P<m3>\d+):(?P<s3>\d+)"
-    r"|(?P<d4>\d+)-(?P<h4>\d+)(:(?P<m4>\d+)(:(?P<s4>\d+))?)?"
-)
-SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+UNITS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # seconds of 90, 1:30, 1:30:00; 2-12 is hours
 
 
 def seconds(time: str | int) -> int:
-    """Slurm's time (`90`, `1:30:00`, `2-12`) in seconds.
-
-    Raises:
-        ConfigError: it is no such time.
-    """
-    match = TIME.fullmatch(str(time))
+    """Slurm's time (`90`, `1:30:00`, `2-12`) in seconds; ConfigError: it is no such time."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(time))
     if not match:
         raise ConfigError(
             f"launcher.time is minutes, H:MM:SS or D-HH:MM:SS, got {time!r}. "
             "Type launcher.time=12:00:00."
         )
-    return sum(SECONDS[k[0]] * int(v) for k, v in match.groupdict().items() if v is not None)
+    days, *parts = match.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    units = UNITS[3 if days else len(numbers)]
+    return 86400 * int(days or 0) + sum(map(mul, numbers, units))
 
 
 def _time(text: str) -> str:
@@ -97,11 +90,7 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 
 @settings("launcher")
 class LauncherConfig:
-    """Where a run runs. All but `processes` are of `launcher=slurm`; see conf/launcher.
-
-    Raises:
-        ConfigError: every value that makes no sense, together.
-    """
+    """Where a run runs. All but `processes` are of `launcher=slurm`; see conf/launcher."""
 
     name: Literal["local", "slurm"] = "local"
     processes: Count = 1

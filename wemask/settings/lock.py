@@ -27,18 +27,22 @@ Say = Callable[[str], None]
 
 @contextmanager
 def locked(folder: Path, say: Say = print) -> Iterator[None]:
-    """Hold the run folder; what a dead process or job has left is taken over and named.
-
-    Args:
-        folder: a run folder.
-        say: for a line about a lock that is taken over.
+    """Hold the run folder; what a dead process or job has left is taken over, and `say` names it.
 
     Raises:
         RunFolderError: another process or job works on it.
         OSError: the lock cannot be written.
     """
-    ourselves = _ourselves()
-    if _is_this_job_before(holder(folder) or {}, ourselves):
+    ourselves: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    before = holder(folder) or {}
+    is_this_job = before.get("job") is not None and before["job"] == ourselves["job"]
+    if is_this_job and before.get("restarts", 0) < ourselves["restarts"]:  # it was requeued
         (folder / LOCK).unlink(missing_ok=True)  # a lost node cannot let go; ours is another file
     try:
         lock = FileLock(folder / LOCK).acquire(timeout=0)
@@ -74,19 +78,3 @@ def holder_words(owner: dict[str, Any]) -> str:
     job = f", Slurm job {owner['job']}" if owner.get("job") else ""
     since = f", since {owner['since']}" if owner.get("since") else ""
     return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}{job}{since}"
-
-
-def _ourselves() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-
-
-def _is_this_job_before(owner: dict[str, Any], ourselves: dict[str, Any]) -> bool:
-    """Whether the holder is this Slurm job before it was requeued: Slurm has ended that one."""
-    job, restarts = owner.get("job"), owner.get("restarts", 0)
-    return job is not None and job == ourselves["job"] and restarts < ourselves["restarts"]

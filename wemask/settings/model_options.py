@@ -21,15 +21,11 @@ CRITERION = "what is massive [as in conf/model]"
 _PLACEHOLDER = "another"
 
 
-def _named(incomplete: str) -> list[str]:
-    return [name for name in NAMES if name.startswith(incomplete)]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """The options that choose a model, what its detection reads, and the criterion."""
 
-    model: Annotated[str, Option(help=MODEL, autocompletion=_named)]
+    model: Annotated[str, Option(help=MODEL, autocompletion=lambda: NAMES)]
     revision: Annotated[str | None, Option(help="branch, tag or commit of a hub model")] = None
     dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16")] = None
     device_map: Annotated[str | None, Option(help="auto spreads one that fits no device")] = None

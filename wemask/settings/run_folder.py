@@ -19,17 +19,8 @@ from wemask.files import saving, write_whole
 from wemask.settings.config import RunConfig
 
 PACKAGES = (
-    "wemask",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "lm_eval",
-    "math-verify",
-    "scipy",
-    "statsmodels",
+    *("wemask", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval"),
+    *("math-verify", "scipy", "statsmodels"),
 )
 
 
@@ -46,10 +37,7 @@ def open_run_folder(config: RunConfig) -> Path:
 def open_folder(folder: Path, identity: dict[str, Any], *, explicit: bool) -> Path:
     """Create or open the folder of whatever `identity` settles; see `open_run_folder`.
 
-    Args:
-        folder: where.
-        identity: the settings, as plain values.
-        explicit: the user named the folder, so what else it holds is not ours.
+    `explicit`: the user named the folder, so what else it holds is not ours.
     """
     path = folder / "config.resolved.yaml"
     values = json.loads(json.dumps(identity, default=str))
@@ -93,10 +81,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for env.json and the report."""
-    return {
-        "versions": {name: _version(name) for name in PACKAGES},
-        "machine": machine(),
-    }
+    return {"versions": {name: _version(name) for name in PACKAGES}, "machine": machine()}
 
 
 def machine() -> str:

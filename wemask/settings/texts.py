@@ -1,5 +1,7 @@
 """The texts that a model is analysed or detected on: a file of the user's, or embedded ones."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,41 +55,34 @@ def load_texts(source: Path | None, count: int, column: str | None = None) -> li
         return [f"{problem['question']}\n{problem['answer']}" for problem in problems]
     if not source.is_file():
         raise DataError(f"{source} was sought (texts) and not found. Give a .txt or a data file.")
-    if not has_data_extension(str(source)):
-        return _plain(source, count)
-    texts: list[str] = []
-    for where, fields in read_records(source):
-        text = _text_of(fields, column, where)
-        if text.strip():
-            texts.append(text)
-        if len(texts) == count:
-            break
-    return _not_empty(texts, source)
+    if has_data_extension(str(source)):
+        texts = (_text_of(fields, column, where) for where, fields in read_records(source))
+    else:
+        texts = _parts(source)
+    found = list(islice((text for text in texts if text.strip()), count))
+    if not found:
+        raise DataError(f"{source} holds no text.")
+    return found
 
 
-def _plain(source: Path, count: int) -> list[str]:
+def _parts(source: Path) -> Iterator[str]:
+    """The texts of a .txt file."""
     try:
         whole = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source} cannot be read as text: {error}.") from error
     parts = whole.split("\n\n") if "\n\n" in whole.strip() else whole.splitlines()
-    return _not_empty([part.strip("\n") for part in parts if part.strip()][:count], source)
+    return (part.strip("\n") for part in parts)
 
 
 def _text_of(fields: Fields, column: str | None, where: str) -> str:
-    names = [name for name, value in fields.items() if isinstance(value, str)]
+    texts = {name: value for name, value in fields.items() if isinstance(value, str)}
     if column is None:
-        return str(fields["text"]) if "text" in names else "\n".join(fields[n] for n in names)
-    if column not in names:
-        shown = ", ".join(names[:MAX_LISTED]) or "none"
+        return texts.get("text", "\n".join(texts.values()))
+    if column not in texts:
+        shown = ", ".join([*texts][:MAX_LISTED]) or "none"
         raise DataError(f"{where}: the column {column!r} was sought; columns with text: {shown}.")
-    return fields[column]
-
-
-def _not_empty(texts: list[str], source: Path) -> list[str]:
-    if not texts:
-        raise DataError(f"{source} holds no text.")
-    return texts
+    return texts[column]
 
 
 def tokenise(tokenizer: Any, texts: list[str], length: int) -> tuple[Tensor, Tensor]:

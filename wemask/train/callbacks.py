@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from wemask import distributed
 from wemask.operator.handle import SoftenHandle
@@ -26,14 +26,10 @@ class SofteningCallback(TrainerCallback):
         if isinstance(strength, StrengthSchedule):
             self.handle.set_strength(strength.at(step))
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self.move(state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         if isinstance(self.handle.config.strength, StrengthSchedule):
             self.handle.set_strength(self.handle.config.final_strength)
 
@@ -48,9 +44,7 @@ class InterruptCallback(TrainerCallback):
         self.interrupted = False
         self._before: dict[int, Any] = {}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         if threading.current_thread() is threading.main_thread():  # signals go nowhere else
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask_to_stop)
@@ -62,9 +56,7 @@ class InterruptCallback(TrainerCallback):
         if distributed.is_main():
             os.write(2, b"\nStopping after this step and saving; Ctrl-C again stops at once.\n")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         # The signal may have reached one rank only, or this one a step earlier than the others.
         self.interrupted = distributed.any_rank(self.interrupted or _told_to_stop())
         if self.interrupted:

@@ -11,16 +11,17 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, distributed, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from wemask.errors import ConfigError, RunFolderError, WemaskError
 from wemask.settings.composition import shown
-from wemask.train.saved_state import ENGINE_NAME
+from wemask.train.saved_state import ENGINE_NAME, Engine, read_engine
 
 # What gloo, NCCL and torch's store say when another rank does not answer.
 WAITED = re.compile(
@@ -33,40 +34,15 @@ WAITED = re.compile(
 REPLACED = re.compile(r"\+*(deepspeed|fsdp|launcher\.(processes|processes_per_node|nodes))=")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """What trains: `kind` is single, ddp, zero or fsdp; `stage` is that of ZeRO."""
-
-    kind: str
-    ranks: int
-    stage: int = 0
-
-    def __str__(self) -> str:
-        names = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2"}
-        name = names.get(self.kind, f"DeepSpeed ZeRO-{self.stage}")
-        ranks = f"{self.ranks} rank" + "s" * (self.ranks != 1)
-        return name if self.kind == "single" else f"{name} on {ranks}"
-
-    @property
-    def words(self) -> list[str]:
-        """What chooses it on the command line."""
-        words = {"zero": [f"deepspeed=zero{self.stage}"], "fsdp": ["fsdp=full_shard"]}
-        return words.get(self.kind, [])
-
-
 def asked(trainer: Any) -> Engine:
     """What the settings ask for, or where they ask for nothing, `accelerate launch`."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     state, arguments = trainer.accelerator.state, trainer.args
-    if arguments.deepspeed or _environment_says("ACCELERATE_USE_DEEPSPEED"):
+    if arguments.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return Engine(kind="zero", stage=state.deepspeed_plugin.zero_stage, ranks=ranks)
-    if arguments.fsdp or _environment_says("ACCELERATE_USE_FSDP"):
+    if arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return Engine(kind="fsdp", ranks=ranks)
     return Engine(kind="ddp" if ranks > 1 else "single", ranks=ranks)
-
-
-def _environment_says(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("true", "1")
 
 
 def running(trainer: Any) -> Engine:
@@ -76,23 +52,16 @@ def running(trainer: Any) -> Engine:
     model: Any = trainer.model_wrapped
     if any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__):
         return Engine(kind="zero", stage=model.zero_optimization_stage(), ranks=ranks)
-    if any(_is_fsdp2(parameter) for parameter in trainer.model.parameters()):
+    placements = (getattr(p, "placements", ()) for p in trainer.model.parameters())  # a DTensor's
+    if any(placement.is_shard() for of_one in placements for placement in of_one):
         return Engine(kind="fsdp", ranks=ranks)
     # One rank under torchrun is wrapped by DDP, too, and is one process all the same.
     is_ddp = isinstance(model, nn.parallel.DistributedDataParallel) and ranks > 1
     return Engine(kind="ddp" if is_ddp else "single", ranks=ranks)
 
 
-def _is_fsdp2(parameter: Any) -> bool:
-    return any(placement.is_shard() for placement in getattr(parameter, "placements", ()))
-
-
 def check_engine(trainer: Any) -> None:
-    """Compare what runs with what was asked for.
-
-    Raises:
-        ConfigError: they differ.
-    """
+    """Raise ConfigError where something else runs than was asked for."""
     wanted, found = asked(trainer), running(trainer)
     if wanted == found:
         return
@@ -108,12 +77,10 @@ def check_engine(trainer: Any) -> None:
 class EngineCallback(TrainerCallback):
     """Looks at what runs, when the trainer has wrapped its model and before the first step."""
 
-    def __init__(self) -> None:
-        self.trainer: Any = None
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         check_engine(self.trainer)
 
 
@@ -123,18 +90,6 @@ class EngineCallback(TrainerCallback):
 def write_engine(folder: Path, trainer: Any) -> None:
     """Say in a checkpoint which engine wrote it."""
     (folder / ENGINE_NAME).write_text(json.dumps(asdict(running(trainer))) + "\n")
-
-
-def read_engine(checkpoint: Path) -> Engine:
-    """The engine that wrote a checkpoint; one process where it does not say.
-
-    Raises:
-        ValueError, TypeError: engine.json is damaged.
-    """
-    path = checkpoint / ENGINE_NAME
-    if not path.exists():
-        return Engine(kind="single", ranks=1)
-    return Engine(**json.loads(path.read_text()))
 
 
 def check_resumable(checkpoint: Path, trainer: Any, typed: Sequence[str]) -> None:
@@ -179,11 +134,7 @@ def forget_deepspeed() -> None:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Turn a wait for another rank that ended in vain into one message.
-
-    Raises:
-        RunFolderError: with what may be the matter and that the same command resumes.
-    """
+    """Turn a wait for another rank that ended in vain into a RunFolderError."""
     try:
         yield
     except RuntimeError as error:

@@ -14,7 +14,6 @@ for a moment; a factor of 1.5 for the buffers of what is in CPU memory).
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,12 +80,7 @@ def _gib(size: float) -> str:
 
 
 def shape_of(model: nn.Module, trained: int | None = None) -> Shape:
-    """The shape of a model, also of one on the meta device.
-
-    Args:
-        model: a transformers causal language model, not sharded.
-        trained: parameters that will be trained; None: all.
-    """
+    """The shape of a causal language model that is not sharded; on the meta device, too."""
     parameters = list(model.parameters())
     total = sum(p.numel() for p in parameters)
     blocks = [sum(p.numel() for p in b.layer.parameters()) for b in find_decoder(model).blocks]
@@ -100,13 +94,7 @@ def shape_of(model: nn.Module, trained: int | None = None) -> Shape:
 
 
 def on_meta(name: str, dtype: str = "bfloat16", **options: Any) -> nn.Module:
-    """A model without weights, from its config alone: `tiny`, a folder, a file or ORG/NAME.
-
-    Args:
-        name: of the model.
-        dtype: of its weights; `auto`: what the config says.
-        options: of AutoConfig.from_pretrained.
-    """
+    """A model without weights, from its config alone: `tiny`, a folder, a file or ORG/NAME."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     place, of_gguf = located(name)
@@ -178,13 +166,17 @@ def estimate_run(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Memory:
         stage = 3 if config.fsdp.get("reshard_after_forward", True) else 2
     # as training.py has it: half precision where the model is in it and the machine can
     half = bool(trainer.get("bf16", on_gpu and shape.bytes_each == 2) or trainer.get("fp16"))
+    of_optimizer, of_parameters = (
+        (zero.get(what) or {}).get("device", "none") != "none"
+        for what in ("offload_optimizer", "offload_param")
+    )
     return estimate(
         replace(shape, bytes_each=2) if half and config.deepspeed else shape,
         ranks=ranks,
         per_node=per_node,
         stage=stage,
-        offload_optimizer=_offloads(zero, "offload_optimizer"),
-        offload_parameters=_offloads(zero, "offload_param"),
+        offload_optimizer=of_optimizer,
+        offload_parameters=of_parameters,
         masters=config.deepspeed is not None,
         upcast=half and config.fsdp is not None,
     )
@@ -202,10 +194,6 @@ def ranks_of(launcher: LauncherConfig) -> tuple[int, int]:
     names = ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
     here = next((os.environ[name] for name in names if name in os.environ), ranks)
     return int(ranks), int(re.split(r"\D", here)[0])  # srun says 2(x3) for three nodes
-
-
-def _offloads(zero: Mapping[str, Any], what: str) -> bool:
-    return (zero.get(what) or {}).get("device", "none") != "none"
 
 
 def too_large(
@@ -230,7 +218,5 @@ def too_large(
 
 def available() -> tuple[float | None, float]:
     """Bytes of the smallest GPU of this machine (None: it has none), and of its free CPU memory."""
-    gpus = [
-        torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
-    ]
-    return min(gpus, default=None), psutil.virtual_memory().available
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return min((gpu.total_memory for gpu in gpus), default=None), psutil.virtual_memory().available

@@ -10,12 +10,13 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
-from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from wemask import distributed
 from wemask.errors import DetectionError, WemaskError
 from wemask.files import write_whole
 from wemask.measure.probe import Probe
@@ -53,7 +54,8 @@ class WatchCallback(TrainerCallback):
         self.interval, self.budget = every, budget
         self.trainer: Any = None
         self._pending: dict[str, float] = {}
-        self._steps = _Steps()
+        self._began = 0.0
+        self._steps: list[float] = []  # seconds, without what lies between steps: saving, logging
         self._said: set[str] = set()
 
     def take(self) -> dict[str, float]:
@@ -78,26 +80,22 @@ class WatchCallback(TrainerCallback):
         except WemaskError as error:
             raise type(error)(f"{error} logger.watch_every=0 trains without watching.") from error
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             keep_lines(self.path, until=state.global_step)
         if self._pending:
             self.trainer.log(self.take())
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._steps.begin()
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._began = time.perf_counter()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         due = state.global_step % self.interval == 0
-        if due:
-            _wait(args.device)  # the steps' own work, which must not count as the measurement's
-        self._steps.end()
+        if due and args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)  # the steps' own work is not the measurement's
+        self._steps.append(time.perf_counter() - self._began)
         if not due:
             return
         began = time.perf_counter()
@@ -106,7 +104,8 @@ class WatchCallback(TrainerCallback):
         except DIVERGED as error:
             self._say_once("diverged", f"Not watched at step {state.global_step}: {error}")
         control.should_log = True
-        self._adapt(time.perf_counter() - began, self._steps.mean(), args.device)
+        self._adapt(time.perf_counter() - began, mean(self._steps))
+        self._steps.clear()
 
     # --- what it costs ----------------------------------------------------------------------------
 
@@ -117,8 +116,8 @@ class WatchCallback(TrainerCallback):
         with torch.random.fork_rng(devices), self.trainer.accelerator.autocast():
             return self.probe.measure(self.trainer.model)
 
-    def _adapt(self, seconds: float, step: float, device: torch.device) -> None:
-        seconds, step = slowest(seconds, step, device=device)
+    def _adapt(self, seconds: float, step: float) -> None:
+        seconds, step = distributed.largest(seconds, step)
         if self.budget is None or seconds <= self.budget * self.interval * step:
             return
         self._say_once(
@@ -137,51 +136,13 @@ class WatchCallback(TrainerCallback):
     # --- where it is written ----------------------------------------------------------------------
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any
     ) -> None:
         watched = any(key.startswith("wemask/") for key in logs or {})
         if watched and state.is_world_process_zero:
-            line = {"step": state.global_step, **(logs or {})}
+            line = {"step": state.global_step, **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({k: _plain(v) for k, v in line.items()}) + "\n")
-
-
-class _Steps:
-    """Seconds of optimizer steps, without what lies between them (saving, evaluating, logging)."""
-
-    def __init__(self) -> None:
-        self.seconds, self.count = 0.0, 0
-
-    def begin(self) -> None:
-        self.began = time.perf_counter()
-
-    def end(self) -> None:
-        self.seconds, self.count = self.seconds + time.perf_counter() - self.began, self.count + 1
-
-    def mean(self) -> float:
-        """Seconds of a step since this was last asked."""
-        mean = self.seconds / self.count
-        self.seconds, self.count = 0.0, 0
-        return mean
-
-
-def slowest(*seconds: float, device: torch.device) -> list[float]:
-    """The largest of each number over all ranks; all of them must ask."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return list(seconds)
-    values = torch.tensor(seconds, device=device)
-    distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
-    return values.tolist()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def keep_lines(path: Path, *, until: int) -> None:
@@ -189,11 +150,9 @@ def keep_lines(path: Path, *, until: int) -> None:
 
     So is a half-written line, the last one of a killed run.
     """
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    lines = [line for line in lines if _is_kept(line, until)]
-    write_whole(path, "".join(f"{line}\n" for line in lines))
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        write_whole(path, "".join(f"{line}\n" for line in lines if _is_kept(line, until)))
 
 
 def _is_kept(line: str, until: int) -> bool:

@@ -1,6 +1,9 @@
-"""What a run trains: the model, softened, with the report that found its ME Layer."""
+"""What a run trains: the model, softened, with the report that found its ME Layer; its adapter."""
 
+import copy
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -10,6 +13,7 @@ from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.data import chat
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
+from wemask.errors import ConfigError, WemaskError
 from wemask.files import digest
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
@@ -22,7 +26,7 @@ class Prepared:
 
     model: nn.Module
     tokenizer: Any
-    report: MELayerReport | None
+    report: MELayerReport
     handle: SoftenHandle | None
     template_note: str | None
 
@@ -43,11 +47,7 @@ def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
 
 
 def prepare(config: RunConfig, examples: Any = ()) -> Prepared:
-    """Load, detect, and soften where the method asks for it.
-
-    Args:
-        config: of the run.
-        examples: what it will be trained on; detection reads some of it.
+    """Load, detect (reading some of `examples`, too), and soften where the method asks for it.
 
     Raises:
         WemaskError: whatever is wrong, before anything is trained.
@@ -94,3 +94,45 @@ def _detect_together(
     values = distributed.on_main(lambda: detect_run(config, model, tokenizer, examples).to_dict())
     distributed.agree(digest(values), "the ME Layer")
     return MELayerReport.from_dict(values)
+
+
+# --- the adapter ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def judged_by(library: str) -> Iterator[None]:
+    """Turn what PEFT or TRL says to settings into a ConfigError."""
+    try:
+        yield
+    except WemaskError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"{library} refuses these settings: {error}") from error
+
+
+def lora_size(config: RunConfig, model: nn.Module) -> int | None:
+    """Parameters that LoRA will add, counted on a copy of the model without weights; None: no LoRA.
+
+    Raises:
+        ConfigError: PEFT refuses the settings on this model.
+    """
+    if config.peft is None:
+        return None
+    from peft import get_peft_model
+
+    # The memo puts an empty tensor where deepcopy would copy: no second model in memory.
+    tensors = (*model.parameters(), *model.buffers())
+    bare = copy.deepcopy(model, {id(t): t.detach().to("meta") for t in tensors})
+    with judged_by("PEFT"):
+        peft = get_peft_model(bare, peft_config(config))  # pyright: ignore[reportArgumentType]
+    return sum(p.numel() for p in peft.parameters() if p.requires_grad)
+
+
+def peft_config(config: RunConfig) -> Any:
+    """The LoraConfig of a run (ConfigError: PEFT refuses it), or None where all is trained."""
+    if config.peft is None:
+        return None
+    from peft import LoraConfig
+
+    with judged_by("PEFT"):
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})

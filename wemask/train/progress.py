@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from wemask.files import write_whole
 
@@ -47,19 +47,12 @@ class ProgressCallback(TrainerCallback):
         self.folder = folder
         self._began: tuple[int, float] | None = None
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if self._began is None:  # after the first step, which compiles and allocates
             self._began = (state.global_step, time.monotonic())
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any
     ) -> None:
         if not state.is_world_process_zero or "loss" not in (logs or {}):
             return
@@ -69,7 +62,7 @@ class ProgressCallback(TrainerCallback):
         progress = Progress(
             step=state.global_step,
             max_steps=state.max_steps,
-            loss=float((logs or {})["loss"]),
+            loss=float(logs["loss"]),
             seconds_per_step=seconds,
         )
         write_whole(self.folder / NAME, json.dumps(asdict(progress)) + "\n")

@@ -8,23 +8,56 @@ torch does not look at: here it is. (safetensors has none; only its header can b
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 ENGINE_NAME = "engine.json"
 READERS = 8  # threads: a disk that is read in parallel is faster, and so are checksums
-CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What trains: `kind` is single, ddp, zero or fsdp; `stage` is that of ZeRO."""
+
+    kind: str
+    ranks: int
+    stage: int = 0
+
+    def __str__(self) -> str:
+        names = {"single": "one process", "ddp": "DDP", "fsdp": "FSDP2"}
+        name = names.get(self.kind, f"DeepSpeed ZeRO-{self.stage}")
+        ranks = f"{self.ranks} rank" + "s" * (self.ranks != 1)
+        return name if self.kind == "single" else f"{name} on {ranks}"
+
+    @property
+    def words(self) -> list[str]:
+        """What chooses it on the command line."""
+        words = {"zero": [f"deepspeed=zero{self.stage}"], "fsdp": ["fsdp=full_shard"]}
+        return words.get(self.kind, [])
+
+
+def read_engine(checkpoint: Path) -> Engine:
+    """The engine that wrote a checkpoint; one process where it does not say.
+
+    Raises:
+        ValueError, TypeError: engine.json is damaged.
+    """
+    path = checkpoint / ENGINE_NAME
+    if not path.exists():
+        return Engine(kind="single", ranks=1)
+    return Engine(**json.loads(path.read_text()))
 
 
 def what_is_wrong(checkpoint: Path) -> str | None:
     """Why a checkpoint cannot be resumed from; None: it is whole."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())  # written last
-        engine = _engine(checkpoint)
-        names = sorted(_needed(checkpoint, engine))
-    except (OSError, ValueError, KeyError) as error:
+        names = sorted(_needed(checkpoint, read_engine(checkpoint)))
+    except (OSError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     if missing := [name for name in names if not (checkpoint / name).exists()]:
         return f"{', '.join(missing)} missing"
@@ -33,22 +66,16 @@ def what_is_wrong(checkpoint: Path) -> str | None:
         return next((problem for problem in problems if problem), None)
 
 
-def _engine(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / ENGINE_NAME
-    return json.loads(path.read_text()) if path.exists() else {"kind": "single", "ranks": 1}
-
-
-def _needed(checkpoint: Path, engine: dict[str, Any]) -> Iterator[str]:
+def _needed(checkpoint: Path, engine: Engine) -> Iterator[str]:
     """Names of all files that resuming reads, and of the weights beside them."""
     weights = [path.name for path in checkpoint.glob("*.safetensors")]
     yield from weights or ["model.safetensors"]
-    kind, ranks = engine["kind"], engine["ranks"]
-    if ranks > 1:
-        yield from (f"rng_state_{rank}.pth" for rank in range(ranks))
+    if engine.ranks > 1:
+        yield from (f"rng_state_{rank}.pth" for rank in range(engine.ranks))
     yield "scheduler.pt"
-    if kind == "zero":
-        yield from _zero(checkpoint, ranks, engine["stage"])
-    elif kind == "fsdp":
+    if engine.kind == "zero":
+        yield from _zero(checkpoint, engine.ranks, engine.stage)
+    elif engine.kind == "fsdp":
         yield from _fsdp(checkpoint)
     else:
         yield "optimizer.pt"
@@ -82,55 +109,32 @@ def _fsdp(checkpoint: Path) -> Iterator[str]:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with one file."""
-    readers: dict[str, Callable[[Path], str | None]] = {".safetensors": _safetensors}
-    readers |= dict.fromkeys((".pt", ".bin", ".pth"), _torch_file)
+    """What is wrong with one file; torch.save's are zip archives, with a sum of each part."""
+    problem = None
     try:
-        problem = readers.get(path.suffix, lambda _: None)(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                file.keys()
+        elif path.suffix in (".pt", ".bin", ".pth"):
+            with zipfile.ZipFile(path) as archive:
+                if part := archive.testzip():
+                    problem = f"bad checksum of {part}"
+    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
         problem = str(error)
     return f"{path.name} is damaged ({problem})" if problem else None
-
-
-def _safetensors(path: Path) -> str | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            file.keys()
-    except SafetensorError as error:
-        return str(error)
-    return None
-
-
-def _torch_file(path: Path) -> str | None:
-    """torch.save writes a zip archive; reading a part of it to its end checks the part's sum."""
-    with zipfile.ZipFile(path) as archive:
-        for part in archive.infolist():
-            with archive.open(part) as file:
-                while file.read(CHUNK):
-                    pass
-    return None
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run, and the names of newer ones that are half-written.
 
-    A checkpoint is whole when all that its engine wrote is there and readable: see `whole.py`.
+    A checkpoint is whole when all that its engine wrote is there and readable.
     """
-    steps = {
-        int(match[1]): path
-        for path in (folder / "checkpoints").glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    }
+    paths = (folder / "checkpoints").glob("checkpoint-*")
+    matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in paths)
+    steps = sorted((int(match[1]), path) for match, path in matches if match)
     broken: list[str] = []
-    for _, path in sorted(steps.items(), reverse=True):
-        if is_whole(path):
+    for _, path in reversed(steps):
+        if what_is_wrong(path) is None:
             return path, broken
         broken.append(path.name)
     return None, broken
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be resumed from; `what_is_wrong` says why not."""
-    return what_is_wrong(checkpoint) is None

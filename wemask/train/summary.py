@@ -14,7 +14,6 @@ from wemask.distributed import is_rank
 from wemask.errors import WemaskError
 from wemask.operator.settings import LearnableStrength, StrengthSchedule
 from wemask.settings.config import RunConfig
-from wemask.train.adapter import lora_size
 from wemask.train.memory import (
     Memory,
     available,
@@ -24,13 +23,13 @@ from wemask.train.memory import (
     shape_of,
     too_large,
 )
-from wemask.train.prepare import Prepared
+from wemask.train.prepare import Prepared, lora_size
 
 
 def show_summary(
     console: Console,
     config: RunConfig,
-    prepared: "Prepared",
+    prepared: Prepared,
     example: Any | None,
     loss: chat.LossChoice | None,
 ) -> None:
@@ -56,13 +55,13 @@ def show_summary(
 
 
 def _lines(
-    config: RunConfig, prepared: "Prepared", loss: chat.LossChoice | None
+    config: RunConfig, prepared: Prepared, loss: chat.LossChoice | None
 ) -> list[tuple[str, str]]:
     model = prepared.model
     total = sum(p.numel() for p in model.parameters())
     lines = [
         ("model", f"{config.model.source} ({type(model).__name__}, {total:,} parameters)"),
-        ("ME Layer", prepared.report.verdict if prepared.report else "not detected"),
+        ("ME Layer", prepared.report.verdict),
     ]
     if prepared.handle is not None:
         touched = ", ".join(f"layer {i}: {n}" for i, n in prepared.handle.tokens_touched.items())
@@ -72,7 +71,11 @@ def _lines(
     else:
         lines.append(("operator", "off"))
     if config.trains:
-        lines.append(("trainable", _trainable(config, model, total)))
+        trainable = f"all {total:,} parameters"
+        if config.peft is not None:
+            rank, targets = config.peft.get("r"), config.peft.get("target_modules")
+            trainable = f"LoRA of rank {rank} on {targets} ({lora_size(config, model):,})"
+        lines.append(("trainable", trainable))
         lines.append(("data", f"{config.data.name} {config.data.path or ''}".strip()))
     if loss is not None:
         lines.append(("loss", loss.reason))
@@ -84,13 +87,12 @@ def _lines(
 
 def _memory_lines(config: RunConfig, model: nn.Module, table: Table) -> list[str]:
     """Add engine and memory to the table; what does not fit, as lines for the user."""
-    trained = None if config.peft is None else lora_size(config, model)
     device, host = available()
-    shape = shape_of(model, trained)
+    shape = shape_of(model, lora_size(config, model))
     memory = estimate_run(config, shape, on_gpu=device is not None)
-    if engine := config.deepspeed or config.fsdp:
-        group = "deepspeed" if config.deepspeed else "fsdp"
-        table.add_row("[bold]engine[/bold]", escape(f"{group}={engine['name']}"))
+    for group, engine in (("deepspeed", config.deepspeed), ("fsdp", config.fsdp)):
+        if engine:
+            table.add_row("[bold]engine[/bold]", escape(f"{group}={engine['name']}"))
     table.add_row("[bold]memory[/bold]", escape(_memory_words(config, memory)))
     loaded = memory.loading / (1 if is_rank() else memory.ranks_here)  # the others are to come
     return [
@@ -102,7 +104,7 @@ def _memory_lines(config: RunConfig, model: nn.Module, table: Table) -> list[str
 
 def _memory_words(config: RunConfig, memory: Memory) -> str:
     ranks, _ = ranks_of(config.launcher)
-    return f"{memory} (estimate" + (f" for {ranks} ranks)" if ranks > 1 else ")")
+    return f"{memory} (estimate{f' for {ranks} ranks' if ranks > 1 else ''})"
 
 
 def expected_memory(config: RunConfig) -> str:
@@ -120,8 +122,7 @@ def expected_memory(config: RunConfig) -> str:
         )
         if model.parts:
             bare.wemask_parts = dict(model.parts)  # pyright: ignore[reportArgumentType]
-        trained = None if config.peft is None else lora_size(config, bare)
-        shape = shape_of(bare, trained)
+        shape = shape_of(bare, lora_size(config, bare))
     except (OSError, ValueError, WemaskError) as error:
         why = str(error).partition("\n")[0]
         return f"not estimated: the config of {model.path} was sought on this machine: {why}"
@@ -145,13 +146,6 @@ def _strength_words(strength: object) -> str:
     if isinstance(strength, LearnableStrength):
         return f"learned, one per layer, from {strength.initial:g}"
     return f"{strength}"
-
-
-def _trainable(config: RunConfig, model: nn.Module, total: int) -> str:
-    if config.peft is None:
-        return f"all {total:,} parameters"
-    targets = config.peft.get("target_modules")
-    return f"LoRA of rank {config.peft.get('r')} on {targets} ({lora_size(config, model):,})"
 
 
 def layer_table(report: MELayerReport) -> Table:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,15 +17,14 @@ from wemask import distributed
 from wemask.checkpoint.save_load import CONFIG_NAME, manifest_values, read_config, save, write_marks
 from wemask.data import chat
 from wemask.data.examples import load_examples
-from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
-from wemask.files import saving, say, write_whole
+from wemask.errors import ConfigError, DataError, RunFolderError
+from wemask.files import saving, say
 from wemask.measure.probe import fixed_probe
 from wemask.operator.handle import SoftenHandle
 from wemask.settings.config import RunConfig
 from wemask.settings.engines import engine_arguments
 from wemask.settings.lock import locked
 from wemask.settings.run_folder import open_run_folder
-from wemask.train.adapter import peft_config
 from wemask.train.callbacks import InterruptCallback, SofteningCallback
 from wemask.train.engine_check import (
     EngineCallback,
@@ -38,13 +36,11 @@ from wemask.train.engine_check import (
     write_engine,
 )
 from wemask.train.monitoring import WatchCallback
-from wemask.train.prepare import Prepared, prepare
+from wemask.train.prepare import Prepared, judged_by, peft_config, prepare
 from wemask.train.progress import ProgressCallback
 from wemask.train.saved_state import last_checkpoint, what_is_wrong
 from wemask.train.summary import show_summary
-from wemask.train.wandb_service import close_run, open_run, outlive_wandb
-
-HALF_DTYPES = (torch.float16, torch.bfloat16)
+from wemask.train.wandb_service import logged
 
 
 def train(config: RunConfig, console: Console | None = None) -> Path | None:
@@ -98,7 +94,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     with _claimed(config, console) as folder:
         if _is_finished(config, console):  # by the job that we waited for
             return folder
-        if prepared.report is not None and distributed.is_main():
+        if distributed.is_main():
             with saving(folder):
                 prepared.report.save(folder / "me_layer.json")
         _fit(config, prepared, examples, loss, folder, console)
@@ -118,11 +114,7 @@ def _is_finished(config: RunConfig, console: Console) -> bool:
 
 @contextmanager
 def _claimed(config: RunConfig, console: Console) -> Iterator[Path]:
-    """The run folder, opened and locked by rank 0 for all of them.
-
-    Raises:
-        RunFolderError: of other settings, in use by another job, or cannot be written.
-    """
+    """The run folder, opened and locked by rank 0 for all of them."""
     with ExitStack() as stack:
 
         def claim() -> str:
@@ -146,27 +138,22 @@ def _fit(
     watch = _watch(config, prepared, folder, console)
     trainer = build_trainer(config, prepared, examples, loss, folder, interrupt, watch)
     distributed.check_world(trainer.args.world_size)
-    found = distributed.on_main(lambda: _whole_checkpoint(folder, console))
-    checkpoint = Path(found) if found else None
+    checkpoint = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     if checkpoint is not None:
-        check_resumable(checkpoint, trainer, config.typed)
+        check_resumable(Path(checkpoint), trainer, config.typed)
         say(console, f"Resuming from {checkpoint}.")
         if prepared.handle is not None and prepared.handle.learned:
             # The trainer restores weights and optimizer; theta is in no state_dict.
-            saved = read_config(checkpoint)["learned"]
+            saved = read_config(Path(checkpoint))["learned"]
             prepared.handle.learned = {int(index): theta for index, theta in saved.items()}
     elif watch is not None:
         watch.measure_untrained()
-    try:
+    with ExitStack() as stack:
+        stack.callback(forget_deepspeed)
         with saving(folder), waiting():
-            # On all ranks together: the others would wait for a rank 0 that W&B refuses.
-            distributed.on_main(lambda: _start_logger(config, trainer, folder, console))
-            outlive_wandb(trainer, partial(say, console))
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        forget_deepspeed()
-        interrupt.restore()
-        _finish_logger(trainer, console)
+            stack.enter_context(logged(config, trainer, folder, partial(say, console)))
+            stack.callback(interrupt.restore)
+            trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
     with saving(folder):
@@ -219,45 +206,36 @@ def build_trainer(
     from trl.trainer.sft_config import SFTConfig
 
     handle = prepared.handle
-    # SFTTrainer draws the adapter's weights before its own set_seed.
-    set_seed(config.seed)
-    engine = EngineCallback()
-    callbacks: list[Any] = [engine, interrupt, ProgressCallback(folder)]
-    if handle is not None:
-        callbacks.append(SofteningCallback(handle))
-        callbacks[-1].move(0)  # watched before the first step is what that step trains
-    if watch is not None:
-        callbacks.append(watch)
-    try:
-        arguments = SFTConfig(**arguments_of(config, prepared.model, loss, folder))
+    set_seed(config.seed)  # SFTTrainer draws the adapter's weights before its own set_seed
+    with judged_by("TRL"):
         trainer = trainer_class(handle, watch)(
             model=prepared.model,  # pyright: ignore[reportArgumentType]
-            args=arguments,
+            args=SFTConfig(**arguments_of(config, prepared.model, loss, folder)),
             train_dataset=examples,
             processing_class=prepared.tokenizer,
             peft_config=peft_config(config),
-            callbacks=callbacks,
+            callbacks=[interrupt, ProgressCallback(folder)],
         )
-        engine.trainer = trainer
+        trainer.add_callback(EngineCallback(trainer))
+        if handle is not None:
+            softening = SofteningCallback(handle)
+            softening.move(0)  # watched before the first step is what that step trains
+            trainer.add_callback(softening)
+            for module in handle.softenings():
+                module.requires_grad_(True)  # PEFT froze a learned strength with the base
         if watch is not None:
             watch.trainer = trainer
-        if handle is not None:
-            for softening in handle.softenings():
-                softening.requires_grad_(True)  # PEFT froze a learned strength with the base
+            trainer.add_callback(watch)
         return trainer
-    except WemaskError:
-        raise
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"TRL refuses these settings: {error}") from error
 
 
 def arguments_of(
     config: RunConfig, model: nn.Module, loss: chat.LossChoice, folder: Path
 ) -> dict[str, Any]:
     """Fields of SFTConfig: the user's verbatim, and what follows from the machine and the model."""
-    values = dict(config.trainer)
     on_gpu = torch.cuda.is_available()
-    half = next(model.parameters()).dtype in HALF_DTYPES
+    half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
+    kernel = str(getattr(model.config, "_attn_implementation", ""))
     defaults = {
         # TRL turns bf16 on by default, also where the machine has none.
         "bf16": on_gpu and half and torch.cuda.is_bf16_supported(),
@@ -268,19 +246,15 @@ def arguments_of(
         "report_to": "wandb" if config.logger["name"] == "wandb" else "none",
         "run_name": folder.name,
     }
-    values |= engine_arguments(config.deepspeed, config.fsdp)
-    values |= {"output_dir": str(folder / "checkpoints"), "seed": config.seed}
-    if values.get("packing") and not _is_flash(model):
+    ours = {"output_dir": str(folder / "checkpoints"), "seed": config.seed}
+    ours |= engine_arguments(config.deepspeed, config.fsdp)
+    if config.trainer.get("packing") and "flash" not in kernel:
         raise ConfigError(
             "trainer.packing=true needs model.attn_implementation=flash_attention_2 (or 3): with "
             "other kernels packed documents can see each other (trl#3910). Type "
             "trainer.packing=false."
         )
-    return {**defaults, **values}
-
-
-def _is_flash(model: nn.Module) -> bool:
-    return "flash" in str(getattr(model.config, "_attn_implementation", ""))
+    return {**defaults, **config.trainer, **ours}
 
 
 def _watch(
@@ -288,7 +262,7 @@ def _watch(
 ) -> WatchCallback | None:
     """What watches the training; chosen before PEFT, a checkpoint or ZeRO-3 changes the model."""
     every = config.logger["watch_every"]
-    if not every or prepared.report is None:
+    if not every:
         return None
     return WatchCallback(
         fixed_probe(prepared.model, prepared.tokenizer, prepared.report, prepared.handle),
@@ -323,38 +297,6 @@ def _stop(folder: Path, state: Any) -> None:
     )
 
 
-def _start_logger(config: RunConfig, trainer: Any, folder: Path, console: Console) -> None:
-    """Open the W&B run; its id is kept in the folder, so that a resumed run stays one run.
-
-    Opened here and not by the trainer: W&B reads its environment once per process, and a process
-    may train more than one run.
-    """
-    if "wandb" not in trainer.args.report_to or not trainer.is_world_process_zero():
-        return
-    path = folder / "wandb_run_id"
-    if not path.exists():
-        write_whole(path, uuid.uuid4().hex[:8])
-    open_run(
-        partial(say, console),
-        project=config.logger["project"],
-        mode=config.logger["mode"],
-        group=config.experiment,
-        name=trainer.args.run_name,
-        dir=folder,
-        id=path.read_text().strip(),
-        resume="allow",
-    )
-
-
-def _finish_logger(trainer: Any, console: Console) -> None:
-    """Close the W&B run: the next training of this process (evaluate.py has two) is another."""
-    if "wandb" in trainer.args.report_to and trainer.is_world_process_zero():
-        import wandb
-
-        if wandb.run is not None:  # W&B may have refused it
-            close_run(wandb.run, partial(say, console))
-
-
 def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
     """Write final/ whole or not at all: its existence means that the run is finished.
 
@@ -367,7 +309,7 @@ def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
     if prepared.handle is not None:
         save(model, prepared.tokenizer, half, state_dict=weights, write=first)
     elif first:
-        model.save_pretrained(half, **({} if weights is None else {"state_dict": weights}))
+        model.save_pretrained(half, state_dict=weights)
         prepared.tokenizer.save_pretrained(half)
     if first:
         if prepared.handle is not None:

@@ -6,13 +6,16 @@ logs after that raises ConnectionResetError, in the step after which it should s
 
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wemask import distributed
 from wemask.errors import ConfigError
+from wemask.files import write_whole
+from wemask.settings.config import RunConfig
 
 if TYPE_CHECKING:
     import wandb
@@ -24,6 +27,47 @@ FINISH = 120.0  # seconds for what is left to upload at the end; W&B's own are w
 REFUSED = re.compile(r"error 40[0134]\b|permission denied|unauthori[sz]ed", re.IGNORECASE)
 
 Say = Callable[[str], None]
+
+
+@contextmanager
+def logged(config: RunConfig, trainer: Any, folder: Path, say: Say) -> Iterator[None]:
+    """Keep a W&B run open for a training whose settings ask for one; others log nothing here.
+
+    Its id is kept in the run folder, so that a resumed run stays one run. Opened here and not by
+    the trainer: W&B reads its environment once per process, and a process may train several runs.
+
+    Raises:
+        ConfigError: as `open_run`, on every rank.
+    """
+    if "wandb" not in trainer.args.report_to:
+        yield
+        return
+    opened: list[wandb.Run] = []
+
+    def begin() -> None:
+        path = folder / "wandb_run_id"
+        if not path.exists():
+            write_whole(path, uuid.uuid4().hex[:8])
+        run = open_run(
+            say,
+            dir=folder,
+            mode=config.logger.get("mode"),
+            project=config.logger.get("project"),
+            group=config.experiment,
+            name=trainer.args.run_name,
+            id=path.read_text().strip(),
+            resume="allow",
+        )
+        opened.append(run)
+        outlive_wandb(trainer, say)
+
+    # On all ranks together: the others would wait for a rank 0 that W&B refuses.
+    distributed.on_main(begin)
+    try:
+        yield
+    finally:
+        for run in opened:
+            close_run(run, say)
 
 
 def open_run(
@@ -105,8 +149,6 @@ def wandb_may_end(say: Say) -> Iterator[None]:
 
 def outlive_wandb(trainer: Any, say: Say) -> None:
     """Let the trainer's W&B callback fail once, and do nothing from then on."""
-    if "wandb" not in trainer.args.report_to or not trainer.is_world_process_zero():
-        return
     from transformers.integrations.integration_utils import WandbCallback
 
     for callback in trainer.callback_handler.callbacks:
@@ -115,19 +157,13 @@ def outlive_wandb(trainer: Any, say: Say) -> None:
 
 
 def _guard(callback: Any, say: Say) -> None:
-    gone = False
-
     def guarded(act: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(act)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal gone
-            if gone:
-                return None
-            gone = True  # unless it comes back
+        def call(*args: Any, **kwargs: Any) -> None:
             with wandb_may_end(say):
-                result = act(*args, **kwargs)
-                gone = False
-                return result
+                act(*args, **kwargs)
+                return
+            for name in EVENTS:  # it has ended
+                setattr(callback, name, lambda *_, **__: None)
 
         return call
 
