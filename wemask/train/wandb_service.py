@@ -71,7 +71,7 @@ def logged(config: RunConfig, trainer: Any, folder: Path, say: Say) -> Iterator[
 
 
 def open_run(
-    say: Say, *, dir: Path, mode: str, settings: dict[str, Any] | None = None, **given: Any
+    say: Say, *, dir: Path, mode: str | None, settings: dict[str, Any] | None = None, **given: Any
 ) -> "wandb.Run":
     """Open a W&B run; offline, and said so, where the server cannot be reached.
 
