@@ -73,6 +73,25 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
             "(with the same settings), or train with method=wemask or method=sft."
         )
         return None
+    loss = _reviewed(config, prepared, examples, console)
+    if config.dry_run:
+        console.print("dry_run=true: nothing was trained, nothing was written.")
+        return None
+    with _claimed(config, console) as folder:
+        if _is_finished(config, console):  # by the job that we waited for
+            return folder
+        if distributed.is_main():
+            with saving(folder):
+                prepared.report.save(folder / "me_layer.json")
+        _fit(config, prepared, examples, loss, folder, console)
+    say(console, f"Saved: {folder / 'final'}")
+    return folder
+
+
+def _reviewed(
+    config: RunConfig, prepared: Prepared, examples: Any, console: Console
+) -> chat.LossChoice:
+    """Show what will be trained: the summary, a sample, how many examples are cut; -> the loss."""
     loss = chat.choose_loss(
         examples[0],
         prepared.tokenizer,
@@ -88,18 +107,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
             f"trainer.max_length={limit} leaves nothing to train in any example: the answers begin "
             f"later. The longest example has {audit.longest} tokens."
         )
-    if config.dry_run:
-        console.print("dry_run=true: nothing was trained, nothing was written.")
-        return None
-    with _claimed(config, console) as folder:
-        if _is_finished(config, console):  # by the job that we waited for
-            return folder
-        if distributed.is_main():
-            with saving(folder):
-                prepared.report.save(folder / "me_layer.json")
-        _fit(config, prepared, examples, loss, folder, console)
-    say(console, f"Saved: {folder / 'final'}")
-    return folder
+    return loss
 
 
 def _is_finished(config: RunConfig, console: Console) -> bool:
