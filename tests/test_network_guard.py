@@ -114,7 +114,7 @@ def test_a_swallowed_attempt_fails_the_test_that_made_it(tmp_path):
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     child = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_sly.py"],
         capture_output=True,
         text=True,
         timeout=100,

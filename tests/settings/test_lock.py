@@ -21,9 +21,13 @@ import os, sys, time
 from pathlib import Path
 from wemask.settings.lock import locked
 with locked(Path(sys.argv[1])):
-    if sys.argv[2:] == ["fork"] and os.fork() == 0:
-        time.sleep(30)
-        os._exit(0)
+    if sys.argv[2:] == ["fork"]:
+        told, tell = os.pipe()
+        if os.fork() == 0:
+            os.write(tell, b"!")  # by now it has let go of what it inherited
+            time.sleep(30)
+            os._exit(0)
+        os.read(told, 1)
     print("held", flush=True)
     sys.stdin.readline()
 """
