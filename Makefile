@@ -101,7 +101,7 @@ lint-types: $(DEV_STAMP)
 # What is imported is declared: of the package in the dependencies, of the rest also in the dev extra.
 lint-imports: $(DEV_STAMP)
 	$(BIN)/deptry . --extend-exclude tests --extend-exclude benchmarks
-	$(BIN)/deptry . benchmarks tests tests/support/offline --ignore DEP002,DEP004
+	$(BIN)/deptry . benchmarks tests tests/support tests/support/offline --ignore DEP002,DEP004
 
 lint-docker: $(DEV_STAMP)
 	$(BIN)/hadolint docker/Dockerfile

@@ -1,4 +1,4 @@
-"""The same tests for every architecture: exact detection, and the contract of DESIGN section 2."""
+"""The same tests for every architecture: exact detection, and the operator's contract."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ from wemask.detection.emergence import erased_at, find_births, growth
 PUBLISHED = json.loads(
     (Path(__file__).parents[1] / "support" / "max_activations.json").read_text()
 )["checkpoints"]
-# DESIGN section 3: what the rule must say of the 27 checkpoints of arXiv 2605.15572.
+# What the rule must say of the 27 checkpoints of arXiv 2605.15572.
 ME_LAYERS = {
     "Qwen2.5-1.5B": 1,
     "Qwen2.5-1.5B-Instruct": 1,

@@ -1,4 +1,4 @@
-"""The contract of the operator (DESIGN section 2), on logits."""
+"""The contract of the operator (checkpoint/contract.py), on logits."""
 
 from collections.abc import Callable
 from typing import Any

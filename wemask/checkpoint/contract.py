@@ -1,4 +1,4 @@
-"""The operator's contract (DESIGN section 2), checked on logits of a given model.
+"""The operator's contract (the lines of `wemask validate`), checked on logits of a given model.
 
 A patched model may differ from its reference by no more than the unpatched one does from its own:
 a batch of two does not multiply matrices like a batch of one. Every check therefore measures the

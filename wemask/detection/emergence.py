@@ -5,8 +5,9 @@
     plateau   the median of the stream's maximum over the layers from the first birth on
     ME Layer  the first birth whose tokens reach half of the plateau before they are born again
 
-The rule of DESIGN section 3. It needs the largest |h| of each token (or of the whole stream, as one
-token: what is published of a model), and the median |h|, of every layer. L layers, N tokens.
+Where no birth reaches it, the first one (docs/detection.md). The rule needs the largest |h| of each
+token (or of the whole stream, as one token: what is published of a model), and the median |h|, of
+every layer. L layers, N tokens.
 """
 
 from dataclasses import dataclass

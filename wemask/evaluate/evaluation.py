@@ -126,7 +126,7 @@ def evaluate_arm(
         ConfigError, DataError: see TaskConfig and `load_task`.
         RunFolderError: the results cannot be written.
     """
-    from wemask.detection.tracing import evaluating  # torch: not for composing a config
+    from wemask.decoder.passage import evaluating  # torch: not for composing a config
     from wemask.evaluate.harness import WemaskLM
     from wemask.evaluate.tasks.loading import load_task
 

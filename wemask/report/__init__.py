@@ -1,4 +1,5 @@
 """Figures and pages of a comparison; W&B.
 
-`report.py` first. Imports `compare`, and `train` for the W&B service.
+`report.py` first; `*_plots.py` draw, `figures.py` chooses and describes, `page.py` renders;
+`tracking.py` and `dashboard.py` are W&B. May import `compare` and the rooms below it.
 """

@@ -1,5 +1,5 @@
 """Command line -> Hydra -> typed settings, and the folder of a run.
 
-`composition.py` composes, `config.py` types; below them there are only plain arguments.
-Imports `data`, `operator` and `detection` for their settings.
+First `composition.py`, which composes, then `config.py`, which types; below `train`, `launch` and
+`evaluate` there are only plain arguments. May import `operator`, `data` and the rooms below them.
 """

@@ -1,4 +1,4 @@
-"""Composed config -> typed settings. Below this file there are only plain arguments.
+"""Composed config -> typed settings; below `train`, `launch` and `evaluate`, plain arguments.
 
 `composition.py` makes the config of a command line; here it is checked, by the dataclasses that it
 becomes. Run folders come from the settings, never from the clock.
@@ -138,7 +138,7 @@ class RunConfig:
         return self.method in ("training_free", "wemask")
 
     def trainer_value(self, name: str) -> Any:
-        """A field of SFTConfig: what the user typed, else its own default."""
+        """A field of SFTConfig: what was composed, else its own default."""
         from trl.trainer.sft_config import SFTConfig
 
         return self.trainer.get(name, getattr(SFTConfig, name))

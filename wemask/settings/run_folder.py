@@ -1,7 +1,8 @@
-"""Run folders: where a run's files are, whose they are, and which checkpoint is whole.
+"""Run folders: where a run's files are and whose they are.
 
-A folder holds config.resolved.yaml, env.json, me_layer.json, wemask_config.json, metrics.jsonl,
-checkpoints/, final/ and wandb_run_id.
+A folder holds config.resolved.yaml, env.json, lock.json, me_layer.json, wemask_config.json,
+metrics.jsonl, progress.json, checkpoints/ (`train/saved_state.py`: which is whole), final/ and
+wandb_run_id.
 """
 
 import json

@@ -1,5 +1,5 @@
 """Model + operator + PEFT + TRL's SFTTrainer, in a run folder that resumes.
 
-`training.py` first: it prepares (`prepare.py`), fits, monitors (`monitoring.py`) and saves. Imports
-`settings`, `checkpoint`, `data`, `measure`.
+`training.py` first: it prepares (`prepare.py`), fits, monitors (`monitoring.py`) and saves. May
+import `checkpoint` and the rooms below it.
 """
