@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import wemask
 from wemask.checkpoint.contract import CHILD, gates_hold
 from wemask.detection.me_layer import MIN_SEPARATION, MELayerReport
+from wemask.train import training
 from wemask.train.prepare import load_base
 
 pytestmark = pytest.mark.real
@@ -260,13 +261,13 @@ IDS = torch.tensor([[1, *range(1000, 1030)]])  # <|im_start|>, which is massive,
 def test_trained_softened_saved_and_loaded_in_a_fresh_process(real, kind, tmp_path, monkeypatch):
     """The logits of the model that was trained, bit for bit, from what its run folder holds."""
     kept: list[Tensor] = []
-    save = wemask.save
+    save = training.save
 
     def look_and_save(model: nn.Module, *args: Any, **options: Any) -> Any:
         kept.append(logits(model.eval(), IDS))
         return save(model, *args, **options)
 
-    monkeypatch.setattr(wemask, "save", look_and_save)
+    monkeypatch.setattr(training, "save", look_and_save)
     folder, text = fit(quick(tmp_path, *training_words(kind)))
     assert "ME Layer 11" in text
     assert torch.equal(in_a_fresh_process(folder / "final", tmp_path), kept[-1])
