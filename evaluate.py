@@ -21,7 +21,7 @@ def run(cfg: Any, typed: list[str]) -> Any:
     hydra = HydraConfig.get()
     tasks: Any = OmegaConf.to_container(cfg.tasks, resolve=True)
     study = Study(
-        config=run_config(cfg),
+        config=run_config(cfg, train_overrides(typed)),
         arms=[cfg.arms] if isinstance(cfg.arms, str) else list(cfg.arms or ()),
         tasks=tasks_from_config(tasks),
         limit=cfg.limit,

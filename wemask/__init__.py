@@ -31,6 +31,7 @@ _HOME = {
 }
 _MODULES = {
     "answers": "evaluate.scoring.answers",
+    "planted": "planted",
     "statistics": "compare.paired",
 }
 

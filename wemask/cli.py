@@ -58,7 +58,7 @@ def _start(
     context.with_resource(exit_on_error())  # around the command
 
 
-def _detected(chosen: ModelOptions) -> tuple[Any, Any, Any, Any]:
+def _detected(chosen: ModelOptions, console: Console) -> tuple[Any, Any, Any, Any]:
     """The settings, the model and the tokenizer that were chosen, and what detection reports."""
     from wemask.checkpoint.pretrained import load_model, load_tokenizer
     from wemask.detection.detect import detect
@@ -69,6 +69,7 @@ def _detected(chosen: ModelOptions) -> tuple[Any, Any, Any, Any]:
     tokenizer = load_tokenizer(
         config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
+    say(console, f"Model: {config.source}")
     return config, model, tokenizer, detect(model, tokenizer, **reading)
 
 
@@ -86,8 +87,7 @@ def _detect(
     from wemask.train.summary import layer_table
 
     console = context.obj
-    config, _, _, report = _detected(chosen)
-    say(console, f"Model: {config.source}")
+    config, _, _, report = _detected(chosen, console)
     console.print(layer_table(report))
     console.print(report.verdict, style="bold", highlight=False, markup=False)
     say(console, f"Criterion: {report.criterion.name}, {report.criterion.describe()}.")
@@ -143,7 +143,7 @@ def _analyse(
         batch_size=batch_size,
         operator=_operator(chosen.model, [word for word in given if "=" in word]),
     )
-    config, model, tokenizer, report = _detected(chosen)
+    config, model, tokenizer, report = _detected(chosen, context.obj)
     say(context.obj, report.verdict)
     page = analyse(
         model,
@@ -187,7 +187,7 @@ def _validate(context: typer.Context, chosen: ModelOptions, words: Words = None)
     from wemask.checkpoint.contract import validate
 
     console, operator = context.obj, _operator(chosen.model, words or ())
-    _, model, tokenizer, report = _detected(chosen)
+    _, model, tokenizer, report = _detected(chosen, console)
     console.print(report.verdict, markup=False)
     failed = 0
     for check in validate(model, tokenizer, report, operator, chats=not chosen.no_chats):

@@ -217,11 +217,7 @@ def _missing(study: Study) -> list[ArmRun]:
 
 
 def _train_command(study: Study, run: ArmRun) -> str:
-    drawn = {"seed": run.config.operator.seed} if run.arm.drawn else {}
-    changes = {**run.arm.changes, **drawn}
-    operator = [f"operator.{key}={value}" for key, value in changes.items()]
-    words = ["python", "train.py", *study.overrides, f"method={run.config.method}", *operator]
-    return shlex.join(words)
+    return shlex.join(["python", "train.py", *study.overrides, *run.words])
 
 
 # --- the model that all arms start from -----------------------------------------------------------

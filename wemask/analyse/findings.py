@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
 import pandas as pd
 
 from wemask.analyse.rows import (
@@ -161,7 +162,8 @@ def _lines(
 
 
 def _range(rows: Any, each: str) -> dict[str, Any]:
-    changes = rows["change"].dropna()
+    changes = rows["change"]
+    changes = changes[np.isfinite(changes)]  # half precision can overflow
     if len(changes) < 2:
         return {"low": None, "high": None, "over": ""}
     return {"low": changes.min(), "high": changes.max(), "over": f"{len(changes)} {each}"}

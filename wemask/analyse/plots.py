@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -106,7 +107,8 @@ def _measured(table: pd.DataFrame, metric: str) -> Any:
     """The finite rows of a metric without a layer, with `change` in percent (NaN without intact)
     and `words` for the group.
     """
-    rows = overall(changed(table), metric).dropna(subset=["value"])
+    rows = overall(changed(table), metric)
+    rows = rows[np.isfinite(rows["value"])]
     words = rows["group"].map(lambda group: style.plain(group_words(group)))
     return rows.assign(change=100 * rows["change"], words=words)
 

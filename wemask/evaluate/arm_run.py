@@ -37,12 +37,22 @@ class ArmRun:
         if arm.drawn:
             changes["seed"] = config.operator.seed + config.seed
         operator = dataclasses.replace(config.operator, **changes)
-        run = dataclasses.replace(config, operator=operator).with_method(arm.method)
-        return cls(name=name, config=run)
+        run = cls(
+            name=name, config=dataclasses.replace(config, operator=operator).with_method(arm.method)
+        )
+        typed = (*config.typed, *run.words)
+        return dataclasses.replace(run, config=dataclasses.replace(run.config, typed=typed))
 
     @property
     def arm(self) -> Arm:
         return ARMS[self.name]
+
+    @property
+    def words(self) -> list[str]:
+        """What tells its training from the others on the command line of train.py."""
+        drawn = {"seed": self.config.operator.seed} if self.arm.drawn else {}
+        changes = {**self.arm.changes, **drawn}.items()
+        return [f"method={self.config.method}", *(f"operator.{k}={v}" for k, v in changes)]
 
     @property
     def operator(self) -> WeMaskConfig | None:

@@ -105,6 +105,11 @@ class WemaskLM(_HFLM):
         self.shortened = 0  # multiple-choice requests that lost the beginning of their prompt
         self._ends = _end_ids(model, self.tokenizer)
 
+    @property
+    def tokenizer_name(self) -> str:
+        """For lm-eval's log; HFLM's own fails where a tokenizer's name is a Path."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return one output per request, in order; each is what the prompt gives on its own."""
         outputs = [""] * len(requests)

@@ -5,12 +5,13 @@ lost node's back (NFSv4, Lustre, GPFS; NFSv3 only when the node is up again, whi
 does not wait for). flock says nothing about the holder: `lock.json` beside it does.
 """
 
+import errno
 import json
 import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from wemask.errors import RunFolderError
 from wemask.files import write_whole
 
 NAME = "lock.json"
+NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without lockd, Lustre without flock
 LOCK = ".lock"  # it stays: who had it open when it went would lock a file that nobody else sees
 
 Say = Callable[[str], None]
@@ -45,13 +47,18 @@ def locked(folder: Path, say: Say = print) -> Iterator[None]:
     if is_this_job and before.get("restarts", 0) < ourselves["restarts"]:  # it was requeued
         (folder / LOCK).unlink(missing_ok=True)  # a lost node cannot let go; ours is another file
     try:
-        lock = FileLock(folder / LOCK).acquire(timeout=0)
+        lock = FileLock(folder / LOCK, fallback_to_soft=False).acquire(timeout=0)
     except Timeout as error:
         raise RunFolderError(
             f"{folder} is in use by {holder_words(holder(folder) or {})}: two jobs on one run "
             "folder would destroy each other's checkpoints. Wait for it or end it; then the same "
             f"command resumes. (If you know that it is dead: rm {folder / LOCK})"
         ) from error
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        say(f"The file system of {folder} has no flock: a second job on it would not be noticed.")
+        lock = nullcontext()
     with lock:
         if (left := holder(folder)) is not None:
             say(f"The lock of {holder_words(left)} was taken over: it ended without letting go.")
@@ -59,7 +66,8 @@ def locked(folder: Path, say: Say = print) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / NAME).unlink(missing_ok=True)
+            if holder(folder) == ourselves:  # not that of a requeued job that took our place
+                (folder / NAME).unlink()
 
 
 def holder(folder: Path) -> dict[str, Any] | None:

@@ -38,11 +38,15 @@ def asked(trainer: Any) -> Engine:
     """What the settings ask for, or where they ask for nothing, `accelerate launch`."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     state, arguments = trainer.accelerator.state, trainer.args
-    if arguments.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+    if arguments.deepspeed or _flag("ACCELERATE_USE_DEEPSPEED"):
         return Engine(kind="zero", stage=state.deepspeed_plugin.zero_stage, ranks=ranks)
-    if arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if arguments.fsdp or _flag("ACCELERATE_USE_FSDP"):
         return Engine(kind="fsdp", ranks=ranks)
     return Engine(kind="ddp" if ranks > 1 else "single", ranks=ranks)
+
+
+def _flag(name: str) -> bool:
+    return bool(os.environ.get(name)) and bool(parse_flag_from_env(name))  # an empty one is unset
 
 
 def running(trainer: Any) -> Engine:

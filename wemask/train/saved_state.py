@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -49,7 +49,9 @@ def read_engine(checkpoint: Path) -> Engine:
     path = checkpoint / ENGINE_NAME
     if not path.exists():
         return Engine(kind="single", ranks=1)
-    return Engine(**json.loads(path.read_text()))
+    values = json.loads(path.read_text())
+    known = {field.name for field in fields(Engine)}  # a later version may say more
+    return Engine(**{key: value for key, value in values.items() if key in known})
 
 
 def what_is_wrong(checkpoint: Path) -> str | None:
