@@ -25,6 +25,13 @@ def test_the_operator_is_on_where_the_arm_is_softened(name: str, tmp_path: Path)
         assert getattr(run.config.operator, key) == value
 
 
+def test_its_own_words_are_on_the_command_line_that_resumes_it(tmp_path: Path) -> None:
+    run = run_of("random_dims_sft", tmp_path, "seed=3")
+    assert run.words[0] == "method=wemask"
+    assert {"operator.dims=random", "operator.seed=3"} <= {*run.words}
+    assert run.config.typed[-len(run.words) :] == (*run.words,)
+
+
 def test_seeds_are_repetitions_and_other_settings_are_not(tmp_path: Path) -> None:
     one, other = (run_of("wemask_sft", tmp_path, f"seed={seed}") for seed in (0, 1))
     assert one.settings() == other.settings()

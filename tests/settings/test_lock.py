@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -137,6 +138,29 @@ def test_half_a_record_is_somebodys(tmp_path: Path, text: str) -> None:
     with held(tmp_path):
         (tmp_path / NAME).write_text(text)
         assert "unknown host" in refuse(tmp_path)
+
+
+def test_the_record_of_whom_took_over_stays(tmp_path: Path) -> None:
+    other = {"host": "node7", "pid": 4711, "job": "12", "restarts": 1}
+    with locked(tmp_path):
+        (tmp_path / NAME).write_text(json.dumps(other))
+    assert holder(tmp_path) == other
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_flock_is_named_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    said: list[str] = []
+    with locked(tmp_path, said.append):
+        owner = holder(tmp_path)
+        assert owner is not None and owner["pid"] == os.getpid()
+    assert holder(tmp_path) is None
+    assert ["has no flock" in line for line in said] == [True]
 
 
 def test_a_record_alone_is_no_lock(tmp_path: Path) -> None:

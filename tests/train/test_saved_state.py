@@ -100,6 +100,12 @@ def test_an_engine_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> Non
     assert read_engine(path) == Engine(kind="single", ranks=1)
 
 
+def test_what_a_later_version_says_of_an_engine_does_no_harm(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, "ddp")
+    (path / "engine.json").write_text('{"kind": "ddp", "ranks": 2, "of_tomorrow": 1}')
+    assert read_engine(path) == Engine(kind="ddp", ranks=2)
+
+
 # --- the newest -----------------------------------------------------------------------------------
 
 

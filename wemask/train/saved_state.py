@@ -51,7 +51,7 @@ def read_engine(checkpoint: Path) -> Engine:
         return Engine(kind="single", ranks=1)
     values = json.loads(path.read_text())
     known = {field.name for field in fields(Engine)}  # a later version may say more
-    return Engine(**{key: value for key, value in values.items() if key in known})
+    return Engine(**{name: values[name] for name in known if name in values})
 
 
 def what_is_wrong(checkpoint: Path) -> str | None:
