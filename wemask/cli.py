@@ -60,15 +60,12 @@ def _start(
 
 def _detected(chosen: ModelOptions, console: Console) -> tuple[Any, Any, Any, Any]:
     """The settings, the model and the tokenizer that were chosen, and what detection reports."""
-    from wemask.checkpoint.pretrained import load_model, load_tokenizer
+    from wemask.checkpoint.pretrained import load_both
     from wemask.detection.detect import detect
 
     config = chosen.config()
     reading = chosen.detection_arguments(config)  # a file that cannot be read, before the weights
-    model = load_model(config.path, **config.load_options())
-    tokenizer = load_tokenizer(
-        config.path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    model, tokenizer = load_both(config)
     say(console, f"Model: {config.source}")
     return config, model, tokenizer, detect(model, tokenizer, **reading)
 

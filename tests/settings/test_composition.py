@@ -3,23 +3,9 @@
 import dataclasses
 
 import pytest
-from run_support import REPOSITORY, settings
+from run_support import CONF, options, refused, settings
 
-from wemask.errors import ConfigError
 from wemask.settings.composition import conf_dir, normalise, train_overrides
-
-CONF = REPOSITORY / "conf"
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def refused(*overrides: str, app: str = "train") -> str:
-    with pytest.raises(ConfigError) as error:
-        settings(*overrides, app=app)
-    return str(error.value)
-
 
 STUDIES = ("controls", "controls_sft", "dose", "seeds")
 

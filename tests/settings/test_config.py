@@ -4,26 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_support import REPOSITORY, quick, settings
+from run_support import CONF, REPOSITORY, options, quick, refused, settings
 
-from wemask.errors import ConfigError
 from wemask.evaluate.evaluation import tasks_from_config
 from wemask.operator.settings import StrengthSchedule, WeMaskConfig
 from wemask.settings.composition import compose
 from wemask.settings.config import METHODS, ModelConfig
-
-CONF = REPOSITORY / "conf"
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def refused(*overrides: str, app: str = "train") -> str:
-    with pytest.raises(ConfigError) as error:
-        settings(*overrides, app=app)
-    return str(error.value)
-
 
 # --- every file composes --------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from wemask.errors import ConfigError
 from wemask.settings.composition import compose
 from wemask.settings.config import RunConfig, run_config
 from wemask.train import training
@@ -24,6 +25,7 @@ from wemask.train.saved_state import last_checkpoint
 from wemask.train.training import train
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CONF = REPOSITORY / "conf"
 FAST = ("debug=fast", "logger=none")
 _runs = tempfile.TemporaryDirectory(prefix="wemask-runs-")
 _number = itertools.count()
@@ -32,6 +34,18 @@ _number = itertools.count()
 def settings(*overrides: str, app: str = "train") -> RunConfig:
     """The real configs, with overrides as on the command line."""
     return run_config(compose(app, overrides))
+
+
+def options(group: str) -> list[str]:
+    """Names of a group of conf/."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def refused(*overrides: str, app: str = "train") -> str:
+    """What is said to settings that are refused."""
+    with pytest.raises(ConfigError) as error:
+        settings(*overrides, app=app)
+    return str(error.value)
 
 
 def quick(folder: Path | str, *overrides: str) -> RunConfig:

@@ -267,7 +267,7 @@ def test_a_finished_run_says_so_and_touches_nothing(monkeypatch: pytest.MonkeyPa
     folder, _ = trained("method=wemask")
     config = quick(folder.parent.parent, "method=wemask")
     before = {path: path.stat().st_mtime_ns for path in (folder / "final").iterdir()}
-    monkeypatch.setattr(prepare_module, "load_model", None)  # it does not even load the model
+    monkeypatch.setattr(prepare_module, "load_both", None)  # it does not even load the model
     console = quiet()
     assert train(config, console) == folder
     assert "This run is finished" in said(console)

@@ -13,6 +13,7 @@ from torch import nn
 from wemask.checkpoint import gguf_file
 from wemask.errors import ModelError
 from wemask.settings import packaged
+from wemask.settings.config import ModelConfig
 
 TINY = "tiny"
 
@@ -127,6 +128,14 @@ def load_model(
     if path != name or of_gguf:
         model.config._name_or_path = name  # "tiny", not this machine's folder
     return model.eval()
+
+
+def load_both(model: ModelConfig) -> tuple[nn.Module, Any]:
+    """The model of these settings and its tokenizer; raises as the two that load them do."""
+    loaded = load_model(model.path, **model.load_options())
+    return loaded, load_tokenizer(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
 
 
 def load_tokenizer(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from wemask import distributed
-from wemask.checkpoint.pretrained import load_model, load_tokenizer
+from wemask.checkpoint.pretrained import load_both
 from wemask.data import chat
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
@@ -37,12 +37,7 @@ def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
     Raises:
         ModelError: there is no such model, or nothing that ends an answer.
     """
-    model = load_model(config.model.path, **config.model.load_options())
-    tokenizer = load_tokenizer(
-        config.model.path,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-    )
+    model, tokenizer = load_both(config.model)
     return model, tokenizer, chat.ensure_chat_template(tokenizer)
 
 
