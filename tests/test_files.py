@@ -1,8 +1,10 @@
 """Files that are whole or not there, errors of writing, and names for folders."""
 
+import json
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from wemask.errors import ConfigError, RunFolderError
-from wemask.files import digest, saving
+from wemask.errors import ConfigError, DataError, ModelError, RunFolderError, judged_by
+from wemask.files import DEEPEST, digest, read_json, read_text, saving
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -85,3 +87,64 @@ def test_errors_of_writing_are_one_message(tmp_path: Path, error: Exception) -> 
     with pytest.raises(RunFolderError, match="same command resumes") as caught, saving(folder):
         raise error
     assert caught.value.exit_code == 2
+
+
+@given(JSON)
+def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+    path = tmp_path_factory.mktemp("json") / "x.json"
+    path.write_text(json.dumps(values))
+    assert read_json(path, kind=None) == values
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _to_zero(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a pipe": (_pipe, "a pipe or a device"),
+    "a device": (_to_zero, "a pipe or a device"),
+    "a folder": (Path.mkdir, "is a folder"),
+    "a loop of links": (_loop, "cannot be read: Too many levels"),
+    "not there": (lambda path: None, "cannot be read: No such file"),
+    "too large": (lambda path: path.write_text("1" * 2000), "2,000 bytes"),
+    "binary": (lambda path: path.write_bytes(b"\x80"), "UTF-8"),
+    "no JSON": (lambda path: path.write_text("{]"), "is no JSON"),
+    "deep": (lambda path: path.write_text("[" * 900 + "]" * 900), f"deeper than {DEEPEST}"),
+    "too deep to be parsed": (lambda path: path.write_text("[" * 1999), "is no JSON"),
+    "a list": (lambda path: path.write_text("[]"), "must hold an object, found list"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_file_that_cannot_be_read_is_one_message(tmp_path: Path, how: str) -> None:
+    damage, said = DAMAGED[how]
+    path = tmp_path / "x.json"
+    damage(path)
+    with pytest.raises(ModelError, match=said):
+        read_json(path, ModelError, limit=1999)
+
+
+def test_a_name_of_any_length_is_refused_without_printing_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="sought and cannot be read") as caught:
+        read_text(tmp_path / ("n" * 5000))
+    assert len(str(caught.value)) < 500
+    with pytest.raises(DataError, match="null"):
+        read_text(tmp_path / "a\0b")
+
+
+def test_what_a_library_raises_is_ours_and_our_own_passes() -> None:
+    said = "TRL refuses these settings: no such 'thing'"
+    with pytest.raises(ConfigError, match=said), judged_by("TRL"):
+        raise RuntimeError("no such\n 'thing'")
+    with pytest.raises(ModelError, match="ours"), judged_by("PEFT"):
+        raise ModelError("ours")
+    with pytest.raises(KeyboardInterrupt), judged_by("PEFT"):
+        raise KeyboardInterrupt

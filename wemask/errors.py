@@ -4,7 +4,8 @@ Every one of them ends a command with exit code 2 and one message, never with a 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class WemaskError(Exception):
@@ -37,6 +38,28 @@ class PatchError(WemaskError, RuntimeError):
 
 class RunFolderError(WemaskError, RuntimeError):
     """A run folder that is locked, unwritable, or belongs to another configuration."""
+
+
+@contextmanager
+def judged_by(
+    library: str, kind: type[WemaskError] = ConfigError, what: str = "these settings"
+) -> Iterator[None]:
+    """Turn whatever a library raises while it is being set up into one error of ours.
+
+    Only around calls whose input is the user's: a fault of our own would be told as theirs.
+
+    Args:
+        library: who refuses: `TRL`, `PEFT`, `wandb`.
+        kind: what is raised.
+        what: what is refused, with what to type next where that is known.
+    """
+    try:
+        yield
+    except WemaskError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise kind(f"{library} refuses {what}: {said[:600]}") from error
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -1,18 +1,116 @@
-"""Files that are whole or not there, names for folders, and lines of text on the terminal."""
+"""Files that are whole or not there, names for folders, and lines of text on the terminal.
+
+Whatever a user's folder may hold is read by `read_json` and `read_text`: of bounded size, and only
+of regular files, for a pipe never ends and /dev/zero never either.
+"""
 
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from wemask.errors import DataError, RunFolderError, WemaskError
 
-from wemask.errors import RunFolderError, WemaskError
+if TYPE_CHECKING:  # an exported model carries this file to where there is no rich
+    from rich.console import Console
+
+LARGEST = 256 * 2**20  # bytes of one file of ours; a results.json of 10,000 items has 5 MB
+DEEPEST = 100  # levels of nested JSON: what is written here has less than 20
+
+
+def regular(path: Path, error: type[WemaskError] = DataError) -> int:
+    """Bytes of a regular file, links followed.
+
+    Raises:
+        WemaskError (`error`): there is none, or it is a folder, a pipe, a device or out of reach.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as problem:  # ValueError: a null byte in the name
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise error(f"{_shown(path)} was sought and cannot be read: {why}.") from problem
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise error(f"{_shown(path)} is {kind}; a regular file was sought.")
+    return status.st_size
+
+
+def read_text(path: Path, error: type[WemaskError] = DataError, *, limit: int = LARGEST) -> str:
+    """The text of a file in UTF-8.
+
+    Args:
+        path: of a regular file.
+        error: what is raised where it cannot be read.
+        limit: bytes that it may have.
+
+    Raises:
+        WemaskError (`error`): what `regular` raises, a larger file, or another encoding.
+    """
+    if (size := regular(path, error)) > limit:
+        raise error(f"{path} has {size:,} bytes; at most {limit:,} are read of such a file.")
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)  # files of /proc have a size of 0
+        return content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path} cannot be read as text in UTF-8: {problem}.") from problem
+
+
+def read_json(
+    path: Path,
+    error: type[WemaskError] = DataError,
+    *,
+    kind: type | None = dict,
+    limit: int = LARGEST,
+) -> Any:
+    """The JSON of a file, `kind` at its top (None: whatever it is).
+
+    Raises:
+        WemaskError (`error`): what `read_text` raises, no JSON, JSON that is nested deeper than
+            `DEEPEST`, or something else at its top.
+    """
+    return parse_json(read_text(path, error, limit=limit), str(path), error, kind=kind)
+
+
+def parse_json(
+    text: str, where: str, error: type[WemaskError] = DataError, *, kind: type | None = dict
+) -> Any:
+    """The same of a text; `where` it stands is how the message begins."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{where} is no JSON that can be read: {problem}.") from problem
+    if _deeper(values, DEEPEST):
+        raise error(f"{where} is JSON nested deeper than {DEEPEST} levels; no such is read.")
+    if kind is not None and not isinstance(values, kind):
+        sought = {dict: "an object", list: "a list"}.get(kind, kind.__name__)
+        raise error(f"{where} must hold {sought}, found {type(values).__name__}.")
+    return values
+
+
+def _deeper(values: Any, levels: int) -> bool:
+    """Whether lists and objects nest deeper; no recursion, which is what this guards from."""
+    layer = [values]
+    for _ in range(levels):
+        layer = [
+            inner
+            for value in layer
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, dict | list) for value in layer)
+
+
+def _shown(path: Path) -> str:
+    """A path for a message: one of thousands of characters says no more than its ends."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:140]}...[{len(text)} characters]...{text[-60:]}"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -54,6 +152,6 @@ def digest(values: Any, digits: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
-def say(console: Console, text: str) -> None:
+def say(console: "Console", text: str) -> None:
     """Print a line with a path or a model's text in it: never wrapped, never read as markup."""
     console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -2,8 +2,6 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -13,7 +11,7 @@ from wemask.checkpoint.pretrained import load_both
 from wemask.data import chat
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
-from wemask.errors import ConfigError, WemaskError
+from wemask.errors import judged_by
 from wemask.files import digest
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
@@ -92,17 +90,6 @@ def _detect_together(
 
 
 # --- the adapter ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def judged_by(library: str) -> Iterator[None]:
-    """Turn what PEFT or TRL says to settings into a ConfigError."""
-    try:
-        yield
-    except WemaskError:
-        raise
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"{library} refuses these settings: {error}") from error
 
 
 def lora_size(config: RunConfig, model: nn.Module) -> int | None:

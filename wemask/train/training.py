@@ -17,7 +17,7 @@ from wemask import distributed
 from wemask.checkpoint.save_load import CONFIG_NAME, manifest_values, read_config, save, write_marks
 from wemask.data import chat
 from wemask.data.examples import load_examples
-from wemask.errors import ConfigError, DataError, RunFolderError
+from wemask.errors import ConfigError, DataError, RunFolderError, judged_by
 from wemask.files import saving, say
 from wemask.measure.probe import fixed_probe
 from wemask.operator.handle import SoftenHandle
@@ -36,7 +36,7 @@ from wemask.train.engine_check import (
     write_engine,
 )
 from wemask.train.monitoring import WatchCallback
-from wemask.train.prepare import Prepared, judged_by, peft_config, prepare
+from wemask.train.prepare import Prepared, peft_config, prepare
 from wemask.train.progress import ProgressCallback
 from wemask.train.saved_state import last_checkpoint, what_is_wrong
 from wemask.train.summary import show_summary
