@@ -109,3 +109,38 @@ def test_soften_takes_the_config_by_position_and_by_name():
         by_position = logits(case.model, ids)
     with wemask.soften(case.model, config=settings(), report=case.report):
         assert torch.equal(logits(case.model, ids), by_position)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w, m, r: w.detect(None, None), "loaded transformers model was sought, got None"),
+        (lambda w, m, r: w.detect("gpt2"), "got 'gpt2'. Load it first: AutoModelForCausalLM"),
+        (lambda w, m, r: w.soften(None, None), "loaded transformers model was sought, got None"),
+        (lambda w, m, r: w.soften(m, {"layer": 1}), r"Type MELayerReport\.load\(FILE\)"),
+        (lambda w, m, r: w.soften(m, "FILE"), r"Type MELayerReport\.load\(FILE\)"),
+        (lambda w, m, r: w.soften(m, r, {"rate": 0.1}), r"Type WeMaskConfig\.from_dict\(VALUES\)"),
+        (lambda w, m, r: w.soften(m, r, dims=[1]), r"dims must be \{layer: ...\}, got \[1\]"),
+        (lambda w, m, r: w.save(None, None, "never"), "loaded transformers model was sought"),
+        (lambda w, m, r: w.save(m, None, None), "folder must be a path, got None"),
+        (lambda w, m, r: w.load(None), "folder must be a path, got None"),
+        (lambda w, m, r: w.load("n" * 5000), "was sought and not found"),
+        (lambda w, m, r: w.load("a\0b"), "was sought and not found"),
+        (lambda w, m, r: w.export(None, "never"), "folder must be a path, got None"),
+        (lambda w, m, r: w.merge("nowhere", 3), "folder must be a path, got 3"),
+    ],
+)
+def test_arguments_of_another_kind_are_one_error_that_says_what_to_type(call, message):
+    case = planted("llama")
+    with pytest.raises(wemask.WemaskError, match=message):
+        call(wemask, case.model, case.report)
+
+
+def test_what_cannot_be_saved(tmp_path):
+    case = planted("llama")
+    with wemask.soften(case.model, case.report, settings()):
+        with pytest.raises(wemask.WemaskError, match="/proc/x cannot be written"):
+            wemask.save(case.model, None, "/proc/x")
+        with pytest.raises(wemask.WemaskError, match="A tokenizer was sought, got 'tiny'"):
+            wemask.save(case.model, "tiny", tmp_path / "never")
+    assert not [*tmp_path.iterdir()]

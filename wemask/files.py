@@ -34,11 +34,20 @@ def regular(path: Path, error: type[WemaskError] = DataError) -> int:
         status = path.stat()
     except (OSError, ValueError) as problem:  # ValueError: a null byte in the name
         why = problem.strerror if isinstance(problem, OSError) else str(problem)
-        raise error(f"{_shown(path)} was sought and cannot be read: {why}.") from problem
+        raise error(f"{shown(path)} was sought and cannot be read: {why}.") from problem
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
-        raise error(f"{_shown(path)} is {kind}; a regular file was sought.")
+        raise error(f"{shown(path)} is {kind}; a regular file was sought.")
     return status.st_size
+
+
+def kind_of(path: str | Path) -> str:
+    """`file`, `folder`, `other`, or "" where there is none: a name may be too long for any."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
 def read_text(path: Path, error: type[WemaskError] = DataError, *, limit: int = LARGEST) -> str:
@@ -107,7 +116,7 @@ def _deeper(values: Any, levels: int) -> bool:
     return any(isinstance(value, dict | list) for value in layer)
 
 
-def _shown(path: Path) -> str:
+def shown(path: str | Path) -> str:
     """A path for a message: one of thousands of characters says no more than its ends."""
     text = str(path)
     return text if len(text) <= 300 else f"{text[:140]}...[{len(text)} characters]...{text[-60:]}"
@@ -138,11 +147,12 @@ def saving(folder: Path) -> Iterator[None]:
         torch_cannot_write = re.search(r"PytorchStream|inline_container", str(error))
         if isinstance(error, RuntimeError) and not torch_cannot_write:
             raise
-        place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        place = next(p for p in (folder, *folder.absolute().parents) if kind_of(p))
         free = shutil.disk_usage(place).free / 2**20
         raise RunFolderError(
-            f"{folder} cannot be written ({error}; {free:.0f} MiB free). Make room or give another "
-            "paths.output_dir; the same command resumes from the last whole checkpoint."
+            f"{shown(folder)} cannot be written ({str(error)[:400]}; {free:.0f} MiB free). Make "
+            "room or give another paths.output_dir; the same command resumes from the last whole "
+            "checkpoint."
         ) from error
 
 

@@ -1,5 +1,7 @@
 """Loading: one sentence per way in which a model can be missing, and no pickle is opened."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,21 +102,62 @@ def test_a_pickle_is_refused_and_not_opened(folder, tmp_path):
     assert not (tmp_path / "opened").exists()
 
 
+CONFIG = "config.json"
+DAMAGED = r"safetensors refuses .*damaged or cut short"
+CANNOT = r"cannot be loaded \(model_type"
+
+
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "message"),
     [
-        ("config.json", "{"),
-        ("config.json", '{"model_type": "lama"}'),
-        ("config.json", "{}"),
-        ("model.safetensors", ""),
-        ("model.safetensors", "no tensors here, only text"),
+        (CONFIG, "{", "no JSON that can be read"),
+        (CONFIG, "[" * 10**5, "no JSON that can be read"),
+        (CONFIG, "[1]", "must hold an object, found list"),
+        (CONFIG, "null", "must hold an object, found NoneType"),
+        (CONFIG, '{"model_type": "lama"}', CANNOT),
+        (CONFIG, "{}", CANNOT),
+        (CONFIG, {"num_hidden_layers": "x"}, CANNOT),
+        (CONFIG, {"num_hidden_layers": 10**9}, r"says num_hidden_layers=1,000,000,000; no model"),
+        (CONFIG, {"num_attention_heads": 0}, CANNOT),
+        (CONFIG, {"dtype": "float99"}, CANNOT),
+        (CONFIG, {"quantization_config": {"quant_method": "bogus"}}, "quantised by 'bogus'"),
+        (CONFIG, {"quantization_config": [1]}, CANNOT),
+        ("generation_config.json", "[]", "must hold an object, found list"),
+        ("model.safetensors", "", DAMAGED),
+        ("model.safetensors", "no tensors here, only text", DAMAGED),
     ],
 )
-def test_damaged_files(folder, name, text):
+def test_damaged_files(folder, name, text, message):
+    if isinstance(text, dict):
+        text = json.dumps(json.loads((folder / name).read_text()) | text)
     (folder / name).write_text(text)
-    with pytest.raises(ModelError, match=r"cannot be loaded \(model_type") as raised:
+    with pytest.raises(ModelError, match=message) as raised:
         load_model(str(folder))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("tokenizer.json", [1], CANNOT),
+        ("tokenizer_config.json", [1], "must hold an object, found list"),
+        ("tokenizer_config.json", {"tokenizer_class": 5}, CANNOT),
+        ("special_tokens_map.json", 3, "must hold an object, found int"),
+    ],
+)
+def test_damaged_tokenizers(tmp_path, file, values, message):
+    shutil.copytree(TINY_PATH, tmp_path / "model")
+    (tmp_path / "model" / file).write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=message):
+        load_tokenizer(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", [None, 3, "x" * 5000, "a\0b", "/dev/zero", "/dev/null/x"])
+def test_names_that_name_nothing(name):
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(ModelError) as raised:
+            load(name)
+        assert len(str(raised.value)) < 1000
 
 
 def test_weights_of_another_shape(folder):

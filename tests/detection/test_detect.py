@@ -1,5 +1,6 @@
 """Detection against the truth of planted models, and none on their twins."""
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -29,7 +30,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import wemask
-from wemask import Criterion
+from wemask import Criterion, MELayerReport
 from wemask.decoder.parts import find_decoder
 from wemask.detection.calibration import CALIBRATION_TEXTS, LONGER_TEXTS, calibration_inputs
 from wemask.detection.me_layer import Gate
@@ -346,6 +347,19 @@ def test_bad_input():
             lambda: wemask.detect(model, input_ids=ids, attention_mask=torch.zeros_like(ids)),
             "at least one real",
         ),
+        (lambda: wemask.detect(model, input_ids=ids.float()), r"got torch\.float32.*ids\.long"),
+        (lambda: wemask.detect(model, input_ids=ids[:, :1]), "A text of one token shows nothing"),
+        (
+            lambda: wemask.detect(model, input_ids=ids, attention_mask=[1]),  # pyright: ignore
+            r"attention_mask must be a tensor .*got \[1\]",
+        ),
+        (lambda: wemask.detect(model, "NAME"), "needs something to read"),
+        (lambda: wemask.detect(model, list, texts=[3]), r"list of texts, got \[3\]"),  # pyright: ignore
+        (lambda: detect(model, criterion=3), "or has settings of its own, .*; got 3"),
+        (
+            lambda: detect(model, criterion={"name": "sun2024", "bogus": 1}),
+            r"settings of its own, name, min_.*'bogus'",
+        ),
         (lambda: detect(model, criterion="sun"), r"criterion is one of .*Did you mean 'sun2024'"),
         (
             lambda: wemask.detect(model, input_ids=ids, min_ration=3.0),
@@ -361,6 +375,16 @@ def test_bad_input():
             call()
     with pytest.raises(ModelError, match="transformers model was expected"):
         wemask.detect(torch.nn.Linear(2, 2), input_ids=ids)
+
+
+def test_the_probe_has_two_tokens_where_a_text_has():
+    """A report with a probe of one is damaged: what detection writes must be readable."""
+    ids = torch.cat([torch.full((1, 12), MASSIVE), sequence()])
+    mask = torch.ones_like(ids)
+    mask[0, 1:] = 0
+    report = wemask.detect(shared().model, input_ids=ids, attention_mask=mask)
+    assert report.probe_ids == sequence()[0].tolist()
+    assert MELayerReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
 
 
 def test_a_softened_model_is_refused():

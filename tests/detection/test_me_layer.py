@@ -74,6 +74,33 @@ def test_bytes_that_are_no_text(tmp_path):
         MELayerReport.load(tmp_path / "r.json")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema_version", True, "version 1 or 2 was expected, found True"),
+        ("found", "true", r"report\.found must be true or false, got 'true'"),
+        ("num_layers", "5", r"report\.num_layers must be a whole number, got '5'"),
+        ("layer", None, "its layer is no layer"),
+        ("layer", 9, "there may be gates of 10 to 4"),
+        ("dims", [], "its dims are none"),
+        ("dims", [3, 3], "its dims are not different ones of 32"),
+        ("dims", [3, 99], "its dims are not different ones of 32"),
+        ("dims", [3.0, 17], r"report\.dims\[0\] must be a whole number, got 3\.0"),
+        ("magnitudes", [1.0], "its magnitudes are not one for each of dims"),
+        ("probe_ids", [7], "its probe_ids are one token alone"),
+        ("probe_ids", [7] * 10**6, "its probe_ids are more than 65,536"),
+        ("probe_ids", [7, -1], "its probe_ids are no tokens"),
+        ("tokens", [{"text": 0}], r"report\.tokens\[0\] must have position, token_id"),
+        ("criterion", {"name": "sun2024", "bogus": 1}, "criterion must not have bogus"),
+        ("relief", [[1.0]], r"report\.relief must be"),
+    ],
+)
+def test_values_that_do_not_go_together(key, value, message):
+    values = json.loads(json.dumps(shared().report.to_dict()))
+    with pytest.raises(DetectionError, match=message):
+        MELayerReport.from_dict({**values, key: value})
+
+
 KEYS = sorted(shared().report.to_dict())
 
 
@@ -149,7 +176,7 @@ def test_a_report_of_version_1_is_read_as_what_it_meant():
         ("2", {"99": 1.0}, "gates of layer 2: dim 99 of a width of 32"),
         ("2", {"3": float("nan")}, "a threshold must be a number > 0, got nan"),
         ("2", {"3": 0.0}, "a threshold must be a number > 0, got 0.0"),
-        ("2", {"3": "x"}, "could not convert"),
+        ("2", {"3": "x"}, r"gates\.2\.thresholds\.3 must be a number, got 'x'"),
         ("1", {}, "gates of layer 1: there may be gates of 2 to 4"),
         ("two", {}, "invalid literal"),
     ],

@@ -181,6 +181,15 @@ def test_remote_code_is_off_unless_the_config_turns_it_on() -> None:
     assert on.model.load_options()["trust_remote_code"] is True
 
 
+RESIZES = ((), ("model.resize=false",), ("model.resize=true",))
+
+
+def test_resize_is_a_setting_of_every_model_and_changes_no_name_of_before() -> None:
+    plain, off, on = (settings("model=llama3", *words) for words in RESIZES)
+    assert on.model.resize and "resize" not in plain.identity()["model"]
+    assert plain.folder() == off.folder() != on.folder()
+
+
 def test_load_options_are_the_arguments_of_load_model() -> None:
     import inspect
 

@@ -36,6 +36,10 @@ def test_remote_code_only_on_request() -> None:
     assert options("--model", "a/b", "--trust-remote-code").config().trust_remote_code
 
 
+def test_rows_are_added_only_on_request() -> None:
+    assert [options("--model", "tiny", *w).config().resize for w in ([], ["--resize"])] == [0, 1]
+
+
 def test_the_options_of_the_criterion() -> None:
     def arguments(*words: str) -> dict[str, Any]:
         chosen = options(*words)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from families import Case, logits, planted, sequence, settings
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 import wemask
 from wemask.checkpoint.pretrained import load_model
@@ -59,6 +60,12 @@ def write(name: str, text: str) -> Callable[[Path], None]:
 
 def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
+
+
+def not_a_number(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    weights["model.layers.3.mlp.down_proj.weight"][0, 0] = torch.nan
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def truncate(name: str) -> Callable[[Path], None]:

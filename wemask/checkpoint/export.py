@@ -13,12 +13,13 @@ from typing import Any
 
 from wemask.checkpoint.manifest import CONFIG_NAME, PREFIX, STOPS, VARIANT, read_manifest
 from wemask.checkpoint.model_card import write_card
-from wemask.checkpoint.save_load import check_free, is_adapter, merge, new_folder
+from wemask.checkpoint.model_folder import INDEX, as_path, check_folder, own_file, weight_map
+from wemask.checkpoint.save_load import check_free, is_adapter, merge, new_folder, variant_of
 from wemask.errors import ModelError
+from wemask.files import read_json
 
 ENTRY = "checkpoint.remote"  # the module whose imports are all that an exported model needs
 MODELING = "modeling_wemask"
-INDEX = "model.safetensors.index"
 # A model's and a tokenizer's files; an optimizer's state or a trainer's log is none of them.
 COPIED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 LEFT_OUT = ("trainer_state.json", "me_layer.json", "engine.json")
@@ -38,13 +39,16 @@ def export(folder: str | Path, out: str | Path, *, plain: bool = False, **option
         **options: of `wemask.load`, to load the base model of an adapter.
 
     Raises:
-        ModelError: `folder` holds no softened model, `out` is taken, or the architecture is not
-            one of transformers' own.
+        ModelError: `folder` holds no softened model or a damaged one, `out` is taken, or the
+            architecture is not one of transformers' own.
+        RunFolderError: `out` cannot be written.
         WemaskError: an adapter that does not load.
     """
-    folder, out = final_folder(Path(folder)), Path(out)
+    folder, out = final_folder(as_path(folder)), as_path(out)
     check_free(out)
     read_manifest(folder)
+    check_folder(str(folder), folder, variant_of(folder))
+    _check_kinds(folder)
     with new_folder(out) as partial:
         if plain:
             _write_plain(folder, partial)
@@ -61,6 +65,13 @@ def final_folder(folder: Path) -> Path:
     return folder / "final" if (folder / "final").is_dir() else folder
 
 
+def _check_kinds(folder: Path) -> None:
+    for name, key, _ in STOPS:
+        path = folder / name
+        if path.exists() and not isinstance(kind := read_json(path, ModelError).get(key), str):
+            raise ModelError(f"{path} must say its {key} in a text, got {kind!r}. Restore it.")
+
+
 # --- weights --------------------------------------------------------------------------------------
 
 
@@ -69,12 +80,12 @@ def _copy_model(folder: Path, out: Path, variant: str | None) -> None:
     files = {path for pattern in COPIED for path in folder.glob(pattern)}
     for path in sorted(files):
         if path.name not in LEFT_OUT:
-            shutil.copyfile(path, out / _weights_name(path.name, variant))
+            copied = out / _weights_name(path.name, variant)
+            shutil.copyfile(own_file(folder, path.name), copied)
     for index in out.glob(f"{INDEX}*.json"):
-        values = json.loads(index.read_text())
-        names = values["weight_map"]
-        values["weight_map"] = {k: _weights_name(names[k], variant) for k in names}
-        _write_json(index, values)
+        names = weight_map(index)
+        named = {"weight_map": {k: _weights_name(names[k], variant) for k in names}}
+        _write_json(index, read_json(index, ModelError) | named)
 
 
 def _weights_name(name: str, variant: str | None) -> str:
@@ -90,7 +101,7 @@ def _write_plain(folder: Path, out: Path) -> None:
     (out / CONFIG_NAME).unlink()
     for name, key, prefix in STOPS:
         if (out / name).exists():
-            values = json.loads((out / name).read_text())
+            values = read_json(out / name, ModelError)
             values[key] = values[key].removeprefix(prefix)
             if values.pop("auto_map", None) is not None:  # of an export
                 natives = native_names(values["model_type"])
@@ -108,7 +119,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 def _make_loadable(out: Path) -> None:
     """Add the code, the entries that lead transformers to it, and the card."""
     path = out / "config.json"
-    values = json.loads(path.read_text())
+    values = read_json(path, ModelError)
     kind = values["model_type"].removeprefix(PREFIX)
     natives = native_names(kind)
     text = _TEMPLATE.format(

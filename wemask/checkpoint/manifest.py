@@ -5,7 +5,6 @@ of code and of what it imports (see `export.py`), so it imports no more than the
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,9 +14,10 @@ from typing import Any
 from torch import nn
 
 from wemask.checkpoint.fingerprint import WeightSample, sample_weights
-from wemask.decoder.parts import unwrap
+from wemask.decoder.parts import rows, unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ModelError, PatchError, WemaskError
+from wemask.files import kind_of, read_json
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig, check_strength, is_number
@@ -86,6 +86,7 @@ def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
         "dims": {str(i): dims for i, dims in handle.dims.items()},
         "fill": {str(i): values for i, values in handle.fill.items()},
         "parts": getattr(handle.model, "wemask_parts", {}),
+        "vocabulary": rows(handle.model),
         "weights_sample": sample_weights(handle.model),
         "report": None if handle.report is None else handle.report.to_dict(),
     }
@@ -118,6 +119,8 @@ class Manifest:
     base_revision: str | None
     parts: dict[str, Any]
     """`model.wemask_parts`: names of architecture parts that are not recognised."""
+    vocabulary: int
+    """Rows of the embedding; 0 in a file of version 0.1."""
     weights_sample: WeightSample | None
     """None where the weights could not be read when it was written (sharded, quantised)."""
 
@@ -129,24 +132,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: missing, not JSON, of a newer version, or with keys missing.
     """
     path = folder / CONFIG_NAME
-    if not path.exists():
+    if not kind_of(path):
         raise ModelError(
             f"{path} was sought and not found: {folder} holds no softened model. A plain model "
             "loads with transformers, or model.path=FOLDER on our command lines."
         )
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
+        values = read_json(path, ModelError)
+    except ModelError as error:
         raise ModelError(
-            f"{path} is damaged ({error}). Restore it, or save the model again."
+            f"{error} The file is damaged: restore it, or save the model again."
         ) from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} is damaged (no JSON object). Restore it, or save again.")
     if missing := [key for key in _REQUIRED if key not in values]:
         raise ModelError(f"{path} lacks {', '.join(missing)}. Save the model again.")
-    if values["schema_version"] not in (1, SCHEMA_VERSION):  # 1: the report had no gates
+    version = values["schema_version"]
+    if type(version) is not int or version not in (1, SCHEMA_VERSION):  # 1: no gates
         raise ModelError(
-            f"{path} is of schema version {values['schema_version']}, this wemask reads up to "
+            f"{path} is of schema version {version}, this wemask reads up to "
             f"{SCHEMA_VERSION}. Upgrade: pip install -U wemask."
         )
     return values
@@ -161,10 +163,11 @@ def read_manifest(folder: Path) -> Manifest:
     values, path = read_config(folder), folder / CONFIG_NAME
     try:
         report = None if values["report"] is None else MELayerReport.from_dict(values["report"])
-        if report is not None:
-            _check_report(report)
-        config = WeMaskConfig.from_dict(values["operator"])
+        config = WeMaskConfig.from_dict(_object("operator", values))
         dims, fill = values["dims"], values.get("fill", {})
+        open_dims = bool(dims) and all(of_layer is None for of_layer in dims.values())
+        if open_dims and config.dims != "batch_activation":  # its forwards choose them
+            raise ValueError(f"dims={config.dims}, but dims of no layer.")
         if bool(fill) != (config.fill == "mean"):
             raise ValueError(f"fill={config.fill}, but fill values of {len(fill)} layers.")
         return Manifest(
@@ -177,7 +180,7 @@ def read_manifest(folder: Path) -> Manifest:
             },
             layers=_indices("layers", values["layers"]),
             dims=None
-            if dims and all(of_layer is None for of_layer in dims.values())
+            if open_dims
             else {int(i): _indices(f"dims of layer {i}", d) for i, d in dims.items()},
             fill={
                 int(i): _must(_are_numbers(v), f"fill of layer {i}", "a list of numbers", v)
@@ -186,7 +189,8 @@ def read_manifest(folder: Path) -> Manifest:
             report=report,
             base_model=_text("base_model", values),
             base_revision=_text("base_revision", values) or None,
-            parts=dict(values.get("parts", {})),
+            parts=_object("parts", {"parts": {}, **values}),
+            vocabulary=_indices("vocabulary", [values.get("vocabulary", 0)])[0],
             weights_sample=values.get("weights_sample"),
         )
     except (AttributeError, TypeError, ValueError) as error:  # our own errors are ValueErrors
@@ -201,28 +205,22 @@ def _must(good: bool, name: str, sought: str, value: Any) -> Any:
     return value
 
 
+def _object(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return _must(isinstance(values[name], dict), name, "an object", values[name])
+
+
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(map(is_number, values))
 
 
-def _indices(name: str, values: Any, below: float = math.inf) -> list[int]:
-    good = isinstance(values, list) and all(type(i) is int and 0 <= i < below for i in values)
-    end = "" if below == math.inf else f" and < {below}"
-    return _must(good, name, f"a list of whole numbers >= 0{end}", values)
+def _indices(name: str, values: Any) -> list[int]:
+    good = isinstance(values, list) and all(type(i) is int and i >= 0 for i in values)
+    return _must(good, name, "a list of whole numbers >= 0", values)
 
 
 def _text(name: str, values: Mapping[str, Any]) -> str:
     value = values.get(name) or ""
     return _must(isinstance(value, str), name, "a text", value)
-
-
-def _check_report(report: MELayerReport) -> None:
-    """Check the numbers of a report that softening uses as indices."""
-    _indices("report.num_layers and report.hidden_size", [report.num_layers, report.hidden_size])
-    if report.found:
-        _indices("report.layer", [report.layer], report.num_layers)
-    _indices("report.dims", report.dims, report.hidden_size)
-    _indices("report.probe_ids", report.probe_ids)
 
 
 # --- back into a model ----------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Load a model and its tokenizer, with errors that say what to do. Nothing is ever unpickled."""
 
-import json
 import os
 import sys
 import tempfile
@@ -11,7 +10,10 @@ import torch
 from torch import nn
 
 from wemask.checkpoint import gguf_file
+from wemask.checkpoint.model_folder import check_folder, check_texts
+from wemask.checkpoint.vocabulary import fit_vocabulary
 from wemask.errors import ModelError
+from wemask.files import kind_of, read_json, shown
 from wemask.settings import packaged
 from wemask.settings.config import ModelConfig
 
@@ -50,11 +52,13 @@ def located(name: str) -> tuple[str, dict[str, str]]:
     Raises:
         ModelError: a file that is not there or cannot be loaded, or see `resolve_path`.
     """
+    if not isinstance(name, str):
+        raise ModelError(f"A model is named by a text, got {name!r:.80}: ORG/NAME or 'FOLDER'.")
     path = resolve_path(name)
-    if Path(path).is_file():
+    if kind_of(path) == "file":
         gguf_file.check(name, Path(path))
         return path, {"gguf_file": str(Path(path).absolute())}  # "x.gguf" alone would be a hub id
-    if path.endswith(".gguf") and not Path(path).exists():
+    if path.endswith(".gguf") and not kind_of(path):
         raise ModelError(
             f"The file {path} does not exist. One of the hub is downloaded first: "
             "hf download ORG/NAME FILE.gguf"
@@ -94,8 +98,10 @@ def load_model(
     """
     keep_deepspeed_out()
     path, of_gguf = located(name)
-    if not of_gguf:
-        _check_folder(name, path, variant)
+    if not of_gguf and _is_there(path):
+        if config is None and _model_type(Path(path)).startswith("wemask_"):
+            raise ModelError(_is_softened(name))
+        check_folder(name, Path(path), variant)
     from transformers import AutoModelForCausalLM, GgufConfig
 
     options: dict[str, Any] = {
@@ -113,6 +119,8 @@ def load_model(
     }
     options = {key: value for key, value in options.items() if value is not None}
     model, info = _explained(AutoModelForCausalLM.from_pretrained, name, path, options)
+    if not of_gguf:  # of a GGUF file the settings are kept, though it was dequantised
+        _check_quantised(name, model)
     if missing := sorted(info["missing_keys"]):  # transformers draws them at random and logs it
         raise ModelError(
             f"{name} lacks {len(missing)} of the model's tensors ({', '.join(missing[:3])}, ...), "
@@ -133,9 +141,11 @@ def load_model(
 def load_both(model: ModelConfig) -> tuple[nn.Module, Any]:
     """The model of these settings and its tokenizer; raises as the two that load them do."""
     loaded = load_model(model.path, **model.load_options())
-    return loaded, load_tokenizer(
+    tokenizer = load_tokenizer(
         model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
+    fit_vocabulary(loaded, tokenizer, model.path, resize=model.resize)
+    return loaded, tokenizer
 
 
 def load_tokenizer(
@@ -152,6 +162,8 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     path, of_gguf = located(name)
+    if not of_gguf and _is_there(path):
+        check_texts(Path(path))
     options = {"revision": revision or "main", "trust_remote_code": trust_remote_code, **of_gguf}
     options |= {} if config is None else {"config": config}
     tokenizer = _explained(AutoTokenizer.from_pretrained, name, path, options)
@@ -169,65 +181,64 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return "auto" if dtype == "auto" or found is None else found
 
 
-def _check_folder(name: str, path: str, variant: str | None) -> None:
-    folder = Path(path)
-    if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise ModelError(f"The model folder {path} does not exist. Give a folder or ORG/NAME.")
-        return
-    files = sorted(p.name for p in folder.iterdir())
-    if "adapter_config.json" in files:
-        return
-    if "config.json" not in files:
-        gguf = next((f" Give the file: {path}/{f}" for f in files if f.endswith(".gguf")), "")
+def _check_quantised(name: str, model: nn.Module) -> None:
+    """Refuse weights whose quantisation transformers does not know: it reads them as they lie."""
+    settings: Any = getattr(model.config, "quantization_config", None)
+    if settings and getattr(model, "hf_quantizer", None) is None:
+        kind = settings.get("quant_method") if isinstance(settings, dict) else settings
         raise ModelError(
-            f"{name} is no model folder: config.json was sought, found {files or 'nothing'}.{gguf}"
+            f"{name} is quantised by {kind!r}, a kind that this transformers does not know; it "
+            "would read the weights as plain numbers. Give the model unquantised."
         )
-    if any(f.endswith((".safetensors", ".safetensors.index.json")) for f in files) or variant:
-        return
-    pickled = [f for f in files if f.endswith((".bin", ".pt", ".pth"))]
-    reason = (
-        f"{', '.join(pickled)} is a pickle, which can run code when it is opened; convert it to "
-        "safetensors (model.save_pretrained) first."
-        if pickled
-        else "copy model.safetensors into it, or give another folder."
-    )
-    raise ModelError(f"{name} has no weights: model.safetensors was sought; {reason}")
+
+
+def _is_there(path: str) -> bool:
+    """Whether it is a folder here (else a name of the hub); ModelError: neither."""
+    if kind_of(path):
+        return True
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelError(
+            f"The model folder {shown(path)} does not exist. Give a folder or ORG/NAME."
+        )
+    return False
 
 
 def _explained(load: Any, name: str, path: str, options: dict[str, Any]) -> Any:
     """Call a from_pretrained; what it raises becomes one sentence."""
-    from safetensors import SafetensorError
-
     try:
         if "gguf_file" not in options:
             return load(path, **options)
         # Whatever lies beside the file (tokenizer_config.json, adapter_config.json) would be read.
         with tempfile.TemporaryDirectory() as empty:
             return load(empty, **options)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, RuntimeError) as error:
+    except Exception as error:  # of a damaged folder these libraries raise anything
         # wemask.load gives the config; pointing to itself would explain nothing.
         raise ModelError(_explain(name, path, error, "config" in options)) from error
 
 
 def _explain(name: str, path: str, error: Exception, ours: bool) -> str:
     said = " ".join(str(error).split())
-    if Path(path).exists():
-        kind = "gguf" if Path(path).is_file() else _model_type(Path(path))
+    if found := kind_of(path):
+        kind = "gguf" if found == "file" else _model_type(Path(path))
         if kind.startswith("wemask_") and not ours:
-            return f"{name} is a softened model. Load it with wemask.load({name!r})."
-        return f"{name} cannot be loaded (model_type {kind or 'unknown'}): {said[:400]}"
+            return _is_softened(name)
+        said = said[:400] or repr(error)
+        return f"{name} cannot be loaded (model_type {kind or 'unknown'}): {said}"
     offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
     reason = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached or refuses"
     return (
-        f"{name} is not in the local cache and {reason}. Check the name, unset HF_HUB_OFFLINE, log "
-        "in with `hf auth login` if the model is gated, or give a local folder: model.path=FOLDER. "
-        f"(The hub client said: {said[:200]})"
+        f"{shown(name)} is not in the local cache and {reason}. Check the name, unset "
+        "HF_HUB_OFFLINE, log in with `hf auth login` if the model is gated, or give a local "
+        f"folder: model.path=FOLDER. (The hub client said: {said[:200]})"
     )
+
+
+def _is_softened(name: str) -> str:
+    return f"{name} is a softened model. Load it with wemask.load({name!r})."
 
 
 def _model_type(folder: Path) -> str:
     try:
-        return str(json.loads((folder / "config.json").read_text()).get("model_type", ""))
-    except (OSError, ValueError):
+        return str(read_json(folder / "config.json", ModelError).get("model_type", ""))
+    except ModelError:
         return ""

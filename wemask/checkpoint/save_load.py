@@ -6,15 +6,16 @@ error it already has: `model_type` becomes `wemask_<type>`, weights get the file
 and an adapter's `peft_type` becomes `WEMASK_<type>`. safetensors only.
 """
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from wemask.checkpoint.adapter import is_adapter, read_adapter, with_adapter
 from wemask.checkpoint.fingerprint import same_weights, sample_weights
 from wemask.checkpoint.manifest import (
     CONFIG_NAME,
@@ -29,11 +30,14 @@ from wemask.checkpoint.manifest import (
     restore,
     write_marks,
 )
+from wemask.checkpoint.model_folder import as_path, check_folder
 from wemask.checkpoint.pretrained import keep_deepspeed_out, load_model, load_tokenizer
+from wemask.checkpoint.vocabulary import fit_vocabulary, widen
 from wemask.decoder.parts import unwrap
-from wemask.errors import ModelError
+from wemask.errors import ModelError, judged_by
+from wemask.files import kind_of, read_json, saving
 
-__all__ = ["CONFIG_NAME", "load", "mark", "merge", "read_config", "save"]
+__all__ = ["CONFIG_NAME", "is_adapter", "load", "mark", "merge", "read_config", "save"]
 
 
 def save(
@@ -60,12 +64,15 @@ def save(
     Raises:
         PatchError: the model is not softened (then `model.save_pretrained` is what you want).
         ModelError: `folder` is a file, or the weights cannot be written as they are: on the meta
-            device, or quantised in a way that has no file format.
+            device, or quantised in a way that has no file format; or `tokenizer` is none.
+        RunFolderError: the folder cannot be written.
     """
     keep_deepspeed_out()
-    folder = Path(folder)
-    if folder.is_file():
+    folder = as_path(folder)
+    if kind_of(folder) == "file":
         raise ModelError(f"{folder} is a file; a folder is needed to save a model.")
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise ModelError(f"A tokenizer was sought, got {tokenizer!r:.80}. Type None for none.")
     handle = handle_of(model)
     peft = hasattr(model, "peft_config")
     _check_saveable(unwrap(model), whole=not peft)
@@ -78,10 +85,11 @@ def save(
     values = manifest_values(handle)
     if not write:
         return
-    model.save_pretrained(folder, **options)  # pyright: ignore[reportCallIssue]
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-    write_marks(folder, values)
+    with saving(folder):
+        model.save_pretrained(folder, **options)  # pyright: ignore[reportCallIssue]
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        write_marks(folder, values)
 
 
 def _check_saveable(base: nn.Module, *, whole: bool) -> None:
@@ -98,7 +106,9 @@ def _check_saveable(base: nn.Module, *, whole: bool) -> None:
         )
 
 
-def load(folder: str | Path, *, check_base: bool = True, **options: Any) -> tuple[nn.Module, Any]:
+def load(
+    folder: str | Path, *, check_base: bool = True, resize: bool = False, **options: Any
+) -> tuple[nn.Module, Any]:
     """Load what `save` or `export` wrote: (model with the softening on, tokenizer or None).
 
     The handle is at `model.wemask_handle` (of the base model, for an adapter).
@@ -106,27 +116,36 @@ def load(folder: str | Path, *, check_base: bool = True, **options: Any) -> tupl
     Args:
         folder: a folder with wemask_config.json.
         check_base: refuse weights that are not those beside which the operator was saved.
+        resize: add rows to the embedding where the tokenizer has more tokens, instead of refusing.
         **options: as for `pretrained.load_model`: dtype, device_map, revision (of an adapter's
             base model), ...
 
     Raises:
-        ModelError: no wemask_config.json, a damaged or newer one, weights that do not load, or
-            another base model than the operator was calibrated on.
+        ModelError: no wemask_config.json, a damaged or newer one, weights that do not load,
+            another base model than the operator was calibrated on, or another's tokenizer.
         DetectionError, PatchError: the operator does not fit this model.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     saved = read_manifest(folder)  # before the weights: a damaged file should not cost minutes
     load_weights = _load_adapter if is_adapter(folder) else _load_full
     model = load_weights(folder, saved, check_base, {"parts": saved.parts, **options})
+    _check_finite(model, folder)
     restore(model, saved)
     if not (folder / "tokenizer_config.json").exists():
         return model, None
-    return model, load_tokenizer(str(folder), config=unwrap(model).config)
+    tokenizer = load_tokenizer(str(folder), config=unwrap(model).config)
+    fit_vocabulary(model, tokenizer, str(folder), resize=resize)
+    return model, tokenizer
 
 
-def is_adapter(folder: Path) -> bool:
-    """True for a PEFT adapter, which holds no base model."""
-    return (folder / "adapter_config.json").exists()
+def _check_finite(model: nn.Module, folder: Path) -> None:
+    for name, weight in model.named_parameters():
+        plain = weight.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        if plain and not weight.is_meta and not weight.isfinite().all():
+            raise ModelError(
+                f"The weights of {folder} are not all numbers, in {name}: the file is damaged, or "
+                "the training diverged. Restore it, or train with a lower learning rate."
+            )
 
 
 def merge(folder: str | Path, out: str | Path, **options: Any) -> None:
@@ -142,8 +161,8 @@ def merge(folder: str | Path, out: str | Path, **options: Any) -> None:
             nothing can be merged without rounding.
         WemaskError: it does not load.
     """
-    folder = Path(folder)
-    check_free(Path(out))
+    folder, out = as_path(folder), as_path(out)
+    check_free(out)
     read_config(folder)
     if not is_adapter(folder):
         raise ModelError(f"{folder} is no adapter but a whole model: there is nothing to merge.")
@@ -153,34 +172,40 @@ def merge(folder: str | Path, out: str | Path, **options: Any) -> None:
             "The base model is quantised: merging would round the adapter away. Merge into the "
             "unquantised base model."
         )
-    with new_folder(Path(out)) as partial:
+    with new_folder(out) as partial:
         save(model.merge_and_unload(), tokenizer, partial)  # pyright: ignore[reportCallIssue]
 
 
 def check_free(out: Path) -> None:
     """Raise ModelError unless `out` can become a new folder."""
-    if out.is_file():
+    if kind_of(out) == "file":
         raise ModelError(f"{out} is a file; a folder is needed to save a model.")
-    if out.is_dir() and any(out.iterdir()):
+    if kind_of(out) == "folder" and any(out.iterdir()):
         raise ModelError(f"{out} is not empty. Give a new folder, or remove it first: rm -r {out}")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """An empty folder that becomes `out` at the end, unless something went wrong."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        partial = Path(name) / out.name
-        partial.mkdir()
-        yield partial
-        partial.rename(out)
+    with saving(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+            partial = Path(name) / out.name
+            partial.mkdir()
+            yield partial
+            partial.rename(out)
+
+
+def variant_of(folder: Path) -> str | None:
+    """That of its weight files; a training checkpoint has none."""
+    return VARIANT if any(folder.glob(f"*.{VARIANT}*.safetensors")) else None
 
 
 def _load_full(
     folder: Path, saved: Manifest, check_base: bool, options: dict[str, Any]
 ) -> nn.Module:
-    has_variant = any(folder.glob(f"*.{VARIANT}*.safetensors"))
-    variant = VARIANT if has_variant else None  # a training checkpoint has none
+    variant = variant_of(folder)
+    check_folder(str(folder), folder, variant)
     model = load_model(str(folder), config=_native_config(folder), variant=variant, **options)
     if check_base and not _same(model, saved):
         raise ModelError(
@@ -196,32 +221,26 @@ def _native_config(folder: Path) -> Any:
     from transformers import CONFIG_MAPPING
 
     path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text())
-        kind = values.pop("model_type")
-        if not kind.startswith(PREFIX):
-            raise ModelError(
-                f"{path} is of a plain model ({kind}), but {CONFIG_NAME} lies beside it: plain "
-                "weights were saved over a softened model. Save again with wemask.save."
-            )
-        kind = kind.removeprefix(PREFIX)
-        if kind not in CONFIG_MAPPING:
-            raise ModelError(f"{path}: model_type {kind!r} is unknown to this transformers.")
-        values.pop("auto_map", None)
+    values = read_json(path, ModelError)
+    kind = str(values.pop("model_type", "none"))
+    if not kind.startswith(PREFIX):
+        raise ModelError(
+            f"{path} is of a plain model ({kind}), but {CONFIG_NAME} lies beside it: plain "
+            "weights were saved over a softened model. Save again with wemask.save."
+        )
+    kind = kind.removeprefix(PREFIX)
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(f"{path}: model_type {kind!r} is unknown to this transformers.")
+    values.pop("auto_map", None)
+    with judged_by("transformers", ModelError, f"{path} (restore it)"):
         return CONFIG_MAPPING[kind].from_dict(values)
-    except ModelError:
-        raise
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{path} cannot be read: {error!r}.") from error
 
 
 def _load_adapter(
     folder: Path, saved: Manifest, check_base: bool, options: dict[str, Any]
 ) -> nn.Module:
-    from peft import PeftConfig, PeftModel
-
-    settings = json.loads((folder / "adapter_config.json").read_text())
-    settings["peft_type"] = settings["peft_type"].removeprefix(PREFIX.upper())
+    settings = read_adapter(folder)
+    settings["peft_type"] = str(settings.get("peft_type")).removeprefix(PREFIX.upper())
     name = saved.base_model or settings.get("base_model_name_or_path")
     if not name:
         raise ModelError(
@@ -229,10 +248,10 @@ def _load_adapter(
             "Save the merged model: model.merge_and_unload(), then wemask.save."
         )
     base = load_model(name, **{"revision": saved.base_revision, **options})
+    widen(base, saved.vocabulary)
     if check_base:
         _check_base(base, name, saved)
-    config = PeftConfig.from_peft_type(**settings)
-    return PeftModel.from_pretrained(base, str(folder), config=config).eval()  # pyright: ignore
+    return with_adapter(base, folder, settings)
 
 
 def _check_base(base: nn.Module, name: str, saved: Manifest) -> None:

@@ -95,7 +95,16 @@ class Decoder:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The transformers model inside torch.compile, DDP and PEFT wrappers."""
+    """The transformers model inside torch.compile, DDP and PEFT wrappers.
+
+    Raises:
+        ModelError: it is no model at all, but its name, say.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"A loaded transformers model was sought, got {model!r:.80}. Load it first: "
+            "AutoModelForCausalLM.from_pretrained(NAME), or wemask.load(FOLDER) of a softened one."
+        )
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod  # pyright: ignore[reportAssignmentType]
@@ -110,6 +119,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 def without_weights(model: nn.Module) -> bool:
     """True on the meta device; accelerate's offloaded layers have weights, kept elsewhere."""
     return any(p.is_meta for p in model.parameters()) and not hasattr(model, "hf_device_map")
+
+
+def rows(model: nn.Module) -> int:
+    """Rows of the input embedding: the tokens that the model can read."""
+    embedding: Any = unwrap(model).get_input_embeddings()  # pyright: ignore[reportCallIssue]
+    return getattr(embedding, "num_embeddings", None) or len(embedding.weight)
 
 
 def find_decoder(model: nn.Module) -> Decoder:

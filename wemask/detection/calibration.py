@@ -36,27 +36,40 @@ def calibration_inputs(
     """Token ids and mask [B, T] that `wemask.detect` with the same arguments reads.
 
     Raises:
-        DetectionError: nothing to read, wrong shapes, texts of less than two tokens in all, or a
-            chat template that fails.
+        DetectionError: nothing to read, wrong kinds or shapes, texts of less than two tokens in
+            all, or a chat template that fails.
     """
     if input_ids is None and attention_mask is not None:
         raise DetectionError("attention_mask was given without input_ids. Give both.")
     if input_ids is not None:
-        if not isinstance(input_ids, Tensor):
-            raise DetectionError(f"input_ids must be a tensor [batch, tokens], got {input_ids!r}.")
+        for name, given in {"input_ids": input_ids, "attention_mask": attention_mask}.items():
+            if given is not None and not isinstance(given, Tensor):
+                raise DetectionError(f"{name} must be a tensor [batch, tokens], got {given!r:.80}.")
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise DetectionError(
+                f"input_ids are the numbers of tokens, of dtype int64, got {input_ids.dtype}. Type "
+                "input_ids.long() if that is what they are."
+            )
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if input_ids.ndim != 2 or mask.shape != input_ids.shape or not mask.any():
             raise DetectionError(
                 "input_ids and attention_mask must be [batch, tokens] with at least one real "
                 f"token; got {tuple(input_ids.shape)} and {tuple(mask.shape)}."
             )
+        if mask.bool().sum(1).max() < 2:
+            raise DetectionError(
+                "A text of one token shows nothing. Give input_ids of two or more."
+            )
         return input_ids, mask
-    if tokenizer is None or isinstance(tokenizer, Tensor):  # ids given in its place
+    if not callable(tokenizer):  # None, its name, ids given in its place
         raise DetectionError(
             "Detection needs something to read: detect(model, tokenizer) or "
             "detect(model, input_ids=ids, attention_mask=mask)."
         )
-    rows = [*_rows(tokenizer, [texts] if isinstance(texts, str) else texts, chats), *examples]
+    texts = [texts] if isinstance(texts, str) else texts
+    if texts is not None and not all(isinstance(text, str) for text in texts):
+        raise DetectionError(f"texts must be a list of texts, got {texts!r:.80}.")
+    rows = [*_rows(tokenizer, texts, chats), *examples]
     rows = [list(row)[:LONGEST] for row in rows if len(row)]
     if max(map(len, rows), default=0) < 2:
         raise DetectionError(

@@ -69,8 +69,9 @@ def detect(
         The report; `report.found` is False, with the nearest miss, where there is no ME Layer.
 
     Raises:
-        DetectionError: no input, wrong shapes, another model's tokenizer, or a softened model.
-        ModelError: a part of the architecture was not found.
+        DetectionError: no input, wrong kinds or shapes, another model's tokenizer, or a softened
+            model.
+        ModelError: no model, or a part of the architecture was not found.
     """
     base = unwrap(model)
     if getattr(base, "wemask_handle", None) is not None:
@@ -117,6 +118,11 @@ def _criterion(
             + nearest(unknown[0], known)
         )
     given = {"name": criterion} if isinstance(criterion, str) else criterion
+    if not isinstance(given, dict) or not given.keys() <= {*known}:
+        raise DetectionError(
+            "criterion (of a model's config.json: wemask_criterion) is sun2024, relative, or has "
+            f"settings of its own, {', '.join(known)}; got {given!r:.200}."
+        )
     return Criterion(**{**given, **thresholds})
 
 
@@ -162,7 +168,8 @@ class _Analysis:
             self._fill(report, layer)
         else:
             report.nearest_miss = self._nearest_miss()
-            report.probe_ids = self._probe_ids(int(self.traces[-1].token_max.argmax()))
+            strongest = self.traces[-1].token_max.argsort(descending=True, stable=True)
+            report.probe_ids = self._probe_ids(strongest.tolist())
         return report
 
     def _rows(self) -> list[LayerRow]:
@@ -212,7 +219,7 @@ class _Analysis:
         ffn = self._written_by_ffn(layer)
         report.written_by = None if math.isnan(ffn) else {"attention": 1 - ffn, "ffn": ffn}
         report.norm = self._norm(layer, dims)
-        report.probe_ids = self._probe_ids(self._strongest(primary, layer)[0])
+        report.probe_ids = self._probe_ids(self._strongest(primary, layer))
 
     def _dims(self, layer: int, tokens: Tensor) -> list[int]:
         """Dims in which these tokens lead at the output of `layer`, strongest first."""
@@ -296,9 +303,11 @@ class _Analysis:
             "kl_from_uniform_after_norm": _kl_from_uniform(weighted / weighted.sum()),
         }
 
-    def _probe_ids(self, token: int) -> list[int]:
-        """The calibration text of that token without its pads."""
-        text = int(self._positions[token, 0])
+    def _probe_ids(self, tokens: Sequence[int]) -> list[int]:
+        """The text of the first of these tokens, without pads; one of two tokens if there is."""
+        texts = self._positions[tokens, 0].tolist()
+        longer = (text for text in texts if self.attention_mask[text].bool().sum() > 1)
+        text = next(longer, texts[0])
         return self.input_ids[text][self.attention_mask[text].bool()].tolist()
 
     def _nearest_miss(self) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -11,9 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wemask.detection.typed import typed
+from wemask.detection.version_1 import of_version_1
 from wemask.errors import DetectionError, nearest
+from wemask.files import read_json
 
 SCHEMA_VERSION = 2
+LONGEST_PROBE = 65_536  # tokens; detection writes one of its texts, of some hundred
 ALIVE_SHARE = 0.25  # below this share of its peak a massive activation is gone
 MIN_SEPARATION = 1.2  # below it there is no threshold worth the name
 
@@ -272,7 +276,9 @@ class MELayerReport:
         del values["relief"]
         for row in values["layers"]:  # JSON has no infinity: a ratio to a median of 0 is null
             row |= {k: None for k, v in row.items() if type(v) is float and not math.isfinite(v)}
-        values["gates"] = {str(layer): _keyed(gate, str) for layer, gate in values["gates"].items()}
+        for gate in values["gates"].values():
+            gate |= {name: _texts(gate[name]) for name in ("thresholds", "primary")}
+        values["gates"] = _texts(values["gates"])
         return {"schema_version": SCHEMA_VERSION, "verdict": self.verdict, **values}
 
     @classmethod
@@ -283,26 +289,22 @@ class MELayerReport:
             DetectionError: another schema version, wrong keys, or gates that cannot be.
         """
         version = values.get("schema_version") if isinstance(values, Mapping) else None
-        if version not in (1, SCHEMA_VERSION):
+        if type(version) is not int or version not in (1, SCHEMA_VERSION):
             raise DetectionError(
                 f"An ME Layer report of schema version 1 or {SCHEMA_VERSION} was expected, found "
                 f"{version!r}. Run `wemask detect` again."
             )
         body = {k: v for k, v in values.items() if k not in ("schema_version", "verdict")}
         try:
-            body = _of_version_1(body) if version == 1 else body
-            body["criterion"] = Criterion(**body["criterion"])
-            body["tokens"] = [MassiveToken(**t) for t in body["tokens"]]
-            body["emergences"] = [
-                Emergence(**{**e, "tokens": [MassiveToken(**t) for t in e["tokens"]]})
-                for e in body["emergences"]
+            body = of_version_1(body) if version == 1 else body
+            infinite = dict.fromkeys(("max", "median", "ratio"), math.inf)
+            body["layers"] = [
+                {k: infinite.get(k) if v is None else v for k, v in row.items()}
+                for row in body["layers"]
             ]
-            ratios = [math.inf if (r := row["ratio"]) is None else r for row in body["layers"]]
-            rows = zip(body["layers"], ratios, strict=True)
-            body["layers"] = [LayerRow(**{**row, "ratio": ratio}) for row, ratio in rows]
-            body["gates"] = {int(i): Gate(**_keyed(gate, int)) for i, gate in body["gates"].items()}
-            report = cls(**body)
+            report = typed(body, cls, "report")
             report._check_gates()
+            report._check()
             return report
         except DetectionError:
             raise
@@ -310,6 +312,22 @@ class MELayerReport:
             raise DetectionError(
                 f"The ME Layer report is damaged ({error}). Run `wemask detect` again."
             ) from error
+
+    def _check(self) -> None:
+        """Raise ValueError where values of the right types do not go together."""
+        checks = {
+            "layer is no layer": not self.found or self.layer in range(self.num_layers),
+            f"dims are not different ones of {self.hidden_size}": are_dims(
+                self.dims, self.hidden_size
+            ),
+            "dims are none": not self.found or len(self.dims) > 0,
+            "magnitudes are not one for each of dims": len(self.magnitudes) == len(self.dims),
+            "probe_ids are no tokens": min(self.probe_ids, default=0) >= 0,
+            "probe_ids are one token alone": len(self.probe_ids) != 1,
+            f"probe_ids are more than {LONGEST_PROBE:,}": len(self.probe_ids) <= LONGEST_PROBE,
+        }
+        if wrong := [what for what, good in checks.items() if not good]:
+            raise ValueError("its " + ", its ".join(wrong))
 
     def _check_gates(self) -> None:
         first, last = (self.layer or 0) + 1, self.num_layers - 1
@@ -335,12 +353,17 @@ class MELayerReport:
     def load(cls, path: str | Path) -> "MELayerReport":
         """Read `me_layer.json`; DetectionError: no such file, no JSON, or not a report."""
         try:
-            values = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+            values = read_json(Path(path), DetectionError, kind=None)
+        except DetectionError as error:
             raise DetectionError(
-                f"An ME Layer report was sought at {path}: {error}. Run `wemask detect`."
+                f"An ME Layer report was sought at {path}: {error} Run `wemask detect`."
             ) from error
         return cls.from_dict(values)
+
+
+def are_dims(dims: Sequence[int], size: int) -> bool:
+    """Whether these are different dims of a width."""
+    return len({*dims}) == len(dims) and all(0 <= dim < size for dim in dims)
 
 
 def plain_size(magnitude: float) -> str:
@@ -363,36 +386,6 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{p[0]} to {p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
 
 
-def _keyed(gate: Mapping[str, Any], key: Callable[[Any], Any]) -> dict[str, Any]:
-    """A gate whose dims are the keys of JSON, or numbers again."""
-    named = ("thresholds", "primary")
-    return {**gate, **{name: {key(d): float(t) for d, t in gate[name].items()} for name in named}}
-
-
-def _of_version_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Version 0.1 had one threshold per dim for all layers, and layer numbers for emergences."""
-    values = dict(values)
-    taus, ratio = values.pop("thresholds"), values.pop("separation")
-    note, me_layer = values.pop("separation_note"), values["layer"]
-    gate = {
-        "dims": [int(d) for d in taus],
-        "thresholds": taus,
-        "primary": taus,
-        "separation": ratio,
-        "primary_separation": ratio,
-        "massive": len(values["tokens"]),
-        "note": "" if taus else note or "not told by version 0.1",
-    }
-    after = range(me_layer + 1, values["num_layers"]) if values["found"] else ()
-    values["gates"] = {str(layer): gate for layer in after}
-    unknown = {"tokens": [], "count": 0, "dims": [], "magnitude": 0.0, "erased_at": None}
-    known = {
-        **{name: values[name] for name in ("tokens", "dims", "erased_at")},
-        "count": len(values["tokens"]),
-        "magnitude": max(values["magnitudes"], default=0.0),
-    }
-    values["emergences"] = [
-        {"layer": layer, "alignment": None, **(known if layer == me_layer else unknown)}
-        for layer in values["emergences"]
-    ]
-    return values
+def _texts(numbered: Mapping[int, Any]) -> dict[str, Any]:
+    """With the keys of JSON."""
+    return {str(number): value for number, value in numbered.items()}

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from wemask.checkpoint.adapter import is_adapter, read_adapter, with_adapter
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.checkpoint.save_load import load
+from wemask.checkpoint.vocabulary import fit_vocabulary
 from wemask.evaluate.arms import ARMS, Arm
 from wemask.files import digest
 from wemask.operator.patch import soften
@@ -123,13 +125,11 @@ class ArmRun:
             model, tokenizer, _ = load_base(run)
         else:
             tokenizer = load_tokenizer(final)
-            if (self.final / "adapter_config.json").exists():
-                from peft import PeftModel
-
-                base: Any = load_base(run)[0]
-                model = PeftModel.from_pretrained(base, final).eval()
+            if is_adapter(self.final):
+                model = with_adapter(load_base(run)[0], self.final, read_adapter(self.final))
             else:
                 model = load_model(final, **options)
+            fit_vocabulary(model, tokenizer, final)
         if self.operator is not None:
             soften(model, detect_run(run, model, tokenizer), self.operator)
         return model, tokenizer

@@ -10,23 +10,19 @@ and FSDP (which wraps by class name) see the module that they know.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from wemask.decoder.parts import Decoder, find_decoder, layer_index_error, unwrap, without_weights
 from wemask.decoder.passage import checking_flow, evaluating
-from wemask.detection.me_layer import layers_by_reason
+from wemask.detection.me_layer import MELayerReport, are_dims, layers_by_reason
 from wemask.errors import ConfigError, DetectionError, PatchError
 from wemask.operator.dims import choose_dims, choose_fill
 from wemask.operator.handle import SoftenHandle, device_of, observe, probe_ids
 from wemask.operator.layers import Observation, Softening
 from wemask.operator.settings import WeMaskConfig
-
-if TYPE_CHECKING:
-    from wemask.detection.me_layer import MELayerReport
-
 
 INVERTED_MASKS = ("mpt",)  # bool masks that are True where a key is hidden
 
@@ -37,7 +33,7 @@ class WeMaskWarning(UserWarning):
 
 def soften(
     model: nn.Module,
-    report: "MELayerReport | None" = None,
+    report: MELayerReport | None = None,
     config: WeMaskConfig | None = None,
     *,
     dims: Mapping[int, Sequence[int]] | None = None,
@@ -64,10 +60,10 @@ def soften(
             layer's gate tells massive tokens.
         DetectionError: the choices need an ME Layer and none was found, or the report is of another
             model.
-        ModelError: a part of the architecture was not found, or a layer does not exist.
+        ModelError: no model, a part of the architecture was not found, or a layer does not exist.
+        ConfigError: an argument of another kind.
     """
-    if isinstance(report, WeMaskConfig):
-        raise ConfigError("The report comes before the config: type soften(model, config=config).")
+    _check_arguments(report, config, dims=dims, fill=fill, learned=learned)
     config = config or WeMaskConfig()
     base = unwrap(model)
     _check_patchable(base)
@@ -93,7 +89,7 @@ def soften(
         if dims is None:
             _set_dims(handle, choose_dims(config, report, handle.layers, decoder, seen))
         else:
-            _check_dims(dims, decoder, layers)
+            _check_dims(dims, config, decoder, layers)
             _set_dims(handle, dims)
         _set_fill(handle, choose_fill(config, handle.dims, seen) if fill is None else fill)
         if learned:
@@ -103,6 +99,26 @@ def soften(
         handle.uninstall()
         raise
     return handle
+
+
+def _check_arguments(report: Any, config: Any, **by_layer: Any) -> None:
+    """Raise ConfigError where an argument is not what it must be; say how to make it."""
+    if isinstance(report, WeMaskConfig):
+        raise ConfigError("The report comes before the config: type soften(model, config=config).")
+    if report is not None and not isinstance(report, MELayerReport):
+        raise ConfigError(
+            f"The report must be what wemask.detect gives, got {report!r:.80}. Type "
+            "MELayerReport.load(FILE) for a file of it, MELayerReport.from_dict(VALUES) for its "
+            "values, or soften(model, config=WeMaskConfig(...)) for settings alone."
+        )
+    if config is not None and not isinstance(config, WeMaskConfig):
+        raise ConfigError(
+            f"The config must be a WeMaskConfig, got {config!r:.80}. Type "
+            "WeMaskConfig.from_dict(VALUES), or WeMaskConfig(rate=0.001)."
+        )
+    for name, values in by_layer.items():
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigError(f"{name} must be {{layer: ...}}, got {values!r:.80}.")
 
 
 def _check_patchable(model: nn.Module) -> None:
@@ -127,7 +143,7 @@ def _check_patchable(model: nn.Module) -> None:
         )
 
 
-def _check_places(model: nn.Module, report: "MELayerReport | None", config: WeMaskConfig) -> None:
+def _check_places(model: nn.Module, report: MELayerReport | None, config: WeMaskConfig) -> None:
     """Raise PatchError where a place in a document cannot be read from the model's masks."""
     position = config.position
     if position is None:
@@ -163,8 +179,8 @@ def _check_places(model: nn.Module, report: "MELayerReport | None", config: WeMa
 
 
 def _check_report(
-    report: "MELayerReport | None", config: WeMaskConfig, decoder: Decoder, vocabulary: int
-) -> "MELayerReport | None":
+    report: MELayerReport | None, config: WeMaskConfig, decoder: Decoder, vocabulary: int
+) -> MELayerReport | None:
     if report is None or not report.found:
         if config.needs_report:
             call = "Call report = wemask.detect(model, tokenizer) first."
@@ -190,7 +206,7 @@ def _check_report(
 
 
 def _tellable(
-    config: WeMaskConfig, report: "MELayerReport | None", layers: tuple[int, ...]
+    config: WeMaskConfig, report: MELayerReport | None, layers: tuple[int, ...]
 ) -> tuple[tuple[int, ...], dict[int, str]]:
     """The layers whose gate tells massive tokens, and why the others are left alone.
 
@@ -221,7 +237,7 @@ def _tellable(
 
 
 def resolve_layers(
-    config: WeMaskConfig, report: "MELayerReport | None", count: int
+    config: WeMaskConfig, report: MELayerReport | None, count: int
 ) -> tuple[int, ...]:
     """The layer numbers that `config.layers` means in a model of `count` layers.
 
@@ -255,7 +271,7 @@ def resolve_layers(
     return tuple(choice)
 
 
-def _warn(config: WeMaskConfig, report: "MELayerReport | None") -> None:
+def _warn(config: WeMaskConfig, report: MELayerReport | None) -> None:
     reasons = []
     if config.tokens == "position0":
         reasons.append(
@@ -292,15 +308,22 @@ def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) ->
 
 
 def _check_dims(
-    dims: Mapping[int, Sequence[int]], decoder: Decoder, layers: tuple[int, ...]
+    dims: Mapping[int, Sequence[int]],
+    config: WeMaskConfig,
+    decoder: Decoder,
+    layers: tuple[int, ...],
 ) -> None:
-    """Raise PatchError where given dims miss a softened layer or do not exist."""
+    """Raise PatchError where dims miss a layer, do not exist, or are not as many as chosen."""
+    width = decoder.hidden_size
+    # activation has none in a layer after the massive activation's end
+    least = 0 if config.dims == "activation" and any(dims.values()) else 1
+    most = width if config.dims == "massive" else config.budget(width)
     for index in layers:
         given = dims.get(index)
-        if given is None or not all(0 <= d < decoder.hidden_size for d in given):
+        if given is None or not (least <= len(given) <= most and are_dims(given, width)):
             raise PatchError(
-                f"dims must give dims from 0 to {decoder.hidden_size - 1} for each of the layers "
-                f"{list(layers)}; for layer {index} it gives {given}."
+                f"dims must give {least} to {most} different dims from 0 to {width - 1} for each "
+                f"of the layers {list(layers)}; for layer {index} it gives {given}."
             )
 
 

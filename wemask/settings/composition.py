@@ -18,8 +18,10 @@ from wemask.distributed import adopt_environment
 from wemask.errors import ConfigError, WemaskError, nearest
 
 # Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
-# sbatch, and variables.
-PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
+# sbatch, and variables; what the file of a model need not say.
+PASSED_THROUGH = re.compile(
+    r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]|model\.resize="
+)
 SLURM = "launcher/slurm.yaml"
 MULTIRUN = ("-m", "--multirun")
 OPTIONAL_GROUPS = ("experiment", "debug")  # Hydra ignores an unknown name of these: we do not

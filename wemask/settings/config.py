@@ -51,6 +51,8 @@ class ModelConfig:
     attn_implementation: Text | None = None
     device_map: Text | None = None
     trust_remote_code: bool = False
+    resize: bool = False
+    """Add rows to the embedding where the tokenizer has tokens beyond it, instead of refusing."""
     parts: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Names of architecture parts that are not recognised: model.wemask_parts."""
     criterion: Criterion | None = None
@@ -150,6 +152,8 @@ class RunConfig:
         """
         model = dataclasses.asdict(self.model)
         del model["fallback"], model["stands_for"]  # `path` says which weights were loaded
+        if not self.model.resize:  # run folders of 0.1 keep their names
+            del model["resize"]
         values: dict[str, Any] = {"model": model, "method": self.method}
         if self.softens:
             values |= {"operator": self.operator.to_dict(), **self.detection_settings()}

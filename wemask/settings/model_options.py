@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # `wemask --help` waits for no torch
 NAMES = sorted({path.stem for path in (conf_dir() / "model").glob("*.yaml")} - {"custom"})
 MODEL = f"name of conf/model ({', '.join(NAMES)}), ORG/NAME of the hub, folder, or GGUF file"
 CALIBRATION = ".txt or data file of texts that detection reads [38 built-in texts]"
+RESIZE = "add rows to the embedding for tokens beyond it"
 CRITERION = "what is massive [as in conf/model]"
 _PLACEHOLDER = "another"
 
@@ -30,6 +31,7 @@ class ModelOptions:
     dtype: Annotated[str | None, Option(help="auto, float32, bfloat16 or float16")] = None
     device_map: Annotated[str | None, Option(help="auto spreads one that fits no device")] = None
     trust_remote_code: Annotated[bool, Option("--trust-remote-code", help="run its code")] = False
+    resize: Annotated[bool, Option("--resize", help=RESIZE)] = False
     calibration: Annotated[Path | None, Option(help=CALIBRATION)] = None
     no_chats: Annotated[bool, Option("--no-chats", help="detect on no chats as well")] = False
     criterion: Annotated[Literal["sun2024", "relative"] | None, Option(help=CRITERION)] = None
@@ -52,6 +54,7 @@ class ModelOptions:
             if getattr(self, key) is not None:
                 values[key] = getattr(self, key)
         values["trust_remote_code"] |= self.trust_remote_code
+        values["resize"] = values.get("resize", False) or self.resize
         return ModelConfig.from_values(values)
 
     def detection_arguments(self, config: "ModelConfig") -> dict[str, Any]:
