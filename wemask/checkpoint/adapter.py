@@ -49,7 +49,8 @@ def with_adapter(base: nn.Module, folder: Path, settings: dict[str, Any]) -> Any
             config=config,
             low_cpu_mem_usage=True,
         )
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
+    prefixes: dict[Any, str] = PEFT_TYPE_TO_PREFIX_MAPPING
+    prefix = prefixes.get(config.peft_type, "")
     held, placed = (
         sum(prefix in name for name in names)
         for names in (tensor_names(folder / ADAPTER), model.state_dict())

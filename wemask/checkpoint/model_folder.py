@@ -116,7 +116,7 @@ def tensor_names(path: Path) -> list[str]:
     """
     from safetensors import safe_open
 
-    refused = f"{path}, which is damaged or cut short (restore it)"
+    refused = f"{path}, which cannot be loaded: it is damaged or cut short, restore it"
     with judged_by("safetensors", ModelError, refused), safe_open(path, "pt") as file:
         return list(file.keys())
 

@@ -5,6 +5,7 @@ in the middle of a run.
 """
 
 import re
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from wemask.decoder.parts import rows, unwrap
 from wemask.errors import ModelError
 
 MOST_ADDED = 65_536  # rows, beside as many again as there are
-# What stands for an image and the like, and is in no text: the tokenizer of Gemma 3 has one behind
-# the embedding of its text models.
-PLACEHOLDER = re.compile("image|video|audio|vision", re.IGNORECASE)
+# No text becomes one of these, unless somebody writes it there: what stands for an image and the
+# like (the tokenizer of Gemma 3 has one behind the embedding of its text models), and what
+# transformers adds to the vocabulary of a GGUF file that has none.
+IDLE = re.compile(r"image|video|audio|vision|^<\|endoftext\|>$", re.IGNORECASE)
 
 
 def fit_vocabulary(model: nn.Module, tokenizer: Any, name: str, *, resize: bool = False) -> None:
@@ -32,31 +34,24 @@ def fit_vocabulary(model: nn.Module, tokenizer: Any, name: str, *, resize: bool 
         ModelError: there are tokens without a row, and `resize` is false.
     """
     size = rows(model)
-    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= size}
-    if not resize:
-        used = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
-        beyond = {t: i for t, i in beyond.items() if t in used or not _idle(t, tokenizer)}
+    used = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    beyond = [
+        (token, number)
+        for token, number in sorted(tokenizer.get_vocab().items(), key=itemgetter(1))
+        if number >= size and (resize or token in used or not IDLE.search(token))
+    ]
     if not beyond:
         return
     if resize:
-        widen(model, max(beyond.values()) + 1)
+        widen(model, beyond[-1][1] + 1)
         return
-    shown = ", ".join(f"{token!r} ({number})" for token, number in list(beyond.items())[:3])
+    shown = ", ".join(f"{token!r} ({number})" for token, number in beyond[:3])
     raise ModelError(
         f"The tokenizer of {name} has {len(beyond)} tokens without a row in the model's embedding "
         f"of {size:,}: {shown}. Type model.resize=true (for `wemask`: --resize, in Python "
         "wemask.load(..., resize=True)) to add rows, the mean of all others; or take the tokens "
         "out of the tokenizer."
     )
-
-
-def _idle(token: str, tokenizer: Any) -> bool:
-    """Whether no text becomes this token, unless somebody writes it there.
-
-    Of images and the like (see `PLACEHOLDER`); or the token for the unknown, which classes of
-    byte-level tokenizers add to a vocabulary without one (Qwen's, to a GGUF file) and never emit.
-    """
-    return token == tokenizer.unk_token or PLACEHOLDER.search(token) is not None
 
 
 def widen(model: nn.Module, size: int) -> None:

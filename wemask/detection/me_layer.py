@@ -297,6 +297,9 @@ class MELayerReport:
         body = {k: v for k, v in values.items() if k not in ("schema_version", "verdict")}
         try:
             body = of_version_1(body) if version == 1 else body
+            needed = ("criterion", "tokens", "emergences", "gates", "layers")
+            if missing := [name for name in needed if name not in body]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
             infinite = dict.fromkeys(("max", "median", "ratio"), math.inf)
             body["layers"] = [
                 {k: infinite.get(k) if v is None else v for k, v in row.items()}

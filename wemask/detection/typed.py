@@ -31,11 +31,11 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _made(value, kind, where)
     if origin is list:
-        _must(isinstance(value, list), where, "a list", value)
-        return [typed(v, inner[0], f"{where}[{i}]") for i, v in enumerate(value)]
+        values = _must(isinstance(value, list), where, "a list", value)
+        return [typed(v, inner[0], f"{where}[{i}]") for i, v in enumerate(values)]
     if origin is dict:
-        _must(isinstance(value, dict), where, "an object", value)
-        return {inner[0](k): typed(v, inner[1], f"{where}.{k}") for k, v in value.items()}
+        values = _must(isinstance(value, dict), where, "an object", value)
+        return {inner[0](k): typed(v, inner[1], f"{where}.{k}") for k, v in values.items()}
     good = type(value) is kind or (kind is float and type(value) is int)
     return _must(good, where, WORDS.get(kind, str(kind)), value)
 
