@@ -6,7 +6,7 @@ from typing import Any
 
 from wemask.launch.launch import command
 from wemask.settings.composition import exit_on_error, train_overrides
-from wemask.settings.config import run_config
+from wemask.terminal import session
 
 
 def run(cfg: Any, typed: list[str]) -> Any:
@@ -16,6 +16,7 @@ def run(cfg: Any, typed: list[str]) -> Any:
     from omegaconf import OmegaConf
 
     from wemask.evaluate.evaluation import tasks_from_config
+    from wemask.settings.config import run_config
     from wemask.study import Study, evaluate
 
     hydra = HydraConfig.get()
@@ -39,9 +40,9 @@ def run(cfg: Any, typed: list[str]) -> Any:
 
 
 if __name__ == "__main__":
-    studies = command("evaluate", run)
-    if studies and studies[0].sweep:
-        from wemask.study import finish_sweep
+    with exit_on_error(), session():
+        studies = command("evaluate", run)
+        if studies and studies[0].sweep:
+            from wemask.study import finish_sweep
 
-        with exit_on_error():
             finish_sweep(studies)

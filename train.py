@@ -3,16 +3,18 @@
 from typing import Any
 
 from wemask.launch.launch import command
-from wemask.settings.config import run_config
+from wemask.settings.composition import exit_on_error
+from wemask.terminal import session
 
 
 def run(cfg: Any, typed: list[str]) -> None:
     """One training run of the composed settings."""
-    config = run_config(cfg, typed)
+    from wemask.settings.config import run_config
     from wemask.train.training import train
 
-    train(config)
+    train(run_config(cfg, typed))
 
 
 if __name__ == "__main__":
-    command("train", run)
+    with exit_on_error(), session():
+        command("train", run)

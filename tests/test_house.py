@@ -17,6 +17,7 @@ FLOORS = (
     {"operator", "data"},
     {"detection", "embedded"},
     {"decoder"},
+    {"terminal"},
     {"distributed", "files"},
     {"errors", "version"},
 )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer import Argument, Option
 
+from wemask import terminal
 from wemask.errors import ConfigError
 from wemask.files import digest, saving, say
 from wemask.settings.composition import compose, exit_on_error, script_path, section
@@ -38,7 +39,10 @@ NewFolder = Annotated[Path, Argument(help="a new folder")]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `wemask` command; exits with 2 and one message on a user's error."""
-    app(arguments, prog_name="wemask")
+    words = [*(sys.argv[1:] if arguments is None else arguments)]
+    words.sort(key=lambda word: word not in terminal.QUIET)  # also where it stands last
+    with exit_on_error(), terminal.session():
+        app(words, prog_name="wemask")
 
 
 def _version(asked: bool) -> None:
@@ -51,10 +55,12 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _start(
     context: typer.Context,
-    quiet: Annotated[bool, Option("--quiet", "-q", help="say nothing but errors")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="no results, no progress")] = False,
     version: Annotated[bool, Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
-    context.obj = Console(quiet=quiet)
+    if quiet:
+        terminal.be_quiet()
+    context.obj = Console()
     context.with_resource(exit_on_error())  # around the command
 
 
@@ -297,7 +303,9 @@ def _submit(
     if not any(word.startswith("launcher=") for word in words):
         words.insert(0, "launcher=slurm")
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(script_path("train.py")), *words])
+    os.execv(
+        sys.executable, [sys.executable, str(script_path("train.py")), *terminal.flags(), *words]
+    )
 
 
 @app.command("status")

@@ -33,6 +33,7 @@ from wemask.report.report import read_detection, terminal_table, write_report
 from wemask.report.tracking import log_study
 from wemask.settings.config import RunConfig
 from wemask.settings.run_folder import open_folder, open_run_folder
+from wemask.terminal import note
 from wemask.train.prepare import detect_run, load_base
 from wemask.train.training import train
 from wemask.version import __version__
@@ -128,7 +129,7 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
     runs = [study.run(arm) for arm in study.arms if arm not in base.facts["absent"]]
     for run in missing:
         if run.name not in base.facts["absent"]:
-            console.rule(f"training {run.name}")
+            note(console, f"--- training {run.name} ---")
             train(run.config, console)
             release_memory()
     folder = study.folder()
@@ -159,10 +160,10 @@ def _finish(
     with saving(folder):
         write_report(results, folder, report, samples_of(groups))
     console.print(terminal_table(results))
-    for note in results["notes"]:
-        console.print(note, style="yellow", markup=False)
+    for line in results["notes"]:
+        console.print(line, style="yellow", markup=False)
     say(console, f"Report: {folder / 'report.html'}")
-    log_study(results, folder, logger, partial(say, console))  # last: W&B may refuse it
+    log_study(results, folder, logger, partial(note, console))  # last: W&B may refuse it
 
 
 def finish_sweep(studies: Sequence[Study], console: Console | None = None) -> None:
@@ -296,7 +297,7 @@ def _in_schema(rows: list[LayerMetrics]) -> list[dict[str, Any]]:
 
 
 def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) -> Entry:
-    console.rule(f"arm {run.name}")
+    note(console, f"--- arm {run.name} ---")
     folder = open_run_folder(run.config)
     if not (folder / "me_layer.json").exists():
         with saving(folder):

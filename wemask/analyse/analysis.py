@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import nn
+from tqdm import tqdm
 
 from wemask.analyse.conditions import IMPOSSIBLE, Condition, Subject, condition_rows
 from wemask.analyse.experiments import EXPERIMENTS
@@ -34,7 +34,7 @@ from wemask.decoder.parts import unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, nearest
 from wemask.evaluate.journal import Journal
-from wemask.files import digest, saving, say, write_whole
+from wemask.files import digest, saving, write_whole
 from wemask.measure.measurement import probe_batches
 from wemask.measure.norm_weights import norm_rows
 from wemask.operator.settings import WeMaskConfig
@@ -42,6 +42,7 @@ from wemask.report.style import save_figure
 from wemask.report.tracking import log_analysis
 from wemask.settings.run_folder import environment, machine, open_folder
 from wemask.settings.texts import load_texts, tokenise
+from wemask.terminal import note
 from wemask.version import __version__
 
 QUADRATIC = "quadratic"
@@ -149,7 +150,7 @@ def analyse(
     with saving(place):
         page = write_analysis(place, facts, tables, report)
         if logger is not None:
-            log_analysis(facts, tables, place, logger, partial(say, console))
+            log_analysis(facts, tables, place, logger, partial(note, console))
     return page
 
 
@@ -222,7 +223,7 @@ class _Run:
         new = [step for step in steps if self.journal.get(step.unit) is None]
         if len(new) < len(steps):
             made = len(steps) - len(new)
-            say(self.console, f"{made} of {len(steps)} measurements were made before.")
+            note(self.console, f"{made} of {len(steps)} measurements were made before.")
         self._measure(new)
         rows: Rows = {}
         for part, own in groupby(steps, key=lambda step: step.part):
@@ -239,22 +240,17 @@ class _Run:
         }
 
     def _measure(self, steps: Sequence[_Step]) -> None:
-        columns = (
-            *("{task.description}", BarColumn(), MofNCompleteColumn()),
-            *("forwards, left:", TimeRemainingColumn()),
-        )
         passes = sum(step.passes for step in steps)
-        with Progress(*columns, console=self.console, disable=not steps) as progress:
-            bar = progress.add_task("measuring", total=passes)
+        with tqdm(total=passes, unit=" forwards", disable=not steps) as bar:
             for step in steps:
-                progress.update(bar, description=step.part)
-                made = self._made(step, lambda: progress.advance(bar))
+                bar.set_description(step.part, refresh=False)
+                made = self._made(step, bar.update)
                 self.journal.add(step.unit, made)
                 if step is steps[0]:
                     seconds = made["seconds"]
                     left = (passes - step.passes) * seconds / max(1, step.passes)
                     took = f"{len(steps)} measurements; the first took {seconds:.1f} s"
-                    say(self.console, f"{took}, so about {_duration(left)} more.")
+                    note(self.console, f"{took}, so about {_duration(left)} more.")
 
     def _made(self, step: _Step, done: Callable[[], None]) -> dict[str, Any]:
         """What the journal keeps of a step: its rows, or why there are none, and what it took."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from wemask import terminal
 from wemask.distributed import is_rank
 from wemask.errors import ConfigError
 from wemask.launch.ranks import start_ranks
@@ -63,7 +64,8 @@ def elsewhere(cfg: Any, script: str) -> "list[Planned] | None":
             "evaluate.py runs in one process. Train with python train.py launcher.processes="
             f"{launcher.processes}, then evaluate without launcher.processes."
         )
-    code = start_ranks(launcher.processes, script_path(script), job_words())
+    words = [*terminal.flags(), *job_words()]
+    code = start_ranks(launcher.processes, script_path(script), words)
     if code:
         raise SystemExit(code)
     return []

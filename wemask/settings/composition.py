@@ -3,6 +3,7 @@
 `config.py` turns what comes out of here into typed settings.
 """
 
+import os
 import re
 import shlex
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from wemask import distributed
+from wemask import distributed, terminal
 from wemask.distributed import adopt_environment
 from wemask.errors import ConfigError, WemaskError, nearest
 
@@ -48,12 +49,15 @@ def command(name: str, run: Callable[[Any, list[str]], None]) -> list[str]:
     # `evaluate` package that lm-eval imports. Last is early enough for the script itself.
     sys.path.append(sys.path.pop(0))
     with exit_on_error():
+        terminal.take_flags(sys.argv)
         adopt_environment()
     typed = sys.argv[1:]
     sys.argv[1:] = normalise(typed)
+    begun: list[Any] = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)
     def main(cfg: Any) -> None:
+        begun.append(cfg)
         with exit_on_error():
             run(cfg, typed)
 
@@ -63,8 +67,20 @@ def command(name: str, run: Callable[[Any, list[str]], None]) -> list[str]:
             words = [word for word in sys.argv[1:] if word not in flags]
             sweep = flags or any(_is_sweep(word) for word in words)
             compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
-    main()
+        _start(main, begun)
     return typed
+
+
+def _start(main: Callable[[], None], begun: Sequence[Any]) -> None:
+    """Let Hydra run the application; what it refuses before a job has `begun` is one of ours."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else it prints lines of its own, and exits with 1
+    try:
+        main()
+    except Exception as error:
+        if begun:
+            raise
+        said = " ".join(str(error).split())[:600]
+        raise ConfigError(f"Hydra refuses this command line: {said}") from error
 
 
 def _is_sweep(word: str) -> bool:

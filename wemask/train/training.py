@@ -1,9 +1,10 @@
 """Fine-tune: model + operator + PEFT + TRL's SFTTrainer, in a run folder that resumes."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from wemask.settings.config import RunConfig
 from wemask.settings.engines import engine_arguments
 from wemask.settings.lock import locked
 from wemask.settings.run_folder import open_run_folder
+from wemask.terminal import note
 from wemask.train.callbacks import InterruptCallback, SofteningCallback
 from wemask.train.engine_check import (
     EngineCallback,
@@ -128,7 +130,7 @@ def _claimed(config: RunConfig, console: Console) -> Iterator[Path]:
         def claim() -> str:
             folder = open_run_folder(config)
             with saving(folder):
-                stack.enter_context(locked(folder, partial(say, console)))
+                stack.enter_context(locked(folder, partial(note, console)))
             return str(folder)
 
         yield Path(distributed.on_main(claim))
@@ -149,7 +151,7 @@ def _fit(
     checkpoint = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     if checkpoint is not None:
         check_resumable(Path(checkpoint), trainer, config.typed)
-        say(console, f"Resuming from {checkpoint}.")
+        note(console, f"Resuming from {checkpoint}.")
         if prepared.handle is not None and prepared.handle.learned:
             # The trainer restores weights and optimizer; theta is in no state_dict.
             saved = read_config(Path(checkpoint))["learned"]
@@ -159,7 +161,7 @@ def _fit(
     with ExitStack() as stack:
         stack.callback(forget_deepspeed)
         with saving(folder), waiting():
-            stack.enter_context(logged(config, trainer, folder, partial(say, console)))
+            stack.enter_context(logged(config, trainer, folder, partial(note, console)))
             stack.callback(interrupt.restore)
             trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
@@ -170,7 +172,8 @@ def _fit(
 
 def trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> Any:
     """SFTTrainer with what a softened and watched training adds to its log and checkpoints."""
-    from trl.trainer.sft_trainer import SFTTrainer
+    with redirect_stdout(io.StringIO()):  # transformers says where W&B is offline
+        from trl.trainer.sft_trainer import SFTTrainer
 
     class Trainer(SFTTrainer):
         """SFTTrainer with the `wemask/*` keys in its log and the operator in its checkpoints."""
@@ -251,6 +254,7 @@ def arguments_of(
         "dataloader_pin_memory": on_gpu,
         "completion_only_loss": loss.completion_only,
         "assistant_only_loss": loss.assistant_only,
+        "disable_tqdm": False,  # by itself it follows the level of transformers' log
         "report_to": "wandb" if config.logger["name"] == "wandb" else "none",
         "run_name": folder.name,
     }
@@ -277,7 +281,7 @@ def _watch(
         folder / "metrics.jsonl",
         every=every,
         budget=config.logger["watch_budget"],
-        say=partial(say, console),
+        say=partial(note, console),
     )
 
 
@@ -287,7 +291,7 @@ def _whole_checkpoint(folder: Path, console: Console) -> str | None:
     for name in broken:
         path = folder / "checkpoints" / name
         wrong = what_is_wrong(path)
-        say(console, f"{name} is half-written or damaged and is not used: {wrong}.")
+        note(console, f"{name} is half-written or damaged and is not used: {wrong}.")
         shutil.rmtree(path)
     return str(checkpoint) if checkpoint else None
 
