@@ -161,7 +161,7 @@ def test_truncation_and_what_it_drops_are_those_of_sft_trainer(tmp_path):
     examples = [pair(), pair("eggs " * 40, "17"), pair("eggs", "17 " * 40)]
     loss = chat.choose_loss(examples[0], tokenizer)
     rows = sft_rows(examples, tokenizer, loss, tmp_path, max_length=30)
-    audit = chat.audit_lengths(examples, tokenizer, loss, max_length=30)
+    audit = made_audit(examples, tokenizer, loss, max_length=30)
     assert (audit.n, audit.truncated, audit.untrained) == (3, 2, ["here"])
     assert len(rows) == 2
     assert audit.longest == max(len(chat.loss_mask(e, tokenizer).input_ids) for e in examples)
