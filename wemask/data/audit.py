@@ -31,8 +31,8 @@ class Audit:
     """Sources of the examples with nothing left to train; SFTTrainer drops them."""
     masked: int = 0  # examples in which some turns are trained and others are not
     looked: int = 0  # examples whose prompt alone was compared with the whole
-    lost: dict[str, str] = field(default_factory=dict)
-    """Of those whose prompt is no prefix of the whole: source -> the end that is lost."""
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    """Of those whose prompt is no prefix of the whole: source, and the end that is lost."""
     hidden: Counter[str] = field(default_factory=Counter)
     """Reasoning and tools that the template does not show -> number of examples."""
     silent: dict[int, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Audit:
             for what, count in sorted(self.hidden.items())
         ]
         if self.lost:
-            source, end = next(iter(self.lost.items()))
+            source, end = self.lost[0]
             lines.append(
                 f"The prompt alone is not a prefix of the whole in {len(self.lost)} of the "
                 f"{self.looked} examples looked at: training never sees its end {end!r}, which "
@@ -103,7 +103,7 @@ def audit(
             mask = chat.loss_mask(example, tokenizer, loss, max_length=max_length)
             result.looked += "prompt" in example
             if mask.lost:
-                result.lost[source] = str(tokenizer.decode(mask.lost))
+                result.lost.append((source, str(tokenizer.decode(mask.lost))))
             if not any(mask.trained):
                 result.untrained.append(source)
         if "text" not in example:

@@ -360,7 +360,9 @@ def _check_all(source: _Source, config: DataConfig) -> datasets.Features:
 
 def _report_notes(source: _Source, notes: Counter[str], left_out: Counter[str]) -> None:
     for reason, count in left_out.items():
-        logger.warning("%s: left out, not to be trained (%s): %d records", source.label, reason, count)
+        logger.warning(
+            "%s: left out, not to be trained (%s): %d records", source.label, reason, count
+        )
     for note, count in sorted(notes.items()):
         logger.warning("%s: %s: %d records", source.label, note, count)
     if names := [f"{name!r} ({count})" for name, count in source.unused.items()]:

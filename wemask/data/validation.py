@@ -32,7 +32,8 @@ def split_off(examples: Any, share: float, seed: int) -> tuple[Any, Any]:
             f"All {len(examples)} examples have one prompt: no validation data can be split off. "
             "Name a file: data.validation=FILE."
         )
-    drawn = _draw(list(groups.items()), round(share * len(examples)), seed)
+    wanted = min(round(share * len(examples)), len(examples) - 1)
+    drawn = _draw(list(groups.items()), wanted, seed)
     kept = sorted(set(range(len(examples))) - set(drawn))
     return examples.select(kept), examples.select(sorted(drawn))
 
