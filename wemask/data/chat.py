@@ -178,13 +178,15 @@ def labelled(examples: Any, tokenizer: PreTrainedTokenizerBase, loss: LossChoice
     """The dataset with `input_ids` and `labels`: where some turns of a conversation are trained
     and others not, which TRL's own masks cannot say. It takes such columns as they are.
     """
+    return examples.map(_with_labels, fn_kwargs={"tokenizer": tokenizer, "loss": loss})
 
-    def row(example: Example) -> dict[str, list[int]]:
-        mask = loss_mask(example, tokenizer, loss)
-        pairs = zip(mask.input_ids, mask.trained, strict=True)
-        return {"input_ids": mask.input_ids, "labels": [i if bit else -100 for i, bit in pairs]}
 
-    return examples.map(row)
+def _with_labels(
+    example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice
+) -> dict[str, list[int]]:
+    mask = loss_mask(example, tokenizer, loss)
+    pairs = zip(mask.input_ids, mask.trained, strict=True)
+    return {"input_ids": mask.input_ids, "labels": [i if bit else -100 for i, bit in pairs]}
 
 
 def describe_example(
