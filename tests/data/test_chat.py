@@ -3,104 +3,31 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import trl
-from datasets import Dataset
+from chat_support import (
+    CHATML,
+    MARKED,
+    QWEN,
+    QWEN3,
+    build_tokenizer,
+    calling,
+    conversation,
+    half_trained,
+    pair,
+    sft_rows,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from trl import SFTConfig, SFTTrainer
+from transformers import PreTrainedTokenizerFast
 
 from wemask.data import chat
-from wemask.data.examples import CHAT_FEATURES, PAIR_FEATURES
 from wemask.embedded import TINY_PATH
 from wemask.errors import DataError, ModelError
-
-# Three kinds of template: marked, without a trailing newline; ChatML, unmarked, with one;
-# and Qwen's, for which TRL has a marked variant of its own.
-MARKED = (
-    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] + '\n' }}"
-    "{% if m['role'] == 'assistant' %}"
-    "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}\n"
-    "{% else %}{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-QWEN = Path(trl.__file__).parent.joinpath("chat_templates/qwen2_5.jinja").read_text()
-
-TEXT = ["user assistant system You are Qwen, helpful: 12 + 5 makes 17 in all, ducks lay eggs"] * 3
-
-
-def build_tokenizer(template: str | None, *, bos: bool = True) -> PreTrainedTokenizerFast:
-    specials = ["<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=330,
-        special_tokens=specials,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        chat_template=template,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def pair(question: str = "How many eggs?", answer: str = "12 + 5 = 17") -> dict:
-    return {
-        "prompt": [{"role": "user", "content": question}],
-        "completion": [{"role": "assistant", "content": answer}],
-        "source": "here",
-    }
-
-
-def conversation(*texts: str) -> dict:
-    roles = ["user", "assistant"] * len(texts)
-    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-    return {"messages": messages, "source": "here"}
 
 
 def trained_text(example: dict, tokenizer, loss: chat.LossChoice | None = None) -> str:
     mask = chat.loss_mask(example, tokenizer, loss)
     return tokenizer.decode([i for i, bit in zip(mask.input_ids, mask.trained, strict=True) if bit])
-
-
-def sft_rows(examples: list[dict], tokenizer, loss: chat.LossChoice, tmp_path: Path, **kwargs):
-    """What SFTTrainer itself makes of the examples: the ground truth for `loss_mask`."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-        num_attention_heads=1, num_key_value_heads=1,
-    )  # fmt: skip
-    features = PAIR_FEATURES if "prompt" in examples[0] else CHAT_FEATURES
-    arguments = SFTConfig(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_length=None,
-        completion_only_loss=loss.completion_only, assistant_only_loss=loss.assistant_only,
-        shuffle_dataset=False, disable_tqdm=True, activation_checkpointing=False,
-    )  # fmt: skip
-    for key, value in kwargs.items():
-        setattr(arguments, key, value)
-    return SFTTrainer(
-        model=LlamaForCausalLM(config),
-        args=arguments,
-        train_dataset=Dataset.from_list(examples, features=features),
-        processing_class=tokenizer,
-    ).train_dataset
 
 
 def tiny_tokenizer():
@@ -111,6 +38,7 @@ TOKENIZERS = {
     "marked": lambda: build_tokenizer(MARKED),
     "chatml": lambda: build_tokenizer(CHATML),
     "qwen": lambda: build_tokenizer(QWEN),
+    "qwen3": lambda: build_tokenizer(QWEN3),
     "tiny": tiny_tokenizer,
 }
 PAIRS = [
@@ -120,6 +48,7 @@ PAIRS = [
     {**pair(), "prompt": [*conversation("1+1?", "2", "2+2?")["messages"]]},
 ]
 CHATS = [conversation("1+1?", "2", "2+2?", "4"), conversation("Hi", "Hello\n")]
+TEXTS = [{"text": text, "source": "here"} for text in ("ducks lay eggs", "12</s>", " 5\n")]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +57,7 @@ CHATS = [conversation("1+1?", "2", "2+2?", "4"), conversation("Hi", "Hello\n")]
         *[pytest.param(name, PAIRS, id=f"{name}-pairs") for name in TOKENIZERS],
         # Not chatml: it cannot be trained on every turn, and is refused below.
         *[pytest.param(name, CHATS, id=f"{name}-chats") for name in ("marked", "qwen", "tiny")],
+        pytest.param("qwen3", [calling()], id="qwen3-tools"),
     ],
 )
 def test_the_mask_is_the_one_sft_trainer_computes(name, examples, tmp_path):
@@ -144,6 +74,68 @@ def test_the_mask_is_the_one_sft_trainer_computes(name, examples, tmp_path):
         assert mask.lost == []
 
 
+@pytest.mark.parametrize("name", ["chatml", "marked"])
+def test_plain_text_is_trained_whole_as_by_sft_trainer(name, tmp_path):
+    tokenizer = TOKENIZERS[name]()
+    loss = chat.choose_loss(TEXTS[0], tokenizer)
+    assert "language modelling" in loss.reason
+    rows = sft_rows(TEXTS, tokenizer, loss, tmp_path)
+    for example, row in zip(TEXTS, rows, strict=True):
+        mask = chat.loss_mask(example, tokenizer, loss)
+        assert mask.input_ids == row["input_ids"] == row["labels"]
+        assert all(mask.trained)
+        assert mask.input_ids[-1] == tokenizer.eos_token_id
+        assert mask.input_ids.count(tokenizer.eos_token_id) == 1
+    with pytest.raises(DataError, match="assistant_only_loss=true needs prompts and answers"):
+        chat.choose_loss(TEXTS[0], tokenizer, assistant_only=True)
+
+
+def test_calls_and_thoughts_are_trained_where_the_template_shows_them():
+    tokenizer = build_tokenizer(QWEN3)
+    assert trained_text(calling(), tokenizer) == (
+        '<think>\n\n</think>\n\n<tool_call>\n{"name": "weigh", "arguments": {"duck": 2}}\n'
+        "</tool_call><|im_end|>\n<think>\nducks are heavy\n</think>\n\nIt is 12.<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["marked", "qwen", "qwen3", "tiny"])
+def test_a_turn_that_says_so_is_not_trained_by_sft_trainer(name, tmp_path):
+    tokenizer = TOKENIZERS[name]()
+    examples = [half_trained(), conversation("Hi", "Hello", "Ho", "Hoho")]
+    loss = chat.choose_loss(examples[1], tokenizer)
+    rows = sft_rows(
+        examples, tokenizer, loss, tmp_path, lambda data: chat.labelled(data, tokenizer, loss)
+    )
+    answers = [("2", "4"), ("Hello", "Hoho")]
+    for example, row, kept in zip(examples, rows, answers, strict=True):
+        text = tokenizer.decode([i for i in row["labels"] if i != -100])
+        assert [word in text for word in ("2", "4", "5", "Hello", "Hoho")] == [
+            word in kept for word in ("2", "4", "5", "Hello", "Hoho")
+        ]
+        assert row["input_ids"] == chat.loss_mask({**example}, tokenizer, loss).input_ids
+
+
+def test_turns_that_cannot_be_left_out_are_refused():
+    example = half_trained()
+    merged = MARKED.replace("<|im_start|>{{ m['role'] + '\n' }}", "").replace(
+        "endgeneration %}\n", "endgeneration %}"
+    )
+    example["messages"] = [m for m in example["messages"] if m["content"] != "really?"]
+    with pytest.raises(DataError, match="does not mark each turn by itself"):
+        chat.loss_mask(example, build_tokenizer(merged))
+    loss = chat.LossChoice(completion_only=False, assistant_only=False)
+    with pytest.raises(DataError, match="assistant_only_loss=true"):
+        chat.loss_mask(example, build_tokenizer(MARKED), loss)
+
+
+@pytest.mark.parametrize("fault", ["{{ 1 / 0 }}", "{{ messages[0]['content'] + 1 }}", "{{ x() }}"])
+def test_a_template_that_fails_is_an_error_with_its_place(fault):
+    tokenizer = build_tokenizer(CHATML + "{% if messages | length > 2 %}" + fault + "{% endif %}")
+    loss = chat.choose_loss(pair(), tokenizer)
+    with pytest.raises(DataError, match=r"here: the chat template .* refuses it"):
+        chat.loss_mask(PAIRS[2], tokenizer, loss)
+
+
 @pytest.mark.parametrize("switches", [(True, False), (False, False), (True, True), (False, True)])
 def test_the_user_may_set_both_switches(switches, tmp_path):
     tokenizer = build_tokenizer(MARKED)
@@ -154,22 +146,6 @@ def test_the_user_may_set_both_switches(switches, tmp_path):
     row = sft_rows([PAIRS[3]], tokenizer, loss, tmp_path)[0]
     expected = [label != -100 for label in row["labels"]]
     assert chat.loss_mask(PAIRS[3], tokenizer, loss).trained == expected
-
-
-def test_truncation_and_what_it_drops_are_those_of_sft_trainer(tmp_path):
-    tokenizer = build_tokenizer(MARKED)
-    examples = [pair(), pair("eggs " * 40, "17"), pair("eggs", "17 " * 40)]
-    loss = chat.choose_loss(examples[0], tokenizer)
-    rows = sft_rows(examples, tokenizer, loss, tmp_path, max_length=30)
-    audit = chat.audit_lengths(examples, tokenizer, loss, max_length=30)
-    assert (audit.n, audit.truncated, audit.untrained) == (3, 2, ["here"])
-    assert len(rows) == 2
-    assert audit.longest == max(len(chat.loss_mask(e, tokenizer).input_ids) for e in examples)
-    cut = chat.loss_mask(examples[2], tokenizer, loss, max_length=30)
-    assert cut.input_ids == rows[1]["input_ids"]
-    assert cut.trained == [label != -100 for label in rows[1]["labels"]]
-    assert "1 are DROPPED" in str(audit)
-    assert "none is truncated" in str(chat.audit_lengths(PAIRS, tokenizer, loss, max_length=None))
 
 
 def test_a_marked_template_does_not_train_its_trailing_newline():
@@ -205,23 +181,9 @@ def test_a_template_without_a_stop_token_is_pointed_out():
     assert "No stop token is trained" in chat.choose_loss(pair(), tokenizer).reason
 
 
-def test_a_generation_prompt_that_training_never_sees_is_pointed_out():
-    tokenizer = build_tokenizer(CHATML.replace("assistant\n{% endif", "assistant\n12 + {% endif"))
-    example = pair(answer="ducks")
-    assert tokenizer.decode(chat.loss_mask(example, tokenizer).lost) == "12 + "
-    assert "'12 + '" in chat.describe_example(example, tokenizer)
-
-
 def test_turns_that_cannot_be_told_apart_are_refused_with_the_line_to_type():
     with pytest.raises(DataError, match=r"data\.turns=last"):
         chat.choose_loss(CHATS[0], build_tokenizer(CHATML))
-
-
-def test_a_template_that_refuses_an_example_is_an_error_with_its_place():
-    tokenizer = build_tokenizer(STRICT + CHATML)
-    loss = chat.choose_loss(pair(), tokenizer)
-    with pytest.raises(DataError, match=r"here: the chat template.*no system.*system, user"):
-        chat.audit_lengths([PAIRS[2]], tokenizer, loss, max_length=None)
 
 
 def test_a_conversation_in_which_the_template_marks_nothing_is_refused():

@@ -1,4 +1,7 @@
+import json
 import logging
+import re
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from omegaconf import OmegaConf
 
 from wemask.data import examples as data
 from wemask.data.examples import DataConfig, load_examples
+from wemask.data.layouts import FLAGS, IRRELEVANT, ROLES
 from wemask.embedded import problems
 from wemask.errors import ConfigError, DataError
 
@@ -137,7 +141,7 @@ def test_every_preset_makes_a_config(preset):
     assert set(values) <= {field.name for field in fields(DataConfig)}
     if preset != "embedded":
         values["path"] = values["path"] or "x.jsonl"
-        assert set(values["columns"]) == {"prompt", "completion", "input", "messages"}
+        assert set(values["columns"]) == set(ROLES)
     DataConfig(**values)
     assert sorted(PRESETS) == sorted(data.NAMES)
 
@@ -171,3 +175,105 @@ def test_any_text_survives_the_way_through_a_file(tmp_path_factory, rows):
     examples = load(path)
     assert [prompt[0]["content"] for prompt in examples["prompt"]] == [q for q, _ in rows]
     assert [answer[0]["content"] for answer in examples["completion"]] == [a for _, a in rows]
+
+
+# --- nothing is dropped in silence ----------------------------------------------------------------
+
+USED = ("instruction", "input", "output", "system", "history", "reasoning")
+UNKNOWN = ("rationale", "notes", "chosen", "Kommentar")
+NEUTRAL = ("id", "source", "category", "prompt_id")
+
+
+def filled(name: str, number: int) -> object:
+    """A value that tells from which column of which record it is."""
+    text = f"<{name} {number}>"
+    return [[f"<q {text}>", text]] if name == "history" else text
+
+
+RECORD = st.fixed_dictionaries(
+    {"instruction": st.just(True), "output": st.just(True)},
+    optional={
+        **{name: st.booleans() for name in (*USED[1:2], *USED[3:], *UNKNOWN, *NEUTRAL)},
+        **{name: st.sampled_from([True, False, None]) for name in FLAGS},
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes=st.lists(RECORD, min_size=1, max_size=6))
+def test_every_field_is_used_or_irrelevant_or_named_with_a_count(tmp_path_factory, shapes):
+    rows = [
+        {name: v if name in FLAGS else filled(name, i) if v else "" for name, v in shape.items()}
+        for i, shape in enumerate(shapes)
+    ]
+    forbidden = [i for i, row in enumerate(rows) if False in [row.get(name) for name in FLAGS]]
+    path = write(tmp_path_factory.mktemp("fields") / "x.jsonl", rows)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    data.logger.addHandler(handler)
+    try:
+        if len(forbidden) == len(rows):
+            with pytest.raises(DataError, match="every record says"):
+                load(path)
+            return
+        examples = load(path)
+    finally:
+        data.logger.removeHandler(handler)
+    log = "\n".join(said)
+    # obeyed, and counted
+    kept = [i for i in range(len(rows)) if i not in forbidden]
+    assert examples["source"][:] == [f"{path}, line {i + 1}" for i in kept]
+    assert sum(map(int, re.findall(r"not to be trained .*: (\d+) records", log))) == len(forbidden)
+    # used, whichever record has it
+    for i, example in zip(kept, examples, strict=True):
+        text = json.dumps(example)
+        missing = [n for n in USED if rows[i].get(n) and f"<{n} {i}>" not in text]
+        assert not missing
+        assert not any(f"<{name} " in text for name in (*UNKNOWN, *NEUTRAL))
+    # named, with their number
+    counts = Counter(name for row in rows for name in UNKNOWN if row.get(name))
+    assert dict(re.findall(r"'(\w+)' \((\d+)\)", log)) == {n: str(c) for n, c in counts.items()}
+    assert not any(f"'{name}'" in log for name in NEUTRAL)
+
+
+def test_what_is_irrelevant_is_not_what_anything_else_reads():
+    from wemask.data import layouts
+
+    known = {
+        *layouts.PROMPTS,
+        *layouts.COMPLETIONS,
+        *layouts.CONVERSATIONS,
+        *FLAGS,
+        "input",
+        "text",
+    }
+    assert not IRRELEVANT & {*known, *layouts.CONTEXT, *sum(layouts.EXTRAS.values(), ())}
+
+
+def test_columns_are_those_of_all_records_and_of_all_files(tmp_path, caplog):
+    rows = [{"instruction": "q", "output": "a"}, {"instruction": "q", "input": "i", "output": "a"}]
+    assert load(write(tmp_path / "x.jsonl", rows))["prompt"][1] == [user("q\n\ni")]
+    for number, row in enumerate(rows):
+        write(tmp_path / f"{number}.jsonl", [row])
+    assert load(tmp_path)["prompt"][1] == [user("q\n\ni")]
+    pq.write_table(
+        pa.Table.from_pylist([{**rows[1], "meta": {"mood": "m"}}]), tmp_path / "y.parquet"
+    )
+    with caplog.at_level(logging.WARNING):
+        load(tmp_path / "y.parquet")
+    assert "'meta' (1)" in caplog.text
+
+
+def test_tools_are_a_column_of_their_own(tmp_path):
+    chat = {"messages": [user("q"), assistant("a")]}
+    examples = load(write(tmp_path / "x.jsonl", [chat, {**chat, "tools": [{"name": "f"}]}]))
+    assert examples["tools"][:] == [None, '[{"name": "f"}]']
+
+
+def test_the_settings_that_0_1_lacked_name_no_folder_at_their_default():
+    names = {"name", "path", "split", "hub_config", "hub_revision", "columns", "turns", "invalid"}
+    names |= {"system", "limit", "seed", "n_train", "n_test", "family"}
+    assert set(DataConfig().identity()) == names
+    changed = DataConfig(validation=0.5, roles={"x": "user"}).identity()
+    assert set(changed) == {*names, "validation", "roles"}

@@ -45,7 +45,12 @@ def test_input_of_an_instruction_is_added_to_the_prompt(tmp_path):
         ({"question": "q", "answer": "1", "response": "r"}, "data.columns.completion=response"),
         ({"prompt": "q", "question": "q", "answer": "a"}, "data.columns.prompt=prompt"),
         ({"prompt": "q", "completion": "a", "messages": []}, "data.columns.messages=messages"),
-        ({"text": "q a"}, "data.columns.prompt=COLUMN data.columns.completion=COLUMN"),
+        ({"body": "q a"}, "data.columns.prompt=COLUMN data.columns.completion=COLUMN"),
+        (
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+            "data.columns.prompt=prompt data.columns.completion=chosen",
+        ),
+        ({"chosen": [user("q"), assistant("a")], "rejected": []}, "data.columns.messages=chosen"),
         (
             {"prompt": "q", "extra_info": {"answer": "1", "response": "r"}},
             "data.columns.prompt=prompt data.columns.completion=extra_info.response",
@@ -105,13 +110,14 @@ def test_the_system_message_is_put_where_there_is_none(tmp_path):
         ({"question": "", "answer": "a"}, r"line 2: prompt \(column 'question'\) is empty"),
         ({"question": "q"}, "line 2: expected a column 'answer', found question"),
         ({"question": "q", "answer": None}, "expected text or one assistant message, found null"),
-        ({"question": "q", "answer": 7}, "expected text or one assistant message, found int '7'"),
+        ({"question": "q", "answer": True}, "or one assistant message, found bool 'True'"),
+        ({"question": "q", "answer": float("nan")}, "assistant message, found float 'nan'"),
         ({"question": {"a": 1}, "answer": "a"}, "expected text or a list of messages, found dict"),
         ({"question": [], "answer": "a"}, "list of messages is empty"),
         ({"question": ["q"], "answer": "a"}, "message 1: expected role and content, found str"),
         ({"question": [assistant("q")], "answer": "a"}, "last message of a prompt from the user"),
         ({"question": [user(" ")], "answer": "a"}, r"message 1 \(user\) is empty"),
-        ({"question": [{"role": "bot"}], "answer": "a"}, "found 'bot'"),
+        ({"question": [{"role": "oracle"}], "answer": "a"}, "'oracle' .data.roles={oracle: "),
         ({"question": "q", "answer": [user("a")]}, "expected one assistant message, found user"),
         ({"question": "q", "answer": []}, "list of messages is empty"),
     ],
@@ -121,17 +127,3 @@ def test_records_that_cannot_be_used_are_named_with_their_line(tmp_path, row, re
         load(write(tmp_path / "x.jsonl", [GSM[0], row]))
     assert "1 of 2 records" in str(error.value)
     assert "data.invalid=drop" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ([user("q")], "expected the last message from the assistant, found 'user'"),
-        ([assistant("a")], "expected a user message before"),
-        ([user("q"), {**assistant("a"), "tool_calls": [{}]}], "tool calls are not supported"),
-        ("q", "expected a list of messages, found str"),
-    ],
-)
-def test_conversations_that_cannot_be_used_are_named(tmp_path, messages, reason):
-    with pytest.raises(DataError, match=reason):
-        load(write(tmp_path / "x.jsonl", [{"messages": messages}]))

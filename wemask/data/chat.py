@@ -7,12 +7,12 @@ writes after the stop token, and where the prompt alone ends, which templates wi
 and prompts with earlier answers in them.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from rich.style import Style
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ from trl.chat_template_utils import (
 )
 from trl.data_utils import common_prefix_length
 
+from wemask.data.messages import is_trained
 from wemask.errors import DataError, ModelError
 
 Example = Mapping[str, Any]
@@ -68,25 +69,6 @@ class LossMask:
     two differently): context that exists at inference but was not trained on. Normally empty."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LengthAudit:
-    """Tokenized lengths of a dataset against SFTConfig.max_length."""
-
-    n: int
-    longest: int  # tokens of the longest example, before truncation
-    truncated: int  # examples longer than max_length
-    untrained: list[str]
-    """Sources of the examples with nothing left to train; SFTTrainer drops them."""
-
-    def __str__(self) -> str:
-        text = f"{self.n} examples, the longest of {self.longest} tokens"
-        text += f"; {self.truncated} are truncated" if self.truncated else "; none is truncated"
-        if self.untrained:
-            shown = ", ".join(self.untrained[:5]) + (", ..." if len(self.untrained) > 5 else "")
-            text += f"; {len(self.untrained)} are DROPPED, nothing to train is left: {shown}"
-        return text + "."
-
-
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Set `FALLBACK_TEMPLATE` on a tokenizer without one; return what was done, or None.
 
@@ -97,7 +79,7 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return None
     if tokenizer.eos_token is None:
         raise ModelError(
-            f"Tokenizer {_name(tokenizer)} has neither a chat template nor an eos token, so a "
+            f"Tokenizer {name_of(tokenizer)} has neither a chat template nor an eos token, so a "
             "model cannot learn where an answer ends. Set tokenizer.eos_token, or choose another."
         )
     # Massive activations often sit on BOS: the template must not add or lose one.
@@ -105,8 +87,9 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     bos = first is not None and tokenizer.encode("a")[0] == first
     tokenizer.chat_template = ("{{ bos_token }}" if bos else "") + FALLBACK_TEMPLATE
     return (
-        f"Tokenizer {_name(tokenizer)} has no chat template; a plain one is used (User:/Assistant: "
-        f"lines, {tokenizer.eos_token} after each answer, {'with' if bos else 'no'} BOS)."
+        f"Tokenizer {name_of(tokenizer)} has no chat template; a plain one is used "
+        f"(User:/Assistant: lines, {tokenizer.eos_token} after each answer, "
+        f"{'with' if bos else 'no'} BOS)."
     )
 
 
@@ -127,9 +110,12 @@ def choose_loss(
 
     Raises:
         DataError: several turns are to be trained, and neither the tokenizer's template nor TRL
-            knows which tokens are the assistant's.
+            knows which tokens are the assistant's; or the user's switches need turns, and the
+            examples are plain text.
         ModelError: the tokenizer has no chat template.
     """
+    if "text" in example:
+        return _loss_of_text(completion_only, assistant_only)
     template = _template(tokenizer)
     pair = "prompt" in example
     marked = has_generation_markers(template) and is_chat_template_stop_token_trained(tokenizer)
@@ -143,6 +129,18 @@ def choose_loss(
         template=_training_template(tokenizer) if unmarked else None,
     )
     return replace(choice, reason=_reason(example, tokenizer, choice))
+
+
+def _loss_of_text(completion_only: bool | None, assistant_only: bool | None) -> LossChoice:
+    asked = {"completion_only_loss": completion_only, "assistant_only_loss": assistant_only}
+    if wrong := [name for name, value in asked.items() if value]:
+        raise DataError(
+            f"trainer.{wrong[0]}=true needs prompts and answers, and these records are plain text "
+            f"(data.columns.text). Type trainer.{wrong[0]}=false."
+        )
+    reason = "Trained: every token. The records are plain text (language modelling): no chat "
+    reason += "template, an eos token after each."
+    return LossChoice(completion_only=False, assistant_only=False, reason=reason)
 
 
 def loss_mask(
@@ -165,7 +163,7 @@ def loss_mask(
         ModelError: the tokenizer has no chat template.
     """
     loss = loss or choose_loss(example, tokenizer)
-    ids, trained = _render_whole(example, tokenizer, loss)
+    ids, trained = tokenized(example, tokenizer, loss)
     lost: list[int] = []
     if "prompt" in example:
         prompt_ids, _ = _render(example, example["prompt"], tokenizer, loss, prompt_only=True)
@@ -176,20 +174,29 @@ def loss_mask(
     return LossMask(input_ids=ids[:max_length], trained=trained[:max_length], lost=lost)
 
 
+def labelled(examples: Any, tokenizer: PreTrainedTokenizerBase, loss: LossChoice) -> Any:
+    """The dataset with `input_ids` and `labels`: where some turns of a conversation are trained
+    and others not, which TRL's own masks cannot say. It takes such columns as they are.
+    """
+    return examples.map(_with_labels, fn_kwargs={"tokenizer": tokenizer, "loss": loss})
+
+
+def _with_labels(
+    example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice
+) -> dict[str, list[int]]:
+    mask = loss_mask(example, tokenizer, loss)
+    pairs = zip(mask.input_ids, mask.trained, strict=True)
+    return {"input_ids": mask.input_ids, "labels": [i if bit else -100 for i, bit in pairs]}
+
+
 def describe_example(
     example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice | None = None
 ) -> str:
-    """Return one or two sentences: where it is from, how many tokens, how many are trained."""
+    """Return one sentence: where it is from, how many tokens, how many are trained."""
     mask = loss_mask(example, tokenizer, loss)
     n, trained = len(mask.input_ids), sum(mask.trained)
     share = f" ({trained / n:.0%})" if n else ""
-    text = f"{example.get('source', 'one example')}: {n} tokens, {trained} trained{share}."
-    if mask.lost:
-        text += (
-            " The prompt alone is not a prefix of the whole: training never sees its end "
-            f"{tokenizer.decode(mask.lost)!r}, which generation starts from."
-        )
-    return text
+    return f"{example.get('source', 'one example')}: {n} tokens, {trained} trained{share}."
 
 
 def render_example(
@@ -223,52 +230,58 @@ def render_example(
     return text
 
 
-def audit_lengths(
-    examples: Iterable[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    loss: LossChoice,
-    *,
-    max_length: int | None,
-) -> LengthAudit:
-    """Tokenize every example: counts what truncation cuts and what SFTTrainer would drop.
-
-    Also the check that the chat template takes every example: a `DataError` names the one it
-    refuses. Takes 0.4 ms per GSM8K problem on one core when nothing is truncated; what is cut off
-    is tokenized once more, for its mask.
-    """
-    n = longest = truncated = 0
-    untrained: list[str] = []
-    for example in examples:
-        ids, _ = _render_whole(example, tokenizer, loss)
-        n += 1
-        longest = max(longest, len(ids))
-        if max_length is not None and len(ids) > max_length:
-            truncated += 1
-            if not any(loss_mask(example, tokenizer, loss, max_length=max_length).trained):
-                untrained.append(str(example.get("source", f"example {n}")))
-    return LengthAudit(n=n, longest=longest, truncated=truncated, untrained=untrained)
-
-
-def _render_whole(
+def tokenized(
     example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice
 ) -> tuple[list[int], list[bool]]:
-    """Token ids of prompt and completion, and what is trained as far as the template tells."""
-    pair = "prompt" in example
-    messages = [*example["prompt"], *example["completion"]] if pair else example["messages"]
+    """Token ids of prompt and completion, and what is trained as far as the template tells.
+
+    Raises:
+        DataError: the chat template refuses the example, or does not mark what is to be trained.
+    """
+    if "text" in example:  # as SFTTrainer does
+        eos = str(tokenizer.eos_token or "")
+        text = example["text"] if example["text"].endswith(eos) else example["text"] + eos
+        ids = list(tokenizer(text)["input_ids"])
+        return ids, [True] * len(ids)
+    pair, messages = "prompt" in example, messages_of(example)
     ids, assistant = _render(example, messages, tokenizer, loss)
     if not loss.assistant_only:
+        if not pair and any("train" in message for message in messages):
+            raise DataError(
+                f"{example.get('source', 'An example')} has turns that are not to be trained. Type "
+                "trainer.assistant_only_loss=true."
+            )
         return ids, [True] * len(ids)
     if not any(assistant):  # SFTTrainer stops there, too, but does not say where
         raise DataError(
-            f"{example.get('source', 'An example')}: the chat template of {_name(tokenizer)} marks "
-            "no token of it as the assistant's. Type data.turns=last."
+            f"{example.get('source', 'An example')}: the chat template of {name_of(tokenizer)} "
+            "marks no token of it as the assistant's. Type data.turns=last."
         )
-    return ids, [bool(bit) for bit in assistant]
+    trained = [bool(bit) for bit in assistant]
+    return ids, trained if pair else _without_untrained(trained, example, tokenizer)
+
+
+def _without_untrained(
+    marked: list[bool], example: Example, tokenizer: PreTrainedTokenizerBase
+) -> list[bool]:
+    """Take the turns with `train: False` out of what the template marks, one span for each turn."""
+    turns = [is_trained(m) for m in example["messages"] if m["role"] == "assistant"]
+    if all(turns):
+        return marked
+    spans = [(bit, len(list(run))) for bit, run in groupby(marked)]
+    if sum(bit for bit, _ in spans) != len(turns):
+        raise DataError(
+            f"{example.get('source', 'An example')} has turns that are not to be trained, and the "
+            f"chat template of {name_of(tokenizer)} does not mark each turn by itself. Type "
+            "data.turns=last."
+        )
+    left = iter(turns)
+    return [kept for bit, n in spans for kept in [bit and next(left)] * n]
 
 
 def _render(
     example: Example,
-    messages: list[dict[str, str]],
+    messages: list[dict[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     loss: LossChoice,
     *,
@@ -279,20 +292,33 @@ def _render(
     try:
         result = tokenizer.apply_chat_template(
             messages,
+            tools=tools_of(example),
             tokenize=True,
             return_dict=True,
             add_generation_prompt=prompt_only,
             return_assistant_tokens_mask=loss.assistant_only and not prompt_only,
             chat_template=loss.template,
         )
-    except (TemplateError, TypeError) as error:
+    except Exception as error:  # a template is a program of the model's: it may do anything
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(
-            f"{example.get('source', 'An example')}: the chat template of {_name(tokenizer)} "
-            f"refuses it ({error}); its roles are: {roles}."
+            f"{example.get('source', 'An example')}: the chat template of {name_of(tokenizer)} "
+            f"refuses it ({error or type(error).__name__}); its roles are: {roles}."
         ) from error
     assert isinstance(result, Mapping)  # return_dict=True
     return list(result["input_ids"]), list(result.get("assistant_masks", []))
+
+
+def messages_of(example: Example) -> list[dict[str, Any]]:
+    """The whole conversation of an example that is no plain text."""
+    if "prompt" in example:
+        return [*example["prompt"], *example["completion"]]
+    return example["messages"]
+
+
+def tools_of(example: Example) -> list[Any] | None:
+    """The schemas that the template is given."""
+    return json.loads(example["tools"]) if example.get("tools") else None
 
 
 def _reason(example: Example, tokenizer: PreTrainedTokenizerBase, loss: LossChoice) -> str:
@@ -329,7 +355,7 @@ def _training_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return get_training_chat_template(tokenizer)
     except ValueError as error:
         raise DataError(
-            f"The chat template of {_name(tokenizer)} does not mark which tokens are the "
+            f"The chat template of {name_of(tokenizer)} does not mark which tokens are the "
             "assistant's ({% generation %}), nor does TRL know a variant that does, so every "
             "assistant turn cannot be trained. Type data.turns=last to train the final turn of "
             "each conversation, which every template allows."
@@ -342,11 +368,12 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
         template = template.get("default")
     if not isinstance(template, str) or not template:
         raise ModelError(
-            f"Tokenizer {_name(tokenizer)} has no chat template: call "
+            f"Tokenizer {name_of(tokenizer)} has no chat template: call "
             "wemask.data.chat.ensure_chat_template(tokenizer) first."
         )
     return template
 
 
-def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+def name_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a message calls it."""
     return str(tokenizer.name_or_path or type(tokenizer).__name__)

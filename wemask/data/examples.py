@@ -1,17 +1,21 @@
 """Records -> examples for TRL's SFTTrainer, checked as a whole before anything is trained.
 
 One example is `{"prompt": [messages], "completion": [one assistant message], "source": where}`, or,
-where conversations have several assistant turns, `{"messages": [messages], "source": where}`.
-A message is `{"role": str, "content": str}`. `source` names the file and line for later messages.
+where conversations train several assistant turns, `{"messages": [messages], "source": where}`; of
+plain text, `{"text": str, "source": where}`. A message is `{"role": str, "content": str}`, with
+what else a template may read (`messages.py`). `source` names the file and line for later messages.
 
     examples = load_examples(DataConfig(name="gsm8k", path="gsm8k_train.jsonl"))
 """
 
 import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -20,9 +24,11 @@ from datasets import config as datasets_settings
 from datasets.exceptions import DatasetsError
 from pydantic import BeforeValidator
 
-from wemask.data import layouts, records
+from wemask.data import conversations, layouts, messages, records, validation
 from wemask.data.cache_lock import waits_said
-from wemask.data.layouts import BadRecord, Layout
+from wemask.data.conversations import Conversation
+from wemask.data.layouts import Layout
+from wemask.data.messages import BadRecord, LeftOut, Message
 from wemask.data.records import Record
 from wemask.data.schema import Count, Text, settings
 from wemask.embedded import problems
@@ -35,17 +41,26 @@ NAMES: tuple[str, ...] = get_args(Name)
 MEMORY_ROWS = 100_000  # more than that are written to the datasets cache and memory-mapped
 SHOWN = 5  # bad records that a message lists; it counts the others
 
-MESSAGE = {"role": datasets.Value("string"), "content": datasets.Value("string")}
-PAIR_FEATURES = datasets.Features(
-    {
-        "prompt": datasets.List(MESSAGE),
-        "completion": datasets.List(MESSAGE),
-        "source": datasets.Value("string"),
-    }
-)
-CHAT_FEATURES = datasets.Features(
-    {"messages": datasets.List(MESSAGE), "source": datasets.Value("string")}
-)
+# As JSON, for a key that only some messages have is null in the others of an Arrow struct, and a
+# template that asks whether there is one would say yes.
+MESSAGES = datasets.List(datasets.Json())
+STRING = datasets.Value("string")
+PAIR_FEATURES = datasets.Features({"prompt": MESSAGES, "completion": MESSAGES, "source": STRING})
+CHAT_FEATURES = datasets.Features({"messages": MESSAGES, "source": STRING})
+TEXT_FEATURES = datasets.Features({"text": STRING, "source": STRING})
+
+
+def _share_or_file(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        good = 0 < value < 1
+    else:
+        good = value is None or (isinstance(value, str) and value.strip() != "")
+    if not good:
+        raise ConfigError(
+            "data.validation must be a share of the training data, above 0 and below 1, or a file; "
+            f"got {value!r}."
+        )
+    return value
 
 
 @settings("data")
@@ -69,8 +84,12 @@ class DataConfig:
     columns: Annotated[Mapping[str, str | None], BeforeValidator(layouts.check_columns)] = field(
         default_factory=dict
     )
-    """Role (prompt, completion, input, messages; question and answer are other names for the first
-    two) -> column, dotted where nested. Roles that are not named are recognised."""
+    """Role (`layouts.ROLES`; question and answer are other names for prompt and completion) ->
+    column, dotted where nested. Roles that are not named are recognised."""
+    roles: Annotated[Mapping[str, str], BeforeValidator(messages.check_roles)] = field(
+        default_factory=dict
+    )
+    """Other names of roles in messages -> system, user, assistant, tool or function_call."""
     turns: Literal["all", "last"] = "all"
     """Of a conversation, train every assistant turn (all) or only the final one (last)."""
     invalid: Literal["error", "drop"] = "error"
@@ -79,8 +98,11 @@ class DataConfig:
     """System message put before conversations that have none."""
     limit: Count | None = None
     """Read only the first `limit` records."""
+    validation: Annotated[str | float | None, BeforeValidator(_share_or_file)] = None
+    """What is kept apart from training, for trainer.eval_strategy: a share (0.05) of the data,
+    drawn by prompt (`validation.py`), or a file, folder or hub id of the same columns."""
     seed: int = 0
-    """Seed of the embedded generator."""
+    """Seed of the embedded generator, and of the draw of data.validation."""
     n_train: Count = 4000
     """Embedded problems in split=train."""
     n_test: Count = 500
@@ -104,27 +126,62 @@ class DataConfig:
                 f"{self.split!r}.{nearest(self.split, problems.SPLITS)}"
             )
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that a run's folder is named by: what 0.1 lacked only where it is set."""
+        later = {"roles": {}, "validation": None}
+        values = asdict(self)
+        return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
-def load_examples(config: DataConfig) -> datasets.Dataset:
+
+def load_split(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """What is trained, and what `data.validation` keeps apart from it.
+
+    Raises:
+        DataError: as `load_examples`, of either; or the two are not of one kind.
+    """
+    examples = load_examples(config)
+    if config.validation is None:
+        return examples, None
+    if not isinstance(config.validation, str):
+        return validation.split_off(examples, config.validation, config.seed)
+    other = replace(
+        config, name="jsonl", path=config.validation, split="validation", validation=None
+    )
+    apart = load_examples(other, like=examples.features)
+    if leaked := validation.also_trained(apart, examples):
+        logger.warning(
+            "%d of the %d validation examples of %s have a prompt that is trained on, too.",
+            *(leaked, len(apart), config.validation),
+        )
+    return examples, apart
+
+
+def load_examples(config: DataConfig, like: datasets.Features | None = None) -> datasets.Dataset:
     """Read, check and convert all records that `config` names.
+
+    Args:
+        config: what to read, and how.
+        like: columns of the examples that these belong to.
 
     Returns:
         Rows of `prompt`, `completion`, `source`; or of `messages`, `source` when at least one
-        conversation has several assistant turns and `turns` is "all".
+        conversation trains several assistant turns; or of `text`, `source`. With `tools` where
+        records have some.
 
     Raises:
         DataError: the source cannot be found, read or understood; or records cannot be used and
             `invalid` is "error"; or none is left.
     """
     source = _find_source(config)
-    several = _check_all(source, config)
-    features = CHAT_FEATURES if several else PAIR_FEATURES
-    arguments = {"source": source, "config": config, "several": several}
+    features = _check_all(source, config)
+    if like is not None:
+        features = _fitting(features, like, source.label)
+    arguments = {"source": source, "config": config, "features": features}
     if source.count <= MEMORY_ROWS:
         return datasets.Dataset.from_list(list(_examples(**arguments)), features=features)
     # The key makes the cache entry die with the data or the code that made it.
-    code = [Path(file).read_bytes() for file in (__file__, layouts.__file__, records.__file__)]
-    parts = (source.key, source.label, config, several, code)
+    code = [Path(module.__file__).read_bytes() for module in _MAKERS]
+    parts = (source.key, source.label, config, features, code)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     try:
         with waits_said(logger.warning):
@@ -138,6 +195,25 @@ def load_examples(config: DataConfig) -> datasets.Dataset:
         ) from error
 
 
+def _fitting(features: datasets.Features, like: datasets.Features, label: str) -> datasets.Features:
+    """The columns of examples that are to be had beside others: turns can be put as messages."""
+    if "messages" in like and "prompt" in features:
+        tools = {"tools": STRING} if "tools" in features else {}
+        return datasets.Features({**tools, **CHAT_FEATURES})
+    for kind in ("text", "messages", "prompt"):
+        if (kind in features) != (kind in like):
+            hint = " Type data.turns=last." if "messages" in features else ""
+            raise DataError(
+                f"{label} (data.validation) makes {', '.join(features)}; the training data make "
+                f"{', '.join(like)}.{hint}"
+            )
+    return features
+
+
+# All that decides what an example looks like.
+_MAKERS: Any = (sys.modules[__name__], conversations, layouts, messages, records)
+
+
 @dataclass(kw_only=True)
 class _Source:
     """Records that can be read more than once, and how to read them."""
@@ -146,6 +222,7 @@ class _Source:
     open: Callable[[], Iterator[Record]]
     layout: Layout
     key: object  # changes when the data change
+    unused: Mapping[str, int] = field(default_factory=dict)  # column -> records that fill it
     count: int = 0  # usable records; known after the check
 
 
@@ -174,24 +251,42 @@ def _embedded(config: DataConfig) -> _Source:
 
 def _local(path: Path, config: DataConfig) -> _Source:
     files = records.find_files(path, config.split)
-    found = []
-    for file in files:
-        _, fields = next(records.read_records(file))
-        found.append(layouts.recognise(records.column_names(fields), config.columns, str(file)))
-    odd = next((i for i, layout in enumerate(found) if layout != found[0]), None)
+    filled = _filled((records.read_records(file) for file in files), config.limit)
+    found = [
+        layouts.recognise(list(counts), config.columns, str(file))
+        for file, counts in zip(files, filled, strict=False)
+    ]
+    odd = next((i for i, layout in enumerate(found) if layout.main != found[0].main), None)
     if odd is not None:
         raise DataError(
             f"Folder {path} mixes layouts: {files[0].name} ({found[0]}) and {files[odd].name} "
             f"({found[odd]}). Name one file: data.path={files[0]}."
         )
-    needed = found[0].top_level()
+    counts = sum(filled, Counter())
+    layout = layouts.recognise(list(dict.fromkeys(chain(*filled))), config.columns, str(path))
+    needed = layout.top_level()
 
     def read() -> Iterator[Record]:
         for file in files:
             yield from records.read_records(file, needed)
 
     key = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return _Source(label=str(path), open=read, layout=found[0], key=key)
+    unused = layouts.unused(counts, layout)
+    return _Source(label=str(path), open=read, layout=layout, key=key, unused=unused)
+
+
+def _filled(files: Iterable[Iterator[Record]], limit: int | None) -> list[Counter[str]]:
+    """Of each file, all columns and how many of its records fill them; of the first `limit`."""
+    result: list[Counter[str]] = []
+    left = limit
+    for file in files:
+        counts: Counter[str] = Counter()
+        for _, fields in islice(file, left):
+            left = None if left is None else left - 1
+            for name in records.column_names(fields):
+                counts[name] += layouts.value_of(fields, name) not in (None, "", [], {})
+        result += [counts] if counts else []
+    return result
 
 
 def _hub(config: DataConfig) -> _Source:
@@ -213,38 +308,72 @@ def _hub(config: DataConfig) -> _Source:
         ) from error
     if not isinstance(table, datasets.Dataset) or not len(table):
         raise DataError(f"{label} is empty: expected at least one record.")
-    names = records.column_names(table[0])
-    layout = layouts.recognise(names, config.columns, label)
+    rows = (("", cast(records.Fields, fields)) for fields in table)
+    (counts,) = _filled([rows], config.limit)
+    layout = layouts.recognise(list(counts), config.columns, label)
     needed = table.select_columns(sorted(layout.top_level() & set(table.column_names)))
 
     def read() -> Iterator[Record]:
         for number, fields in enumerate(needed, 1):
             yield f"{label}, row {number}", cast(records.Fields, fields)
 
-    return _Source(label=label, open=read, layout=layout, key=table._fingerprint)
+    unused = layouts.unused(counts, layout)
+    return _Source(label=label, open=read, layout=layout, key=table._fingerprint, unused=unused)
 
 
-def _check_all(source: _Source, config: DataConfig) -> bool:
-    """Convert every record once; return whether any trains several turns.
+def _check_all(source: _Source, config: DataConfig) -> datasets.Features:
+    """Convert every record once; return the columns of the examples.
 
+    Says what is not used, not trained or read in another way, each with its number of records.
     Raises `DataError` with the first bad records and their number, unless they are to be dropped.
     """
     bad: list[str] = []
-    total = n_bad = 0
-    several = False
+    n_bad = 0
+    notes: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    several = tools = False
     for where, fields in islice(source.open(), config.limit):
-        total += 1
         try:
-            several |= _convert(fields, source.layout, config)[1]
+            made = _convert(fields, source.layout, config)
         except BadRecord as problem:
             n_bad += 1
             if len(bad) < SHOWN:
                 bad.append(f"  {where}: {problem}")
-    source.count = total - n_bad
+        except LeftOut as reason:
+            left_out[str(reason)] += 1
+        else:
+            source.count += 1
+            several |= made.several
+            tools |= bool(made.tools)
+            notes.update(made.notes)
+    _report_notes(source, notes, left_out)
     if n_bad:
         _report_bad(source, bad, n_bad, config)
+    if not source.count:
+        raise DataError(f"{source.label}: every record says that it is not to be trained on.")
     logger.info("%d examples from %s (%s)", source.count, source.label, source.layout)
-    return several
+    if source.layout.text:
+        return TEXT_FEATURES
+    features = CHAT_FEATURES if several else PAIR_FEATURES
+    return datasets.Features({"tools": STRING, **features}) if tools else features
+
+
+def _report_notes(source: _Source, notes: Counter[str], left_out: Counter[str]) -> None:
+    for reason, count in left_out.items():
+        logger.warning(
+            "%s: left out, not to be trained (%s): %d records", source.label, reason, count
+        )
+    for note, count in sorted(notes.items()):
+        logger.warning("%s: %s: %d records", source.label, note, count)
+    if names := [f"{name!r} ({count})" for name, count in source.unused.items()]:
+        more = f" and {len(names) - layouts.LISTED} more" if len(names) > layouts.LISTED else ""
+        logger.warning(
+            "%s: columns that are not used, and how many records have them: %s%s. To use one, name "
+            "its role: data.columns.input=COLUMN.",
+            source.label,
+            ", ".join(names[: layouts.LISTED]),
+            more,
+        )
 
 
 def _report_bad(source: _Source, bad: list[str], n_bad: int, config: DataConfig) -> None:
@@ -260,21 +389,37 @@ def _report_bad(source: _Source, bad: list[str], n_bad: int, config: DataConfig)
     logger.warning("%s\nDropped (data.invalid=drop): training on %d.", what, source.count)
 
 
-def _examples(source: _Source, config: DataConfig, several: bool) -> Iterator[dict[str, Any]]:
+def _examples(
+    source: _Source, config: DataConfig, features: datasets.Features
+) -> Iterator[dict[str, Any]]:
     for where, fields in islice(source.open(), config.limit):
         try:
-            messages, _ = _convert(fields, source.layout, config)
-        except BadRecord:  # counted and named by _check_all
+            made = _convert(fields, source.layout, config)
+        except (BadRecord, LeftOut):  # counted and named by _check_all
             continue
-        if several:
-            yield {"messages": messages, "source": where}
+        example: dict[str, Any] = {}
+        if made.text is not None:
+            example["text"] = made.text
+        elif "messages" in features:
+            example["messages"] = made.messages
         else:
-            yield {"prompt": messages[:-1], "completion": messages[-1:], "source": where}
+            turns = list(map(_without_flag, made.messages))
+            example |= {"prompt": turns[:-1], "completion": turns[-1:]}
+        if "tools" in features:
+            example["tools"] = json.dumps(made.tools) if made.tools else None
+        yield {**example, "source": where}
 
 
-def _convert(
-    fields: Mapping[str, Any], layout: Layout, config: DataConfig
-) -> tuple[list[layouts.Message], bool]:
-    return layouts.convert(
-        fields, layout, system=config.system, last_turn_only=config.turns == "last"
+def _without_flag(message: Message) -> Message:
+    """A turn of a prompt, in which nothing is trained anyway."""
+    return {key: value for key, value in message.items() if key != "train"}
+
+
+def _convert(fields: Mapping[str, Any], layout: Layout, config: DataConfig) -> Conversation:
+    return conversations.convert(
+        fields,
+        layout,
+        system=config.system,
+        last_turn_only=config.turns == "last",
+        roles=config.roles,
     )

@@ -1,53 +1,82 @@
-"""Which columns hold the prompt and the completion, and one record -> one conversation.
+"""Which columns hold the prompt, the completion and what belongs to them.
 
 A layout is recognised only when exactly one column can be meant for each role: a dataset with
 `question`, `answer` and `response` is ambiguous, and training on the wrong one is silent. The error
-then lists the columns and the line to type.
+then lists the columns and the line to type. What no role takes is named in the log (`unused`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wemask.errors import ConfigError, DataError, nearest
 
-ROLES = ("prompt", "completion", "input", "messages")
 ALIASES = {"question": "prompt", "answer": "completion"}
 
 PROMPTS = ("prompt", "question", "instruction", "inputs", "problem", "query", "input")
 COMPLETIONS = ("completion", "response", "answer", "output", "targets", "target", "solution")
 CONVERSATIONS = ("messages", "conversations")
+TEXT = ("text",)  # nothing else is recognised: plain text, for language modelling
 INPUT = "input"  # beside `instruction`: what the instruction is applied to (Alpaca's layout)
+CONTEXT = ("context",)  # what a question is about (Dolly's layout)
+REASONING = ("reasoning_content", "thinking", "reasoning")  # the names that transformers reads
+EXTRAS = {
+    "system": ("system", "system_prompt", "system_message"),
+    "history": ("history",),
+    "reasoning": REASONING,
+    "tools": ("tools",),
+}
 
-MESSAGE_ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
+MAIN = ("prompt", "completion", "messages", "text")
+ROLES = (*MAIN, "input", *EXTRAS)
+BESIDE = {  # what may stand beside a role that makes up a record; text stands alone
+    "messages": ("system", "tools"),
+    "text": (),
+    "completion": ("prompt", "input", *EXTRAS),
+}
 
-Message = dict[str, str]
-
-
-class BadRecord(Exception):
-    """A record that cannot be used, and why; the caller knows where it stands."""
+FLAGS = ("train", "weight", "label")  # columns that say whether a record is trained on
+# Columns that say where a record comes from, not what is to be learned from it.
+IRRELEVANT = frozenset(
+    "id ids idx index uuid guid hash row number category task task_name task_type ability source "
+    "data_source source_dataset dataset dataset_name origin subset split fold language lang locale "
+    "license url link date timestamp created created_at updated_at author annotator annotators "
+    "model model_name generator version revision tags topic domain subject difficulty level".split()
+)
+LISTED = 12  # unused columns that the log names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Role -> column, dotted where nested: `messages`, or `prompt` (+ `input`) and `completion`."""
+    """Role -> column, dotted where nested: `messages`, `text`, or `prompt` and `completion`."""
 
     prompt: str | None = None
     completion: str | None = None
-    input: str | None = None
     messages: str | None = None
+    text: str | None = None
+    input: str | None = None
+    system: str | None = None
+    history: str | None = None
+    reasoning: str | None = None
+    tools: str | None = None
 
     def __str__(self) -> str:
-        return ", ".join(f"{role}={column}" for role, column in self._named())
+        named = ((role, getattr(self, role)) for role in ROLES)
+        return ", ".join(f"{role}={column}" for role, column in named if column)
 
-    def _named(self) -> list[tuple[str, str]]:
-        return [(role, column) for role in ROLES if (column := getattr(self, role))]
+    @property
+    def main(self) -> tuple[str | None, ...]:
+        """The columns that every record must have."""
+        return tuple(getattr(self, role) for role in MAIN)
+
+    @property
+    def columns(self) -> set[str]:
+        """All columns that have a role."""
+        return {column for role in ROLES if (column := getattr(self, role))}
 
     def top_level(self) -> set[str]:
-        """The columns a reader must fetch; both readings of a dotted name."""
-        columns = [column for _, column in self._named()]
-        return {*columns, *(column.split(".")[0] for column in columns)}
+        """The columns a reader must fetch, flags too; both readings of a dotted name."""
+        return {*self.columns, *(column.split(".")[0] for column in self.columns), *FLAGS}
 
 
 def check_columns(columns: Mapping[str, str | None] | None) -> dict[str, str]:
@@ -76,8 +105,10 @@ def check_columns(columns: Mapping[str, str | None] | None) -> dict[str, str]:
             wrong.append(f"data.columns.{key}={column}: {role} is already {result[role]}.")
         else:
             result[role] = column
-    if "messages" in result and len(result) > 1:
-        wrong.append("data.columns: name messages, or prompt and completion, not both.")
+    for main in (role for role in ("text", "messages") if role in result):
+        if others := [role for role in result if role not in (main, *BESIDE[main])]:
+            wrong.append(f"data.columns: name {main}, or {' and '.join(others)}, not both.")
+            break
     if wrong:
         raise ConfigError("\n".join(wrong))
     return result
@@ -96,152 +127,107 @@ def recognise(found: Sequence[str], named: Mapping[str, str | None], label: str)
                 f"{label} has no column {column!r} (data.columns.{role}).{nearest(column, found)} "
                 f"{_listing(found)}"
             )
-    if "messages" in given:
-        return Layout(messages=given["messages"])
-    chats = [name for name in CONVERSATIONS if name in found] if not given else []
+    pairs = not given.keys() & {"messages", "text"}
+    chats = _named(_tops(found), CONVERSATIONS) if not given.keys() & {*MAIN, "input"} else []
     prompts = [given["prompt"]] if "prompt" in given else _known(found, PROMPTS)
-    if "instruction" in prompts:
-        prompts = [p for p in prompts if p != INPUT]
+    if "instruction" in map(str.lower, prompts):
+        prompts = [p for p in prompts if p.lower() != INPUT]
     completions = [given["completion"]] if "completion" in given else _known(found, COMPLETIONS)
-    if len(chats) == 1 and not (prompts and completions):
-        return Layout(messages=chats[0])
-    if not chats and len(prompts) == 1 and len(completions) == 1:
-        extra = given.get("input", INPUT if prompts[0] == "instruction" else None)
-        extra = extra if extra and _exists(extra, found) else None
-        return Layout(prompt=prompts[0], completion=completions[0], input=extra)
-    raise DataError(_not_one(found, label, prompts, completions, chats))
+    texts = [] if prompts or completions or chats else _named(found, TEXT)
+    main: dict[str, str]
+    if not pairs:
+        main = {role: given[role] for role in ("messages", "text") if role in given}
+    elif len(chats) == 1 and not (prompts and completions):
+        main = {"messages": chats[0]}
+    elif not chats and len(prompts) == 1 and len(completions) == 1:
+        main = {"prompt": prompts[0], "completion": completions[0]}
+    elif len(texts) == 1:
+        main = {"text": texts[0]}
+    else:
+        raise DataError(_not_one(found, label, prompts, completions, chats))
+    return Layout(**{**_extras(found, main), **given, **main})
 
 
-def convert(
-    fields: Mapping[str, Any], layout: Layout, *, system: str | None, last_turn_only: bool
-) -> tuple[list[Message], bool]:
-    """Turn one record into a conversation that ends with an assistant message.
+def _extras(found: Sequence[str], main: Mapping[str, str]) -> dict[str, str]:
+    """The columns beside the main ones, as they are usually called."""
+    kind = next(role for role in BESIDE if role in main)
+    inputs = CONTEXT
+    if main.get("prompt", "").lower() == "instruction":
+        inputs = (INPUT, *CONTEXT)
+    names = {"input": inputs, **EXTRAS}
+    beside = {role: _named(found, names[role]) for role in BESIDE[kind] if role in names}
+    taken = set(main.values())
+    left = {role: [c for c in columns if c not in taken] for role, columns in beside.items()}
+    return {role: columns[0] for role, columns in left.items() if columns}
 
-    Also whether several of its turns are to be trained: then it has no one completion.
+
+def unused(counts: Mapping[str, int], layout: Layout) -> dict[str, int]:
+    """Columns that no role takes, and in how many records they hold something.
+
+    Args:
+        counts: all columns, nested ones dotted, with the number of records that fill them.
+        layout: what takes some of them.
+    """
+    left: dict[str, int] = {}
+    for name, count in counts.items():
+        if any(name == column or name.startswith(f"{column}.") for column in layout.columns):
+            continue
+        top = name.split(".")[0]
+        nested = any(column.startswith(f"{top}.") for column in layout.columns)
+        shown = name if nested else top
+        if count and shown not in FLAGS and not irrelevant(shown):
+            left[shown] = max(left.get(shown, 0), count)
+    return left
+
+
+def irrelevant(name: str) -> bool:
+    """Whether a column, or a key of a message, is known to teach nothing: id, source, ..."""
+    last = name.split(".")[-1].lower()
+    return last in IRRELEVANT or last.endswith(("_id", "_idx", "_index", "_uuid"))
+
+
+def value_of(fields: Mapping[str, Any], column: str) -> Any:
+    """Value of a column; a dot descends unless a column of that whole name exists.
 
     Raises:
-        BadRecord: a column is missing, empty, or of another type than text or messages.
+        KeyError: there is none in this record.
     """
-    if layout.messages:
-        messages = _messages(_get(fields, layout.messages), layout.messages)
-        turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        if not turns or turns[-1] != len(messages) - 1:
-            raise BadRecord(
-                f"column {layout.messages!r}: expected the last message from the assistant, "
-                f"found {messages[-1]['role']!r}"
-            )
-    else:
-        prompt = _prompt(fields, layout)
-        messages = prompt + _completion(fields, layout)
-        turns = [len(prompt)]
-    first = turns[-1] if last_turn_only else turns[0]
-    if not any(m["role"] == "user" for m in messages[:first]):
-        raise BadRecord("expected a user message before the assistant's, found none")
-    if system is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": system})
-    return messages, len(turns) > 1 and not last_turn_only
-
-
-def _prompt(fields: Mapping[str, Any], layout: Layout) -> list[Message]:
-    column = str(layout.prompt)
-    value = _get(fields, column)
-    if isinstance(value, list):
-        messages = _messages(value, column)
-        if (role := messages[-1]["role"]) not in ("user", "tool"):
-            raise BadRecord(
-                f"column {column!r}: expected the last message of a prompt from the user, found "
-                f"{role!r}"
-            )
-        return messages
-    text = _text(value, f"prompt (column {column!r})", "text or a list of messages")
-    if layout.input:
-        extra = _get(fields, layout.input)
-        if extra is not None and not isinstance(extra, str):
-            raise BadRecord(f"column {layout.input!r}: expected text, found {_kind(extra)}")
-        text = f"{text}\n\n{extra}" if extra and extra.strip() else text
-    return [{"role": "user", "content": text}]
-
-
-def _completion(fields: Mapping[str, Any], layout: Layout) -> list[Message]:
-    column = str(layout.completion)
-    value = _get(fields, column)
-    if isinstance(value, list):
-        messages = _messages(value, column)
-        if [m["role"] for m in messages] != ["assistant"]:
-            found = ", ".join(m["role"] for m in messages)
-            raise BadRecord(f"column {column!r}: expected one assistant message, found {found}")
-        return messages
-    text = _text(value, f"completion (column {column!r})", "text or one assistant message")
-    return [{"role": "assistant", "content": text}]
-
-
-def _messages(value: object, column: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise BadRecord(f"column {column!r}: expected a list of messages, found {_kind(value)}")
-    if not value:
-        raise BadRecord(f"column {column!r}: the list of messages is empty")
-    return [_message(item, f"column {column!r}, message {i}") for i, item in enumerate(value, 1)]
-
-
-def _message(item: object, where: str) -> Message:
-    """One message, written as role/content or, ShareGPT's way, as from/value."""
-    if not isinstance(item, Mapping):
-        raise BadRecord(f"{where}: expected role and content, found {_kind(item)}")
-    if item.get("tool_calls"):
-        raise BadRecord(f"{where}: tool calls are not supported")
-    if "role" in item:
-        role, content = item["role"], item.get("content")
-    else:
-        role, content = item.get("from"), item.get("value")
-        role = SHAREGPT_ROLES.get(str(role), role)
-    if role not in MESSAGE_ROLES:
-        known = ", ".join(MESSAGE_ROLES)
-        raise BadRecord(f"{where}: expected a role of {known}, found {role!r}")
-    if role == "system" and content == "":
-        return {"role": "system", "content": ""}
-    return {"role": str(role), "content": _text(content, f"{where} ({role})", "text")}
-
-
-def _text(value: object, what: str, expected: str) -> str:
-    if not isinstance(value, str):
-        raise BadRecord(f"{what}: expected {expected}, found {_kind(value)}")
-    if not value.strip():
-        raise BadRecord(f"{what} is empty")
-    return value
-
-
-def _get(fields: Mapping[str, Any], column: str) -> Any:
-    """Value of a column; a dot descends unless a column of that whole name exists."""
     if column in fields:
         return fields[column]
     value: Any = fields
     for part in column.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise BadRecord(f"expected a column {column!r}, found {', '.join(fields) or 'none'}")
+        if not isinstance(value, Mapping):
+            raise KeyError(column)
         value = value[part]
     return value
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
 
 
 def _exists(column: str, found: Sequence[str]) -> bool:
     return any(name == column or name.startswith(f"{column}.") for name in found)
 
 
+def _tops(found: Sequence[str]) -> list[str]:
+    """Top-level columns: a conversation may be a mapping of lists."""
+    return list(dict.fromkeys(name.split(".")[0] for name in found))
+
+
+def _named(found: Sequence[str], names: Iterable[str]) -> list[str]:
+    """The columns of these names, in capitals or not, in the order of the names."""
+    return [column for name in names for column in found if column.lower() == name]
+
+
 def _known(found: Sequence[str], names: Sequence[str]) -> list[str]:
     """Known names among the top-level columns; among nested ones when no role is at the top."""
-    at_top = not {*PROMPTS, *COMPLETIONS, *CONVERSATIONS}.isdisjoint(found)
-    return [name for name in names if name in found] if at_top else _nested(found, names)
+    at_top = _named(_tops(found), CONVERSATIONS) or _named(found, (*PROMPTS, *COMPLETIONS))
+    return _named(found, names) if at_top else _nested(found, names)
 
 
 def _nested(found: Sequence[str], names: Sequence[str]) -> list[str]:
-    return [column for column in found if column.split(".")[-1] in names]
+    return [column for column in found if column.split(".")[-1].lower() in names]
 
 
 def _listing(found: Sequence[str]) -> str:
-    return f"Its first record has: {', '.join(found)}."
+    return f"Its records have: {', '.join(found)}."
 
 
 def _not_one(
@@ -253,11 +239,13 @@ def _not_one(
 ) -> str:
     many = len(prompts) > 1 or len(completions) > 1 or bool(chats)
     what = "columns can be read in more than one way" if many else "columns are not recognised"
+    preferred = ["chosen"] if "chosen" in found else []
     prompt = [*prompts, *_nested(found, PROMPTS), "COLUMN"][0]
     lines = [
         f"data.columns.prompt={prompt} data.columns.completion={completion}"
-        for completion in completions or _nested(found, COMPLETIONS) or ["COLUMN"]
+        for completion in completions or _nested(found, COMPLETIONS) or preferred or ["COLUMN"]
     ]
-    lines += [f"data.columns.messages={chat}" for chat in chats]
+    lines += [f"data.columns.messages={chat}" for chat in [*chats, *preferred]]
     options = "\n".join(f"  {line}" for line in lines)
-    return f"{label}: its {what}. {_listing(found)}\nType the one that is meant:\n{options}"
+    why = " Answers that were preferred to others (DPO) are not trained unasked." * bool(preferred)
+    return f"{label}: its {what}.{why} {_listing(found)}\nType the one that is meant:\n{options}"

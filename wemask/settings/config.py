@@ -160,7 +160,7 @@ class RunConfig:
         if self.trains:
             values |= {
                 "seed": self.seed,
-                "data": dataclasses.asdict(self.data),
+                "data": self.data.identity(),
                 "trainer": {k: v for k, v in self.trainer.items() if k not in engines.PASSED_ON},
                 "peft": self.peft,
             }
@@ -237,6 +237,19 @@ def _trainer(values: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         raise ConfigError("\n".join(wrong))
     return values
+
+
+def _check_evaluation(data: DataConfig, trainer: dict[str, Any]) -> None:
+    """Refuse to evaluate while training on nothing."""
+    needing = ("load_best_model_at_end", "eval_on_start", "do_eval")
+    asked = [key for key in needing if trainer.get(key)]
+    if trainer.get("eval_strategy") not in (None, "no", False):
+        asked.append("eval_strategy")
+    if asked and data.validation is None:
+        raise ConfigError(
+            f"trainer.{asked[-1]}={trainer[asked[-1]]} needs data to evaluate on. Type "
+            "data.validation=0.05, a share of the training data, or data.validation=FILE."
+        )
 
 
 def _peft(values: dict[str, Any]) -> dict[str, Any] | None:
@@ -324,6 +337,7 @@ def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         raise ConfigError("\n".join(problems(error, "", values))) from error
     engines.check_one_engine(made["deepspeed"], made["fsdp"], made["trainer"])
+    _check_evaluation(made["data"], made["trainer"])
     sections = ("model", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger")
     run_dir = made["paths"].get("run_dir")
     return RunConfig(

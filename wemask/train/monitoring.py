@@ -138,7 +138,7 @@ class WatchCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any
     ) -> None:
-        watched = any(key.startswith("wemask/") for key in logs or {})
+        watched = any(key.startswith(("wemask/", "eval_")) for key in logs or {})
         if watched and state.is_world_process_zero:
             line = {"step": state.global_step, **logs}
             with self.path.open("a", encoding="utf-8") as file:

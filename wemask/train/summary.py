@@ -12,6 +12,7 @@ from wemask.data import chat
 from wemask.detection.me_layer import MELayerReport, layers_by_reason, plain_size
 from wemask.distributed import is_rank
 from wemask.errors import WemaskError
+from wemask.files import say
 from wemask.operator.settings import LearnableStrength, StrengthSchedule
 from wemask.settings.config import RunConfig
 from wemask.train.memory import (
@@ -51,7 +52,8 @@ def show_summary(
             brackets=not console.is_terminal,
         )
         about = chat.describe_example(example, prepared.tokenizer, loss)
-        console.print(Panel(text, title="one sample; green (or [[ ]]) is trained", subtitle=about))
+        console.print(Panel(text, title="one sample; green (or [[ ]]) is trained"))
+        say(console, about)
 
 
 def _lines(
@@ -77,6 +79,8 @@ def _lines(
             trainable = f"LoRA of rank {rank} on {targets} ({lora_size(config, model):,})"
         lines.append(("trainable", trainable))
         lines.append(("data", f"{config.data.name} {config.data.path or ''}".strip()))
+        if config.data.validation is not None:
+            lines.append(("validation", f"{config.data.validation} (data.validation)"))
     if loss is not None:
         lines.append(("loss", loss.reason))
     if prepared.template_note:

@@ -1,0 +1,151 @@
+"""A training that is watched on data kept apart, and ends with its best checkpoint."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from run_support import fit, quick, quiet, refused, said, settings, trained, weights
+
+from wemask.checkpoint.save_load import read_config
+from wemask.train.prepare import prepare
+from wemask.train.training import _take_best, arguments_of
+
+BEST = (
+    "method=wemask",
+    "operator.strength={start: 0.0, end: 1.0, steps: 4}",
+    "data.validation=0.25",
+    "trainer.learning_rate=0.01",  # far too much: the loss of unseen problems rises
+    "trainer.lr_scheduler_type=constant",
+    "trainer.warmup_steps=0",
+    "trainer.save_steps=1",
+    "trainer.load_best_model_at_end=true",
+)
+
+
+def test_the_best_checkpoint_by_validation_is_the_final_model() -> None:
+    folder, text = trained(*BEST)
+    newest = max((folder / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name[11:]))
+    state = json.loads((newest / "trainer_state.json").read_text())
+    losses = {e["step"]: e["eval_loss"] for e in state["log_history"] if "eval_loss" in e}
+    assert list(losses) == [1, 2, 3, 4]
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 4, "the test could not tell the best from the last"
+    checkpoint = folder / "checkpoints" / f"checkpoint-{best}"
+    assert state["best_metric"] == losses[best]
+    assert f"The best checkpoint is the final model: {checkpoint}" in text
+    there, final = weights(checkpoint), weights(folder / "final")
+    assert all((final[name] == there[name]).all() for name in there)
+    assert not all((weights(newest)[name] == there[name]).all() for name in there)
+    strengths = [read_config(path)["strength"] for path in (folder / "final", checkpoint)]
+    assert strengths[0] == strengths[1] < 1.0
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {e["step"]: e["eval_loss"] for e in lines if "eval_loss" in e} == losses
+    assert "12 examples" in text and "For validation, not trained:" in text
+    assert text.count("4 examples, the longest") == 1
+
+
+def test_a_learned_strength_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:
+    folder, _ = trained("method=wemask", "operator.strength=learnable")
+    checkpoint = folder / "checkpoints" / "checkpoint-2"
+    prepared = prepare(settings("operator.strength=learnable"))
+    assert prepared.handle is not None
+    saved = {int(i): theta for i, theta in read_config(checkpoint)["learned"].items()}
+    assert prepared.handle.learned != saved
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(best_model_checkpoint=str(checkpoint), best_metric=1.0),
+        args=SimpleNamespace(load_best_model_at_end=True),
+        is_deepspeed_enabled=False,
+        is_fsdp_enabled=False,
+    )
+    _take_best(trainer, prepared, quiet())
+    assert prepared.handle.learned == pytest.approx(saved)
+
+
+def test_evaluation_comes_with_the_checkpoints_unless_it_is_set(tiny: Any, tmp_path: Path) -> None:
+    loss: Any = SimpleNamespace(completion_only=True, assistant_only=False)
+
+    def made(*words: str) -> tuple[Any, ...]:
+        values = arguments_of(settings(*words), tiny.model, loss, tmp_path)
+        return tuple(values.get(f"eval_{name}") for name in ("strategy", "steps"))
+
+    assert made() == (None, None)
+    assert made("data.validation=0.1") == ("steps", 0.25)
+    assert made("data.validation=0.1", "trainer.save_strategy=epoch")[0] == "epoch"
+    assert made("data.validation=0.1", "trainer.save_strategy=no")[0] == "epoch"
+    own = ("trainer.eval_strategy=steps", "trainer.eval_steps=7")
+    assert made("data.validation=0.1", *own) == ("steps", 7)
+
+
+@pytest.mark.parametrize(
+    "word", ["eval_strategy=epoch", "eval_on_start=true", "load_best_model_at_end=true"]
+)
+def test_evaluation_of_nothing_is_refused_with_what_to_type(word: str) -> None:
+    assert "data.validation=0.05" in refused(f"trainer.{word}")
+    settings(f"trainer.{word}", "data.validation=0.5")
+
+
+def run(path: Path, rows: list[Any], *words: str) -> str:
+    """What is said about records of a file before they are trained."""
+    from wemask.train.training import train
+
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    console = quiet()
+    config = quick(path.parent, "data=jsonl", f"data.path={path}", "dry_run=true", *words)
+    assert train(config, console) is None
+    return said(console)
+
+
+CALLED = [
+    {"from": "human", "value": "weather?"},
+    {"from": "function_call", "value": '{"name": "weather", "arguments": {}}'},
+]
+
+
+def test_calls_that_the_template_does_not_show_are_not_trained_as_silence(tmp_path: Path) -> None:
+    from wemask.errors import DataError
+
+    plain = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
+    rows = [{"conversations": plain}, {"conversations": CALLED}]
+    with pytest.raises(DataError, match=r"1 examples .* line 2\..*data.invalid=drop"):
+        run(tmp_path / "x.jsonl", rows)
+    text = run(tmp_path / "x.jsonl", rows, "data.invalid=drop")
+    assert "Left out (data.invalid=drop)" in text
+    text = run(tmp_path / "x.jsonl", rows, "data.roles={function_call: assistant}")
+    assert "Left out" not in text
+
+
+def test_turns_and_texts_reach_the_trainer_as_they_say(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "seven", "train": False},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "four"},
+    ]
+    text = run(tmp_path / "x.jsonl", [{"messages": turns}])
+    inside = "".join(part.partition("]]")[0] for part in text.split("[[")[1:])
+    assert [word in inside for word in ("two", "seven", "four")] == [True, False, True]
+    text = run(tmp_path / "y.jsonl", [{"text": "### Human: 1+1? ### Assistant: 2"}])
+    assert "language modelling" in text
+    assert "### Human: 1+1? ### Assistant: 2" in text.rpartition("[[")[2].partition("]]")[0]
+
+
+def test_plain_text_and_half_trained_conversations_train(tmp_path: Path) -> None:
+    """Whatever TRL does with such columns, it is done on two of the smallest runs."""
+    turns = [
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "7", "train": False},
+        {"role": "user", "content": "Sure?"},
+        {"role": "assistant", "content": "4"},
+    ]
+    for name, row in (("chats", {"messages": turns}), ("texts", {"text": "Tom has 5 apples."})):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text((json.dumps(row) + "\n") * 4)
+        words = ("method=sft", "data=jsonl", f"data.path={path}", "trainer.max_steps=1")
+        folder, _ = fit(quick(tmp_path / name, *words, "logger.watch_every=0"))
+        assert (folder / "final").exists()
