@@ -21,6 +21,7 @@ from wemask.errors import ConfigError, WemaskError, nearest
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 T = TypeVar("T")
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+OPEN = ConfigDict(strict=True, extra="allow")  # of a file of which only some keys are read
 SOUGHT = {
     "int_type": "a whole number",
     "float_type": "a number",
