@@ -17,7 +17,12 @@ def result(
 ) -> TaskResult:
     samples: Any = [
         {
-            **{"id": str(i), "task": name, "arm": "x", "prompt": "?", "output": "!", "gold": "1"},
+            "id": str(i),
+            "task": name,
+            "arm": "x",
+            "prompt": "?",
+            "output": "!",
+            "gold": "1",
             "extracted": None,
             "draw": 0,
             "correct": right,

@@ -50,6 +50,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Difference = Annotated[float, Field(ge=-1, le=1)]  # of two shares
 # The end of an interval of a difference: that of a t interval over two seeds may lie far outside.
 End = Annotated[float, Field(ge=-100, le=100)]
+Seen = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[float, Field(ge=0)]
 Layer = Annotated[str, Field(pattern=r"^\d+$")]  # as a key
 
@@ -157,9 +158,7 @@ class Evidence(TypedDict):
     low: End  # 95% interval of the difference
     high: End
     p_value: Share
-    minimum_detectable: (
-        Annotated[float, Field(ge=0, le=100)] | None
-    )  # smallest true difference that would have been seen
+    minimum_detectable: Seen | None  # smallest true difference that would have been seen
     test: str  # behind p_value
 
 
@@ -302,8 +301,9 @@ def _of_report(values: dict[str, Any]) -> list[str]:
     named = [n for n in (report.layer, report.erased_at) if n is not None]
     if not layers or not {*named} <= {*layers} or report.found != (report.layer is not None):
         return [f"{where}: layer {report.layer} and erased_at {report.erased_at} of {layers}."]
-    if any(not 0 <= dim < report.hidden_size for dim in report.dims):
-        return [f"{where}.dims: {report.dims} of a width of {report.hidden_size}."]
+    fits = all(0 <= dim < report.hidden_size for dim in report.dims)
+    if not fits or len(report.magnitudes) != len(report.dims):
+        return [f"{where}.dims: {report.dims} of {report.hidden_size}, and {report.magnitudes}."]
     return []
 
 

@@ -363,7 +363,7 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     found = [end for end in ends | {_end_of_turn(tokenizer)} if end is not None]
     if not all(isinstance(end, int) for end in found):
         raise ModelError(
-            f"eos_token_id of the model's generation_config.json must be token ids, got {own!r:.60}."
+            f"eos_token_id of the model's generation_config.json must be ids, got {own!r:.60}."
         )
     return sorted(found)
 

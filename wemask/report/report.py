@@ -25,6 +25,8 @@ from wemask.report.page import render, trusted
 from wemask.report.style import save_figure
 
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
+REMOVE_RELIEF = "Remove it: the page is made without that figure."
+REMOVE_RELIEF = "Remove it: the page is made without that figure."
 
 
 def write_report(
@@ -73,13 +75,11 @@ def _read_relief(path: Path, shape: tuple[int, int]) -> torch.Tensor:
         values = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         said = " ".join(str(error).split())
-        raise DataError(
-            f"{path} is no relief ({said}). Remove it: nothing else needs it."
-        ) from error
+        raise DataError(f"{path} is no array ({said}). {REMOVE_RELIEF}") from error
     if values.dtype != np.float32 or values.shape != shape or not np.isfinite(values).all():
         raise DataError(
             f"{path} must hold {shape} finite numbers of float32, found {values.shape} of "
-            f"{values.dtype}. Remove it: nothing else needs it."
+            f"{values.dtype}. {REMOVE_RELIEF}"
         )
     return torch.from_numpy(np.array(values))
 

@@ -15,7 +15,7 @@ from wemask.evaluate.tasks.samples import Sample
 from wemask.files import parse_json, read_json, read_text, regular, write_whole
 
 SAMPLES, META = "samples.jsonl", "meta.json"
-DAMAGED = "damaged"  # ending of a file that was set aside
+DAMAGED = ".damaged"  # ending of a file that was set aside
 LARGEST_SAMPLES = 4 * 2**30  # bytes
 
 
@@ -197,7 +197,7 @@ def set_aside(folder: Path) -> None:
     """Rename the files of a damaged task, so that it can be run again and nothing is lost."""
     for path in (folder / META, folder / SAMPLES):
         if path.exists():
-            path.replace(path.with_name(f"{path.name}.{DAMAGED}"))
+            path.replace(path.with_name(path.name + DAMAGED))
 
 
 def check_shape(shape: TypeAdapter[Any], values: Any, path: Path) -> None:
