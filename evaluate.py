@@ -20,11 +20,11 @@ def run(cfg: Any, typed: list[str]) -> Any:
     from wemask.study import Study, evaluate
 
     hydra = HydraConfig.get()
-    tasks: Any = OmegaConf.to_container(cfg.tasks, resolve=True)
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
     study = Study(
         config=run_config(cfg, train_overrides(typed)),
-        arms=[cfg.arms] if isinstance(cfg.arms, str) else list(cfg.arms or ()),
-        tasks=tasks_from_config(tasks),
+        arms=values["arms"],
+        tasks=tasks_from_config(values.get("tasks")),  # none where tasks=[]
         limit=cfg.limit,
         batch_size=cfg.batch_size,
         train_missing=cfg.train_missing,

@@ -176,6 +176,8 @@ def _logger(project: str | None) -> dict[str, Any]:
     if not project:
         return {"name": "none"}
     mode = os.environ.get("WANDB_MODE", "offline")
+    if mode not in (modes := ("offline", "online", "disabled")):  # now, not after the work
+        raise ConfigError(f"WANDB_MODE is one of {', '.join(modes)}, got {mode!r}.")
     return {"name": "wandb", "project": project, "mode": mode}
 
 
@@ -216,7 +218,7 @@ def _compare(
     """
     from wemask.study import compare_runs
 
-    out = out or Path("outputs") / "compare" / digest([str(path.resolve()) for path in runs])
+    out = out or Path("outputs") / "compare" / digest([os.path.realpath(path) for path in runs])
     words = ["wemask", "compare", *map(str, runs), *(["--wandb", wandb] if wandb else [])]
     compare_runs(runs, out, command=shlex.join(words), logger=_logger(wandb), console=context.obj)
 
@@ -228,12 +230,12 @@ def _report(
 ) -> None:
     """Write report.md, report.html and figures again from a results.json."""
     from wemask.compare.results import load_results
-    from wemask.data.records import read_records
+    from wemask.evaluate.tasks.stored import read_samples
     from wemask.report.report import read_detection, write_report
 
     values, folder = load_results(results), results.parent
     samples = {
-        (arm, task): [row for _, row in read_records(folder / score["runs"][0]["samples"])]
+        (arm, task): read_samples(folder / score["runs"][0]["samples"])
         for arm, tasks in values["arms"].items()
         for task, score in tasks.items()
     }

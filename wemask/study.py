@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from accelerate.utils import release_memory
-from pydantic import AfterValidator, InstanceOf
+from pydantic import AfterValidator, BeforeValidator, InstanceOf
 from rich.console import Console
 from torch import nn
 
 from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
 from wemask.compare.results import LayerRow
-from wemask.data.schema import Count, Whole, settings
+from wemask.data.schema import Count, Seed, settings
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
-from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
+from wemask.errors import ConfigError, DataError, PatchError, RunFolderError, nearest
 from wemask.evaluate.arm_run import ArmRun
 from wemask.evaluate.arms import ARMS
 from wemask.evaluate.evaluation import Load, TaskConfig, check_tasks, evaluate_arm
@@ -39,6 +39,10 @@ from wemask.train.training import train
 from wemask.version import __version__
 
 MEASURED = 16  # calibration texts on which the report's softening figures are measured
+
+
+def _listed(arms: Any) -> Any:
+    return [arms] if isinstance(arms, str) else () if arms is None else arms
 
 
 def _arms(arms: Sequence[str]) -> Sequence[str]:
@@ -65,12 +69,12 @@ class Study:
     """What `evaluate.py` was asked for."""
 
     config: InstanceOf[RunConfig]
-    arms: Annotated[Sequence[str], AfterValidator(_arms)]
+    arms: Annotated[Sequence[str], BeforeValidator(_listed), AfterValidator(_arms)]
     tasks: Annotated[Sequence[TaskConfig], AfterValidator(_tasks)]
     limit: Count | None = None
     batch_size: Count = 32
     train_missing: bool = True
-    eval_seed: Whole = 0
+    eval_seed: Seed = 0
     """Of few-shot examples and of sampled outputs: the same for every arm and training seed."""
     command: str = "python evaluate.py"
     overrides: Sequence[str] = ()
@@ -137,6 +141,7 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
         console.print("dry_run=true: nothing was trained or compared, nothing was written.")
         return folder
     open_folder(folder, study.identity(), explicit=study.config.run_dir is not None)
+    _check_templates(study, runs)
     entries = [_ask(study, run, base, load, console) for run in runs]
     logger = study.config.logger if study.sweep is None else {"name": "none"}
     facts = {"command": study.command, **base.facts}
@@ -219,6 +224,24 @@ def _missing(study: Study) -> list[ArmRun]:
 
 def _train_command(study: Study, run: ArmRun) -> str:
     return shlex.join(["python", "train.py", *study.overrides, *run.words])
+
+
+def _check_templates(study: Study, runs: Sequence[ArmRun]) -> None:
+    """See before anything is asked that all arms will be asked with one chat template.
+
+    Raises:
+        DataError: a run was trained with another one.
+    """
+    if all(task.chat is False for task in study.tasks):
+        return
+    places = {run.final if run.config.trains else None: run for run in runs}
+    found = [(run.name, run.tokenizer().chat_template) for run in places.values()]
+    for name, template in found:
+        if template != found[0][1]:
+            raise DataError(
+                f"The chat template of {name} is not that of {found[0][0]}: their answers could "
+                "not be compared. Train it again, or ask without: tasks.TASK.chat=false."
+            )
 
 
 # --- the model that all arms start from -----------------------------------------------------------
@@ -316,6 +339,7 @@ def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) ->
         seed=study.eval_seed,
         about=about,
         load=load,
+        say=partial(say, console),
     )
     del model
     release_memory()

@@ -146,5 +146,14 @@ def test_tasks_that_only_some_arms_have_are_compared_where_they_can_be() -> None
     assert set(made["arms"]["sft"]) == {"t", "u"} and set(made["arms"]["base"]) == {"t"}
 
 
+def test_the_interval_of_a_share_is_of_shares() -> None:
+    draws = result([True, False, False])  # two draws of one item, and another: scores of 0.5 and 0
+    for sample, key, draw in zip(draws.samples, ("0", "0", "1"), (0, 1, 0), strict=True):
+        sample.update(id=key, draw=draw)
+    made = document(group([entry("base", [], None, draws)]), Path(), facts())
+    score = validate_results(made)["arms"]["base"]["t"]
+    assert (score["mean"], score["low"], score["high"]) == (0.25, 0.0, 1.0)
+
+
 def test_compare_all_of_nothing_is_nothing() -> None:
     assert compare_all({}, {}) == []

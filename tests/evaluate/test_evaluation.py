@@ -118,16 +118,38 @@ def test_other_items_run_again_and_a_moved_file_does_not(tiny: Any, tmp_path: Pa
     assert not again(write_jsonl(tmp_path / "one.jsonl", rows))
 
 
-@pytest.mark.parametrize("name", ["samples.jsonl", "meta.json"])
-def test_a_damaged_result_is_not_reused(tiny: Any, tmp_path: Path, name: str) -> None:
-    model = synthetic_oracle(tiny, 3, {0})
+def retold(meta: bytes, **result: Any) -> bytes:
+    values = json.loads(meta)
+    return json.dumps(values | {"result": values["result"] | result}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("samples.jsonl", lambda content: content[:-40]),
+        ("samples.jsonl", lambda content: content.replace(b"So it is", b"So it Is", 1)),
+        ("meta.json", lambda content: content[:-40]),
+        ("meta.json", lambda content: b"[" * 100_000),
+        ("meta.json", lambda content: b"\x80"),
+        ("meta.json", lambda content: b"5"),
+        ("meta.json", lambda content: retold(content, fewshot=None, seconds="long")),
+        ("meta.json", lambda content: retold(content, seconds=-1.0)),
+    ],
+)
+def test_a_damaged_result_is_set_aside_and_asked_again(
+    tiny: Any, tmp_path: Path, name: str, damage: Any
+) -> None:
+    model, said = synthetic_oracle(tiny, 3, {0}), list[str]()
     task = [TaskConfig(name="synthetic", limit=3)]
     (first,) = run(model, tiny, task, tmp_path).values()
-    damaged = first.path.with_name(name)
-    damaged.write_bytes(damaged.read_bytes()[:-40])
-    (second,) = run(model, tiny, task, tmp_path).values()
-    assert not second.reused
-    assert second.samples == first.samples
+    path = first.path.with_name(name)
+    path.write_bytes(damage(path.read_bytes()))
+    damaged = path.read_bytes()
+    (second,) = run(model, tiny, task, tmp_path, say=said.append).values()
+    assert (second.reused, second.samples) == (False, first.samples)
+    assert str(path) in said[0] and "kept as *.damaged" in said[0]
+    assert path.with_name(f"{name}.damaged").read_bytes() == damaged
+    assert run(model, tiny, task, tmp_path, say=None)["synthetic"].reused
 
 
 def test_only_what_is_missing_runs(tiny: Any, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Our model behind lm-eval: batching, decoding, prompts as sent, and what it leaves alone."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ from evaluation_support import run, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
+from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from wemask.embedded import problems
+from wemask.checkpoint.pretrained import load_model
+from wemask.embedded import TINY_PATH, problems
 from wemask.errors import ModelError
 from wemask.evaluate import harness
 from wemask.evaluate.evaluation import TaskConfig
@@ -62,14 +66,73 @@ def test_outputs_are_those_of_a_plain_greedy_loop(tiny: Any) -> None:
     assert answers_of(tiny.model, tiny.tokenizer, PROMPTS, 3) == expected
 
 
-def test_decoding_is_greedy_whatever_the_model_prefers(tiny: Any, fresh_tiny: Any) -> None:
-    expected = answers_of(tiny.model, tiny.tokenizer, PROMPTS, 2)
-    model = fresh_tiny().model
-    wanted = {"do_sample": True, "temperature": 2.0, "top_k": 7, "repetition_penalty": 3.0}
-    model.generation_config.update(**wanted)
-    assert answers_of(model, tiny.tokenizer, PROMPTS, 2) == expected
-    kept = model.generation_config.to_dict()
-    assert {key: kept[key] for key in wanted} == wanted
+WATERMARK = {"bias": 9.0, "hashing_key": 3, "context_width": 1}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"do_sample": True, "temperature": 2.0, "top_k": 7, "repetition_penalty": 3.0},
+        {"min_new_tokens": 12},
+        {"max_time": 1e-4},
+        {"guidance_scale": 3.0, "no_repeat_ngram_size": 2},
+        {"watermarking_config": WATERMARK},
+        {"stop_strings": ["a"], "suppress_tokens": [*range(5, 99)]},
+        {"num_beams": 3, "num_return_sequences": 3},
+        {"forced_bos_token_id": 5, "sequence_bias": [[[30], 10.0]]},
+        {"prompt_lookup_num_tokens": 3, "cache_implementation": "quantized"},
+        {"penalty_alpha": 0.6, "exponential_decay_length_penalty": [1, 5.0]},
+        {"return_dict_in_generate": True, "dola_layers": "low"},
+    ],
+    ids=lambda wanted: next(iter(wanted)),
+)
+def test_a_generation_config_changes_no_output_and_is_named(
+    tiny: Any, tmp_path: Path, wanted: dict[str, Any]
+) -> None:
+    """Of a model folder: what it says would change these outputs, or end in an error."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY_PATH, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wanted))
+    model: Any = load_model(str(folder))
+    before = model.generation_config.to_dict()
+    expected = answers_of(tiny.model, tiny.tokenizer, PROMPTS, 3)
+    assert answers_of(model, tiny.tokenizer, PROMPTS, 3) == expected
+    assert model.generation_config.to_dict() == before
+    for name in wanted.keys() - harness.IDLE:
+        assert f"{name}=" in harness.set_aside_words(model)
+    assert harness.set_aside_words(tiny.model) == ""
+
+
+def test_what_a_task_asks_for_stays_and_what_is_set_aside_is_noted(
+    fresh_tiny: Any, tmp_path: Path
+) -> None:
+    tiny = fresh_tiny()
+    lm = WemaskLM(tiny.model, tiny.tokenizer, chat=True, progress=False)
+    (plain,) = lm.generate_until(requests(PROMPTS[:1]))
+    (asked,) = lm.generate_until(requests(PROMPTS[:1], repetition_penalty=9.0))
+    assert asked != plain
+    tiny.model.generation_config.update(min_new_tokens=9)
+    task = TaskConfig(name="synthetic", limit=1, max_new_tokens=99)
+    note = run(tiny.model, tiny, [task], tmp_path)["synthetic"].note
+    assert note == "the model's generation_config was set aside (min_new_tokens=9)"
+
+
+def test_an_adapter_hands_its_generation_config_back(fresh_tiny: Any) -> None:
+    model, tokenizer = fresh_tiny()
+    expected = answers_of(model, tokenizer, PROMPTS, 3)
+    model.generation_config.update(min_new_tokens=12, do_sample=True)
+    own = model.generation_config
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    assert answers_of(adapted, tokenizer, PROMPTS, 3) == expected
+    assert adapted.generation_config is model.generation_config is own
+
+
+def test_an_end_that_is_no_token_is_refused(fresh_tiny: Any) -> None:
+    model, tokenizer = fresh_tiny()
+    model.generation_config.eos_token_id = [1, "y"]
+    with pytest.raises(ModelError, match=r"generation_config.json must be ids, got \[1, 'y'\]"):
+        WemaskLM(model, tokenizer)
 
 
 def test_stop_strings_end_an_output(tiny: Any) -> None:

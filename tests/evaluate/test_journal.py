@@ -43,6 +43,39 @@ def test_a_line_cut_short_is_dropped_and_the_next_one_is_whole(tmp_path: Path, l
     assert (Journal(journal.path, 1).get("a"), Journal(journal.path, 1).get("c")) == (1, 3)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"null",
+        b"[" * 100_000,
+        b"\x80",
+        b'[["a"], 1, 0.5, "x"]',
+        b'["b", "twelve", "long", "x"]',
+        b'["b", "TWELVE", 0.0]',
+        None,
+    ],
+)
+def test_only_what_a_damaged_line_held_is_run_again(tmp_path: Path, damage: bytes | None) -> None:
+    """A line in the middle: those behind it are not lost."""
+    journal, said = Journal(tmp_path / "j.jsonl", 1), list[str]()
+    for unit, value in {"a": 1, "b": "twelve", "c": {"x": [0.1, None]}}.items():
+        journal.add(unit, value)
+    header, a, b, c, _ = journal.path.read_bytes().split(b"\n")
+    b = b.replace(b"twelve", b"tvelve") if damage is None else damage  # None: one flipped bit
+    journal.path.write_bytes(b"\n".join([header, a, b, c, b'["torn']))
+    again = Journal(journal.path, 1, said.append)
+    assert [again.get(unit) for unit in "abc"] == [1, None, {"x": [0.1, None]}]
+    assert said == [f"{journal.path}: 1 of 3 lines are damaged; their part is run again."]
+    assert journal.path.read_bytes() == b"\n".join([header, a, c, b""])
+    assert Journal(journal.path, 1, said.append).seconds == again.seconds and len(said) == 1
+
+
+def test_a_journal_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "j.jsonl").mkdir()
+    with pytest.raises(RunFolderError, match="is a folder; a regular file was sought"):
+        Journal(tmp_path / "j.jsonl", 1)
+
+
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match=r"Outputs cannot be written to .*j\.jsonl"):

@@ -53,11 +53,29 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_damaged_settings_are_named(tmp_path: Path) -> None:
+BOMB = "\n".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9 if i else 'x'}]" for i in range(99))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{ not yaml", "is damaged"),
+        (b"\x80", "cannot be read as text in UTF-8"),
+        (BOMB.encode(), "is damaged: an alias"),
+        (b"&a {b: *a}", "is damaged: an alias"),
+        (b"a: " + b"[" * 100_000, "is damaged: maximum recursion"),
+        (b"a: 9999-99-99", "is damaged"),
+        (b"a" * 2**21, "at most 1,048,576 are read"),
+    ],
+    ids=["no YAML", "binary", "bomb", "itself", "deep", "date", "long"],
+)
+def test_damaged_settings_are_named(tmp_path: Path, content: bytes, words: str) -> None:
     config = quick(tmp_path)
-    (open_run_folder(config) / "config.resolved.yaml").write_text("{ not yaml")
-    with pytest.raises(RunFolderError, match=r"config.resolved.yaml is damaged"):
+    path = open_run_folder(config) / "config.resolved.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RunFolderError, match=words) as error:
         open_run_folder(config)
+    assert str(path) in str(error.value)
 
 
 def test_a_file_in_the_way_is_one_message_and_stays(tmp_path: Path) -> None:

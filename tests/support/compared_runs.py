@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report_cases import made_up_report
 
 from wemask.compare.evaluated_runs import Entry
 from wemask.evaluate.tasks.stored import TaskResult
@@ -17,6 +18,12 @@ def result(
     samples: Any = [
         {
             "id": str(i),
+            "task": name,
+            "arm": "x",
+            "prompt": "?",
+            "output": "!",
+            "gold": "1",
+            "extracted": None,
             "draw": 0,
             "correct": right,
             "reason": None,
@@ -53,6 +60,7 @@ def entry(
         "operator": None,
         "run_folder": f"run/{arm}/{seed}" if method != "base" else None,
         "budget": None,
+        "model": MODEL,
     }
     return Entry(about=about, results={"t": task or result(correct)})
 
@@ -63,7 +71,7 @@ def facts() -> dict[str, Any]:
         "created": "2026-11-24T00:00:00+00:00",
         "wemask_version": "0",
         "model": MODEL,
-        "me_layer": {"layer": 1},
+        "me_layer": made_up_report().to_dict(),
         "softening": None,
         "absent": {},
         "notes": [],

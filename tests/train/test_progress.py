@@ -1,5 +1,6 @@
 """How far a training is, from the file that it leaves for `wemask status`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,20 @@ def test_only_the_first_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", '{"step": 1', "[]", '{"step": 1, "of_another_version": 2}'])
+def told(**values: Any) -> str:
+    known = {"step": 1, "max_steps": 2, "loss": 0.5, "seconds_per_step": 1.0}
+    return json.dumps(known | values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", '{"step": 1', "[]", "[" * 100_000, '{"of_another_version": 2}'),
+        *(told(loss="low"), told(step=-1), told(seconds_per_step=1e308), told(max_steps=None)),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_as_good_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / progress.NAME).write_text(told())
+    assert Progress.read(tmp_path) is not None
     (tmp_path / progress.NAME).write_text(text)
     assert Progress.read(tmp_path) is None

@@ -9,7 +9,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
@@ -47,6 +47,7 @@ from wemask.version import __version__
 
 QUADRATIC = "quadratic"
 CHOICES = (*EXPERIMENTS, QUADRATIC)
+RANGES = {"count": (1, 100_000), "length": (2, 2**20), "batch_size": (1, 2**20)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +79,10 @@ class AnalysisConfig:
         ]
         if len(self.experiments) > 1 and {"all", "none"} & set(self.experiments):
             problems.append("all and none stand alone: --experiments all, or a list of names.")
-        for name, low in {"count": 1, "length": 2, "batch_size": 1}.items():
-            if (value := getattr(self, name)) < low:
+        for name, (low, high) in RANGES.items():
+            if not low <= (value := getattr(self, name)) <= high:
                 option = name.replace("_", "-")
-                problems.append(f"--{option} must be {low} or more, got {value}.")
+                problems.append(f"--{option} must be {low:,} to {high:,}, got {value:,}.")
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -134,6 +135,12 @@ def analyse(
         ConfigError, DataError, DetectionError, RunFolderError: what is wrong, before the long work.
     """
     console = console or Console()
+    if config.length > (positions := _positions(model)):
+        say(
+            console,
+            f"--length {config.length}: the model has {positions} positions, which are used.",
+        )
+        config = replace(config, length=positions)
     texts = load_texts(config.texts, config.count, config.column)
     ids, mask = tokenise(tokenizer, texts, config.length)
     identity = _identity(model, report, config, texts)
@@ -141,7 +148,7 @@ def analyse(
     with saving(place):
         open_folder(place, identity, explicit=folder is not None)
         report.save(place / "me_layer.json")
-        journal = Journal(place / "journal.jsonl", identity)
+        journal = Journal(place / "journal.jsonl", identity, partial(say, console))
     batches = probe_batches(model, report, ids, mask, config.batch_size)
     subject = Subject(model=model, report=report, batches=batches, operator=config.operator)
     run = _Run(subject=subject, config=config, journal=journal, console=console)
@@ -152,6 +159,12 @@ def analyse(
         if logger is not None:
             log_analysis(facts, tables, place, logger, partial(note, console))
     return page
+
+
+def _positions(model: nn.Module) -> int:
+    """Tokens that the model was made for; a very large number where its config does not say."""
+    config: Any = unwrap(model).config
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 2**20
 
 
 def _facts(run: "_Run", tables: dict[str, pd.DataFrame], name: str, **asked: Any) -> AnalysisFacts:

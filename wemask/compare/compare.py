@@ -209,7 +209,10 @@ def _score(runs: Sequence[Entry], task: str, folder: Path) -> dict[str, Any]:
     interval = statistics.mean_interval(_item_scores(task, having))
     metrics = [run.results[task].metrics for run in having]
     return {
-        **_read(interval, "n", "mean", "low", "high"),
+        **_read(interval, "n", "mean"),
+        # a t interval of avg@k over few items may end where no share is
+        "low": max(interval.low, 0.0),
+        "high": min(interval.high, 1.0),
         "metrics": {name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]},
         "runs": [_run_score(run, run.results[task], folder) for run in having],
     }

@@ -4,12 +4,16 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from wemask.compare.results import Results, load_results
-from wemask.errors import DataError
+from pydantic import AfterValidator, TypeAdapter, with_config
+from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
+
+from wemask.compare.results import Budget, Json, ModelInfo, Results, load_results
+from wemask.data.schema import OPEN
+from wemask.errors import DataError, nearest
 from wemask.evaluate.arms import ARMS
-from wemask.evaluate.tasks.stored import TaskResult, read_result
+from wemask.evaluate.tasks.stored import META, TaskResult, check_shape, read_result
 from wemask.files import digest
 from wemask.settings.run_folder import flat
 
@@ -17,6 +21,39 @@ from wemask.settings.run_folder import flat
 OWN_CONDITIONS = ("arm", "fingerprint", "chat_template_sha256")
 
 Groups = dict[str, list["Entry"]]
+
+
+def _known(arm: str) -> str:
+    if arm not in ARMS:
+        raise ValueError(f"must be an arm.{nearest(arm, ARMS)} There are {', '.join(ARMS)}")
+    return arm
+
+
+@with_config(OPEN)
+class _Model(TypedDict):
+    path: str
+
+
+@with_config(OPEN)
+class _Settings(TypedDict):
+    model: _Model
+
+
+@with_config(OPEN)
+class About(TypedDict):
+    """What meta.json says of an arm: `ArmRun.about`, and the model that all arms start from."""
+
+    arm: Annotated[str, AfterValidator(_known)]
+    method: str
+    seed: int | None
+    settings: _Settings
+    operator: dict[str, Json] | None
+    run_folder: str | None
+    budget: Budget | None
+    model: ModelInfo
+
+
+_ABOUT = TypeAdapter(About)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +216,7 @@ def _of_comparison(folder: Path, results: Results) -> Iterator[Entry]:
 
 def _of_run(folder: Path) -> list[Entry]:
     found = [
-        sorted(meta.parent for meta in (folder / name / "eval").glob("*/meta.json"))
+        sorted(meta.parent for meta in (folder / name / "eval").glob(f"*/{META}"))
         for name in sorted({arm.subfolder for arm in ARMS.values()})
     ]
     entries = [_entry(places) for places in found if places]
@@ -196,7 +233,8 @@ def _entry(places: Any) -> Entry:
     first = next(iter(results.values()))
     if "settings" not in first.about:
         raise DataError(
-            f"{first.path.parent / 'meta.json'} does not say which arm it is of (an older version "
+            f"{first.path.parent / META} does not say which arm it is of (an older version "
             "wrote it). Run python evaluate.py again; finished items are not repeated."
         )
+    check_shape(_ABOUT, first.about, first.path.parent / META)
     return Entry(about=first.about, results=results)

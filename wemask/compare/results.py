@@ -10,12 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
 
-from wemask.data.schema import STRICT, problems
-from wemask.errors import DataError, nearest
-from wemask.files import write_whole
+from wemask.data.schema import STRICT, Count, Whole, problems
+from wemask.detection.me_layer import MELayerReport
+from wemask.errors import DataError, DetectionError, nearest
+from wemask.files import read_json, write_whole
 
 SCHEMA_VERSION = 2
 
@@ -45,6 +47,12 @@ _CHECKED: dict[type, TypeAdapter[Any]] = {
     float: TypeAdapter(float, config=STRICT),
 }
 Share = Annotated[float, Field(ge=0, le=1)]
+Difference = Annotated[float, Field(ge=-1, le=1)]  # of two shares
+# The end of an interval of a difference: that of a t interval over two seeds may lie far outside.
+End = Annotated[float, Field(ge=-100, le=100)]
+Seen = Annotated[float, Field(ge=0, le=100)]
+Positive = Annotated[float, Field(ge=0)]
+Layer = Annotated[str, Field(pattern=r"^\d+$")]  # as a key
 
 
 class ModelInfo(TypedDict):
@@ -52,14 +60,14 @@ class ModelInfo(TypedDict):
 
     name: str  # as the config names it: "tiny", "meta-llama/Llama-3.2-1B"
     path: str  # where it was loaded from
-    parameters: int
+    parameters: Whole
     dtype: str
 
 
 class LayerRow(TypedDict):
     """One decoder layer, measured with the softening off or on; None where it does not apply."""
 
-    layer: int  # 0-based decoder layer
+    layer: Whole  # 0-based decoder layer
     massive_max: float | None  # largest abs(h) at the layer's output
     massive_ratio: float | None  # massive_max over the median abs(h) of the layer
     sink_mass: float | None  # mean attention that later queries give to the massive tokens, 0..1
@@ -70,17 +78,17 @@ class LayerRow(TypedDict):
 class SofteningMetrics(TypedDict):
     """The same probe texts through the base model, softening off and on."""
 
-    off: list[LayerRow]
-    on: list[LayerRow]
+    off: Annotated[list[LayerRow], Field(min_length=1)]
+    on: Annotated[list[LayerRow], Field(min_length=1)]
 
 
 class SofteningRecord(TypedDict):
     """What the operator does to the base model."""
 
     config: dict[str, Json]  # the fields of WeMaskConfig
-    layers: list[int]  # the softened decoder layers
-    dims: dict[str, list[int]]  # layer -> the dimensions scaled by 1 - strength
-    tokens_touched: dict[str, int]  # layer -> tokens touched on the probe prompt
+    layers: list[Whole]  # the softened decoder layers
+    dims: dict[Layer, list[Whole]]  # layer -> the dimensions scaled by 1 - strength
+    tokens_touched: dict[Layer, Whole]  # layer -> tokens touched on the probe prompt
     metrics: SofteningMetrics
 
 
@@ -88,22 +96,22 @@ class TaskInfo(TypedDict):
     """One benchmark, the same for every arm."""
 
     metric: str  # "exact_match", "acc", ...
-    n: int  # items
-    draws: int  # outputs per item (avg@k); 1 is greedy
-    clusters: int | None  # sources that items share (subjects, passages); None: independent items
+    n: Count  # items
+    draws: Count  # outputs per item (avg@k); 1 is greedy
+    clusters: Count | None  # sources that items share (subjects, passages); None: independent items
     source: str  # dataset id, or the local file
     template_sha256: str  # of the prompt template: equal hashes mean equal prompts
     items_sha256: str  # of all items: equal hashes mean equal items
-    fewshot: int
+    fewshot: Whole
     note: str | None  # a remark to print with the task's numbers
 
 
 class Budget(TypedDict):
     """What an arm's operator does to the base model on the probe prompt."""
 
-    layers: int  # softened
-    dims: int  # per layer
-    tokens: int  # touched, summed over the layers
+    layers: Whole  # softened
+    dims: Whole  # per layer
+    tokens: Whole  # touched, summed over the layers
     removed_energy: float  # share of the touched tokens' squared norm that is gone, 0..1
 
 
@@ -124,9 +132,9 @@ class RunScore(TypedDict):
     """One run of an arm on one task: one seed."""
 
     seed: int | None
-    mean: float
-    extraction_failures: int  # outputs in which no answer was found (they count as wrong)
-    seconds: float
+    mean: Share
+    extraction_failures: Whole  # outputs in which no answer was found (they count as wrong)
+    seconds: Positive
     samples: str  # path of samples.jsonl, relative to results.json
     run_folder: str | None  # the training run; None when nothing was trained
 
@@ -134,23 +142,23 @@ class RunScore(TypedDict):
 class ArmScore(TypedDict):
     """One arm on one task, over all its runs."""
 
-    n: int
+    n: Count
     mean: Share  # of right answers
-    low: float  # 95% interval of the mean, over items
-    high: float
+    low: Share  # 95% interval of the mean, over items
+    high: Share
     metrics: dict[str, float]  # every metric of the task, mean over the runs
-    runs: list[RunScore]
+    runs: Annotated[list[RunScore], Field(min_length=1)]
 
 
 class Evidence(TypedDict):
     """How sure one comparison is when one kind of unit is taken to vary."""
 
     unit: str  # "items", "clusters" or "seeds"
-    units: int
-    low: float  # 95% interval of the difference
-    high: float
+    units: Count
+    low: End  # 95% interval of the difference
+    high: End
     p_value: Share
-    minimum_detectable: float | None  # smallest true difference that would have been seen
+    minimum_detectable: Seen | None  # smallest true difference that would have been seen
     test: str  # behind p_value
 
 
@@ -161,12 +169,12 @@ class Comparison(Evidence):
     a: str
     b: str
     kind: str  # "main", "control" (a or b is one) or "same" (an A/A pair)
-    n: int  # paired items
-    delta: float  # mean(a) - mean(b)
+    n: Count  # paired items
+    delta: Difference  # mean(a) - mean(b)
     p_holm: Share  # p_value after Holm's correction over the comparisons of this kind
-    a_only: int  # items only a got right; with several runs: on which a was right more often
-    b_only: int  # the same for b
-    odds_ratio: float | None
+    a_only: Whole  # items only a got right; with several runs: on which a was right more often
+    b_only: Whole  # the same for b
+    odds_ratio: Positive | None
     effect_size: float | None
     others: list[Evidence]  # the same comparison over the other units
 
@@ -178,9 +186,9 @@ class SamePair(TypedDict):
     arm: str
     seed_a: int
     seed_b: int
-    delta: float  # mean(a) - mean(b)
-    low: float
-    high: float
+    delta: Difference  # mean(a) - mean(b)
+    low: End
+    high: End
     p_value: Share
 
 
@@ -209,6 +217,11 @@ class Results(TypedDict):
 
 
 _RESULTS = TypeAdapter(Results)
+# The detection as it is, but with types that are checked.
+_REPORT = dataclass(
+    MELayerReport,
+    config=ConfigDict(strict=True, arbitrary_types_allowed=True, revalidate_instances="always"),
+)
 
 
 def validate_results(data: object) -> Results:
@@ -234,12 +247,13 @@ def validate_results(data: object) -> Results:
 def load_results(path: Path) -> Results:
     """Read and validate a results.json; DataError when missing, broken, or of another schema."""
     try:
-        data = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. `python evaluate.py` writes one.") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not strict JSON: {error}") from error
-    return validate_results(data)
+        values = read_json(path, kind=None)
+    except DataError as error:
+        raise DataError(f"{error} `python evaluate.py` writes a results.json.") from error
+    try:
+        return validate_results(values)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def save_results(results: Results, path: Path) -> None:
@@ -248,16 +262,13 @@ def save_results(results: Results, path: Path) -> None:
     write_whole(path, text + "\n")
 
 
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def _contradictions(results: Results) -> list[str]:
     """Problems that types cannot see: names that lead nowhere, intervals upside down."""
-    found = []
+    found = _of_report(results["me_layer"])
+    for key in ("arm_info", "settings"):
+        for arm in results["arms"].keys() ^ results[key].keys():
+            found.append(f"results.{key}.{arm} is missing, or results.arms.{arm} is.")
     for arm, scores in results["arms"].items():
-        if arm not in results["arm_info"]:
-            found.append(f"results.arm_info.{arm} is missing.")
         for task, score in scores.items():
             where = f"results.arms.{arm}.{task}"
             if task not in results["tasks"]:
@@ -269,7 +280,31 @@ def _contradictions(results: Results) -> list[str]:
             if comparison["task"] not in results["arms"].get(arm, {}):
                 found.append(f"{where}.{side}: arm {arm!r} has no score on {comparison['task']!r}.")
         found += _upside_down(comparison, where)
+    if softening := results["softening"]:
+        off, on = ([row["layer"] for row in rows] for rows in softening["metrics"].values())
+        if off != on:
+            found.append("results.softening.metrics: off and on must be of the same layers.")
     return found
+
+
+def _of_report(values: dict[str, Any]) -> list[str]:
+    """What is wrong with the detection: its types, as its classes have them, and its ranges."""
+    where = "results.me_layer"
+    try:
+        report = MELayerReport.from_dict(values)
+        _REPORT(**vars(report))
+    except DetectionError as error:
+        return [f"{where}: {error}"]
+    except ValidationError as error:
+        return problems(error, where, values)
+    layers = [row.layer for row in report.layers]
+    named = [n for n in (report.layer, report.erased_at) if n is not None]
+    if not layers or not {*named} <= {*layers} or report.found != (report.layer is not None):
+        return [f"{where}: layer {report.layer} and erased_at {report.erased_at} of {layers}."]
+    fits = all(0 <= dim < report.hidden_size for dim in report.dims)
+    if not fits or len(report.magnitudes) != len(report.dims):
+        return [f"{where}.dims: {report.dims} of {report.hidden_size}, and {report.magnitudes}."]
+    return []
 
 
 def _upside_down(interval: ArmScore | Comparison, where: str) -> list[str]:

@@ -11,6 +11,8 @@ from wemask.checkpoint.adapter import is_adapter, read_adapter, with_adapter
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.checkpoint.save_load import load
 from wemask.checkpoint.vocabulary import fit_vocabulary
+from wemask.data.chat import ensure_chat_template
+from wemask.errors import ModelError
 from wemask.evaluate.arms import ARMS, Arm
 from wemask.files import digest
 from wemask.operator.patch import soften
@@ -111,12 +113,31 @@ class ArmRun:
             "budget": dict(budget) if budget is not None else None,
         }
 
+    def tokenizer(self) -> Any:
+        """Its tokenizer, with the chat template that it is asked with; no weights are read."""
+        if self.config.trains:
+            found = load_tokenizer(str(self.final))
+        else:
+            model = self.config.model
+            found = load_tokenizer(
+                model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+            )
+        ensure_chat_template(found)
+        return found
+
     def load(self) -> tuple[nn.Module, Any]:
         """Model and tokenizer, softened where the arm is.
 
         Raises:
             WemaskError: the run is damaged, or the model cannot be softened.
         """
+        model, tokenizer = self._load()
+        if tokenizer is None:
+            raise ModelError(f"{self.final} has no tokenizer: restore it, or train the run again.")
+        ensure_chat_template(tokenizer)  # also of a run that was trained before this was done
+        return model, tokenizer
+
+    def _load(self) -> tuple[nn.Module, Any]:
         run, final = self.config, str(self.final)
         options = {k: v for k, v in run.model.load_options().items() if k != "revision"}
         if run.method == "wemask":

@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 from wemask.errors import ConfigError, DataError, WemaskError
 from wemask.evaluate.journal import Journal
 from wemask.evaluate.tasks.samples import Sample, Sent, read_log
-from wemask.evaluate.tasks.stored import SAMPLES, TaskResult, read_result, write_result
+from wemask.evaluate.tasks.stored import (
+    DAMAGED,
+    META,
+    SAMPLES,
+    TaskResult,
+    read_result,
+    set_aside,
+    write_result,
+)
 from wemask.evaluate.tasks.task_config import OWN_TASKS, TaskConfig, tasks_from_config
 
 if TYPE_CHECKING:
@@ -101,6 +109,7 @@ def evaluate_arm(
     progress: bool = True,
     about: Mapping[str, Any] | None = None,
     load: "Load | None" = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, TaskResult]:
     """Run `tasks` on one arm, or read back what is finished.
 
@@ -118,6 +127,7 @@ def evaluate_arm(
         about: what else to say of the arm; kept as it is in every meta.json, and without influence
             on what is run. A finished result keeps what it has, unless it has nothing.
         load: what `check_tasks` returned, so that no task is loaded twice.
+        say: for a line about damaged results, which are set aside and asked again.
 
     Returns:
         Task name -> result, in the order of `tasks`.
@@ -145,6 +155,7 @@ def evaluate_arm(
                 about=dict(about or {}),
                 lm=WemaskLM(model, tokenizer, batch_size=batch_size, chat=chat, progress=progress),
                 loaded=(load or load_task)(config, chat=chat),
+                say=say,
             )
             results[config.name] = _evaluate(run)
     return results
@@ -163,6 +174,7 @@ class _Run:
     about: dict[str, Any]
     lm: "WemaskLM"
     loaded: "LoadedTask"
+    say: Callable[[str], None]
 
 
 def _check_call(
@@ -201,7 +213,7 @@ def _evaluate(run: _Run) -> TaskResult:
     finished = _read_finished(run, key)
     if finished is not None:
         return finished
-    run.lm.journal = journal = Journal(run.folder / "unfinished.jsonl", key)
+    run.lm.journal = journal = Journal(run.folder / "unfinished.jsonl", key, run.say)
     start = time.perf_counter()
     metric, samples, notes = _ask(run)
     if run.config.judge is not None:
@@ -284,7 +296,10 @@ def _judge_key(config: TaskConfig) -> dict[str, Any]:
 
 def _notes(lm: "WemaskLM", loaded: "LoadedTask", sent: Sequence[Sent]) -> list[str]:
     """Say what limits the numbers: prompts that were cut, outputs that had too little room."""
-    notes = list[str]()
+    from wemask.evaluate.harness import set_aside_words
+
+    aside = set_aside_words(lm.model)
+    notes = [aside] if aside and sent else []
     cut = sum(item.cut for item in lm.sent.values()) + lm.shortened
     if cut:
         notes.append(
@@ -306,9 +321,13 @@ def _notes(lm: "WemaskLM", loaded: "LoadedTask", sent: Sequence[Sent]) -> list[s
 
 def _read_finished(run: _Run, key: dict[str, Any]) -> TaskResult | None:
     """Return the stored result when it is whole and was made under the same `key`."""
+    if not (run.folder / META).exists():  # written last
+        return None
     try:
         result = read_result(run.folder)
-    except DataError:  # missing, or half written by something else than us: as good as none
+    except DataError as error:
+        run.say(f"{error} What is there is kept as *{DAMAGED}.")
+        set_aside(run.folder)
         return None
     if result.conditions != key:
         return None

@@ -31,6 +31,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, set_seed
 
+from wemask.decoder.parts import unwrap
 from wemask.errors import ModelError
 from wemask.evaluate.journal import Journal
 from wemask.evaluate.tasks.loading import LoadedTask, quiet
@@ -39,19 +40,14 @@ from wemask.files import digest
 
 _HFLM: Any = HFLM  # lm-eval's registry decorator hides the class's type
 
-# Plain greedy decoding. Named one by one because transformers fills what is left out from the
-# model's own generation_config, whose repetition penalty would apply under greedy decoding too.
-GREEDY = {
-    "do_sample": False,
-    "num_beams": 1,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "use_cache": True,
+SAMPLED = {"top_k": 0}  # where a task samples: no cut at 50 tokens that nobody asked for
+# What a generation_config says without consequences here: ids that are read, lengths that a task
+# always gives, and what else is returned.
+IDLE = {
+    *("eos_token_id", "pad_token_id", "bos_token_id", "transformers_version"),
+    *("max_length", "max_new_tokens", "return_dict_in_generate"),
+    *GenerationConfig.extra_output_flags,
 }
-SAMPLED = {"top_k": 0}  # instead, where a task samples: no cut at 50 tokens that nobody asked for
 CHUNK = 16  # batches of multiple-choice requests that are written down together
 TURN = "wemask-turn"  # stands for an assistant's words when the template is asked how a turn ends
 
@@ -215,7 +211,7 @@ class WemaskLM(_HFLM):
         width = padded["input_ids"].shape[1]
         stop = [text for text in settings["until"] if text]
         ends = stop and stop_sequences_criteria(self.tokenizer, stop, width, len(prompts))
-        with torch.no_grad():
+        with torch.no_grad(), plain_decoding(self.model):
             tokens = self.model.generate(
                 **padded,
                 generation_config=self._decoding(prompts[0].budget, settings),
@@ -228,7 +224,7 @@ class WemaskLM(_HFLM):
         left_out = {"until", "max_gen_toks"} | (set() if sampled else {"temperature"})
         own = {k: v for k, v in settings.items() if k not in left_out}
         return GenerationConfig(
-            **{**GREEDY, **(SAMPLED if sampled else {}), **own},
+            **{**(SAMPLED if sampled else {}), **own},
             max_new_tokens=budget,
             eos_token_id=self._ends,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -239,6 +235,33 @@ class WemaskLM(_HFLM):
         text = self.tok_decode(row[:end])
         kept = postprocess_generated_text(text, stop, None)
         return kept, end is not None or len(kept) < len(text)
+
+
+@contextlib.contextmanager
+def plain_decoding(model: Any) -> Iterator[None]:
+    """Set the model's own generation_config aside while it writes, and give it back.
+
+    transformers fills from it whatever a call leaves out, and penalties, a least length, a time
+    limit or stop strings would apply under greedy decoding too.
+    """
+    own, plain = model.generation_config, GenerationConfig()
+    holders = (unwrap(model), model)  # PEFT hands its own on to what it wraps
+    for holder in holders:
+        holder.generation_config = plain
+    try:
+        yield
+    finally:
+        for holder in holders:
+            holder.generation_config = own
+
+
+def set_aside_words(model: Any) -> str:
+    """What `plain_decoding` sets aside, in words; "" where all is as transformers has it."""
+    own = model.generation_config.to_dict() if model.generation_config else {}
+    plain = GenerationConfig._get_default_generation_params()
+    left = {k: v for k, v in own.items() if k not in IDLE and not k.startswith("_")}
+    found = [f"{k}={v!r:.40}" for k, v in left.items() if v is not None and v != plain.get(k)]
+    return f"the model's generation_config was set aside ({', '.join(found)})" if found else ""
 
 
 def run_task(
@@ -337,7 +360,12 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     """Return the tokens that end an output: the model's, the tokenizer's and the template's."""
     own = model.generation_config.eos_token_id if model.generation_config else None
     ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
-    return sorted(end for end in ends | {_end_of_turn(tokenizer)} if end is not None)
+    found = [end for end in ends | {_end_of_turn(tokenizer)} if end is not None]
+    if not all(isinstance(end, int) for end in found):
+        raise ModelError(
+            f"eos_token_id of the model's generation_config.json must be ids, got {own!r:.60}."
+        )
+    return sorted(found)
 
 
 def _end_of_turn(tokenizer: Any) -> int | None:

@@ -3,13 +3,13 @@
 Only `squeue` is asked: clusters without accounting have no `sacct`.
 """
 
-import json
 import shlex
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wemask.errors import ConfigError, RunFolderError
+from wemask.errors import ConfigError, DataError, RunFolderError
+from wemask.files import read_json
 
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "REQUEUED", "STOPPED")
 ACTIVE += ("RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
@@ -74,13 +74,13 @@ def ask_queue(job: str) -> Queued | None:
 def job_of(folder: Path) -> dict[str, Any] | None:
     """What was submitted for a run folder: job, evaluate, script; None when nothing was."""
     path = folder / "slurm" / "job.json"
-    try:
-        values = json.loads(path.read_text())
-        return values if isinstance(values, dict) and "job" in values else None
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}. Remove it.") from error
+    try:
+        values = read_json(path)
+    except DataError as error:
+        raise RunFolderError(f"{error} Remove it.") from error
+    return values if "job" in values else None
 
 
 def status(folder: Path) -> list[tuple[str, str]]:

@@ -16,7 +16,8 @@ from wemask.compare import verdict
 from wemask.compare.results import Results, save_results, validate_results
 from wemask.compare.verdict import arm_words, difference_words, judgement_of
 from wemask.detection.me_layer import MELayerReport
-from wemask.files import write_whole
+from wemask.errors import DataError
+from wemask.files import regular, write_whole
 from wemask.report.comparison_plots import gains
 from wemask.report.disagreements import Disagreement, Samples, disagreements
 from wemask.report.figures import ReportFigure, build_figures
@@ -24,6 +25,8 @@ from wemask.report.page import render, trusted
 from wemask.report.style import save_figure
 
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
+REMOVE_RELIEF = "Remove it: the page is made without that figure."
+REMOVE_RELIEF = "Remove it: the page is made without that figure."
 
 
 def write_report(
@@ -53,13 +56,32 @@ def write_report(
 
 
 def read_detection(me_layer: dict[str, Any], folders: Sequence[Path]) -> MELayerReport:
-    """The detection of a results.json, with its relief where one of the folders has it."""
+    """The detection of a results.json, with its relief where one of the folders has it.
+
+    Raises:
+        DataError: the relief is damaged, or of another model.
+        DetectionError: so is the detection.
+    """
     report = MELayerReport.from_dict(me_layer)
-    for path in (folder / RELIEF_NAME for folder in folders):
-        if path.exists():
-            report.relief = torch.from_numpy(np.load(path, allow_pickle=False))
-            break
+    if path := next((p for p in (f / RELIEF_NAME for f in folders) if p.exists()), None):
+        report.relief = _read_relief(path, (report.num_layers + 1, report.hidden_size))
     return report
+
+
+def _read_relief(path: Path, shape: tuple[int, int]) -> torch.Tensor:
+    regular(path)
+    try:
+        # A map: a header that speaks of more than there is allocates nothing. No pickle is loaded.
+        values = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise DataError(f"{path} is no array ({said}). {REMOVE_RELIEF}") from error
+    if values.dtype != np.float32 or values.shape != shape or not np.isfinite(values).all():
+        raise DataError(
+            f"{path} must hold {shape} finite numbers of float32, found {values.shape} of "
+            f"{values.dtype}. {REMOVE_RELIEF}"
+        )
+    return torch.from_numpy(np.array(values))
 
 
 def render_html(
@@ -105,10 +127,12 @@ def _score_words(score: Any) -> str:
 
 def _facts(results: Results, samples: Samples | None) -> dict[str, Any]:
     """What both templates read."""
+    detected = MELayerReport.from_dict(results["me_layer"])
     findings = [judgement_of(results, comparison) for comparison in verdict.compared(results)]
     return {
         "results": results,
-        "detected": MELayerReport.from_dict(results["me_layer"]),
+        "detected": detected,
+        "me": detected.to_dict(),  # also of an older version as this one writes it
         "headline": verdict.headline(results),
         "tasks": verdict.ordered_tasks(results),
         "arms": list(results["arms"]),

@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from wemask.errors import RunFolderError
-from wemask.files import saving, write_whole
+from wemask.files import read_text, saving, write_whole
 from wemask.settings.config import RunConfig
 
+LARGEST_CONFIG = 2**20  # bytes
 PACKAGES = (
     *("wemask", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "lm_eval"),
     *("math-verify", "scipy", "statsmodels"),
@@ -56,10 +57,20 @@ def open_folder(folder: Path, identity: dict[str, Any], *, explicit: bool) -> Pa
     return folder
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, which no config of ours has: a few lines of them stand for billions."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias {self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+
 def _check_same(path: Path, values: dict[str, Any]) -> None:
+    text = read_text(path, RunFolderError, limit=LARGEST_CONFIG)
     try:
-        before = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        before = yaml.load(text, _Plain)  # noqa: S506 (it is a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}. Give another run folder.") from error
     ours, theirs = flat(values), flat(before if isinstance(before, dict) else {})
     different = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]

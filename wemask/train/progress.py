@@ -4,11 +4,14 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter, ValidationError
 from transformers import TrainerCallback, TrainerState
 
-from wemask.files import write_whole
+from wemask.data.schema import Whole
+from wemask.errors import DataError
+from wemask.files import read_json, write_whole
 
 NAME = "progress.json"
 
@@ -17,11 +20,11 @@ NAME = "progress.json"
 class Progress:
     """One look at a training."""
 
-    step: int
-    max_steps: int
+    step: Whole
+    max_steps: Whole
     loss: float | None
     """Of the last log line."""
-    seconds_per_step: float | None
+    seconds_per_step: Annotated[float, Field(ge=0, le=1e9)] | None
     """Mean since this start of the training; None before its second step."""
 
     @property
@@ -35,9 +38,12 @@ class Progress:
     def read(cls, folder: Path) -> "Progress | None":
         """What the run last said; None when it has not trained yet."""
         try:
-            return cls(**json.loads((folder / NAME).read_text()))
-        except (OSError, ValueError, TypeError):  # an older wemask's file: as good as none
+            return _PROGRESS.validate_python(read_json(folder / NAME))
+        except (DataError, ValidationError):  # missing, damaged, or an older wemask's
             return None
+
+
+_PROGRESS = TypeAdapter(Progress)
 
 
 class ProgressCallback(TrainerCallback):

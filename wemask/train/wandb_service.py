@@ -83,7 +83,7 @@ def open_run(
         given: what else wandb.init takes.
 
     Raises:
-        ConfigError: there is no API key, or the server refuses it.
+        ConfigError: there is no API key, the server refuses it, or W&B a setting or a variable.
     """
     import wandb
     from wandb.errors import AuthenticationError, CommError
@@ -93,11 +93,11 @@ def open_run(
         "finish_timeout": FINISH,
         "finish_timeout_raises": True,
     }
-    kept = wandb.Settings(silent=True, **limits, **(settings or {}))
-    given |= {"dir": dir, "settings": kept}
     try:
+        kept = wandb.Settings(silent=True, **limits, **(settings or {}))
+        given |= {"dir": dir, "settings": kept}
         return wandb.init(mode=mode, **given)  # pyright: ignore[reportArgumentType]
-    except wandb.Error as error:
+    except Exception as error:  # pydantic's, too: of a setting, or of WANDB_... in the environment
         reason = " ".join(str(error).split()).rstrip(".")
         unreachable = isinstance(error, CommError) and not isinstance(error, AuthenticationError)
         if not unreachable or REFUSED.search(reason):

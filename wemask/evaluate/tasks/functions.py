@@ -97,9 +97,10 @@ def _gsm8k(row: Row, where: str) -> Item:
 def _gsm8k_cot(row: Row, where: str) -> Item:
     """Chat records: the one user turn, verbatim, and `reward_model.ground_truth`."""
     turns = column(row, "prompt", where)
-    roles = [turn.get("role") for turn in turns] if isinstance(turns, list) else turns
-    if roles != ["user"]:
-        raise DataError(f"{where}: expected one user turn in 'prompt', found {roles!r}.")
+    whole = isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns)
+    roles = [turn.get("role") for turn in turns] if whole else turns
+    if not whole or roles != ["user"]:
+        raise DataError(f"{where}: expected one user turn in 'prompt', found {roles!r:.60}.")
     reward = column(row, "reward_model", where)
     if not isinstance(reward, Mapping):
         raise DataError(f"{where}: expected an object in 'reward_model', found {reward!r}.")

@@ -4,8 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
+from pydantic import with_config
+from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
+
+from wemask.data.schema import OPEN
 from wemask.errors import ConfigError
 from wemask.evaluate.tasks.task_config import TaskConfig
 
@@ -15,6 +19,7 @@ Answer = tuple[str | None, str | None]
 """What was found in an output, and why nothing was."""
 
 
+@with_config(OPEN)
 class Sample(TypedDict):
     """One line of samples.jsonl."""
 

@@ -4,14 +4,55 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
+
+from wemask.data.schema import OPEN, STRICT, Whole, problems
 from wemask.errors import DataError, RunFolderError
 from wemask.evaluate.tasks.samples import Sample
-from wemask.files import write_whole
+from wemask.files import parse_json, read_json, read_text, regular, write_whole
 
 SAMPLES, META = "samples.jsonl", "meta.json"
-TOLD = ("metric", "seconds", "source", "template_sha256", "fewshot", "note")  # meta.json's `result`
+DAMAGED = ".damaged"  # ending of a file that was set aside
+LARGEST_SAMPLES = 4 * 2**30  # bytes
+
+
+class Told(TypedDict):
+    """What meta.json says under `result`; `TaskResult` says what it means."""
+
+    metric: str
+    seconds: Annotated[float, Field(ge=0)]
+    source: str
+    template_sha256: str
+    fewshot: Whole
+    note: str | None
+
+
+@with_config(OPEN)
+class _Named(TypedDict):
+    name: str
+
+
+@with_config(OPEN)
+class _Key(TypedDict):
+    """Of the conditions, what is read back here; the others are only compared."""
+
+    task: _Named
+    items_sha256: str
+
+
+@with_config(STRICT)
+class _Meta(TypedDict):
+    key: _Key
+    result: Told
+    about: dict[str, Any]
+    samples_sha256: str
+
+
+_META = TypeAdapter(_Meta)
+_SAMPLES = TypeAdapter(list[Sample])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +138,7 @@ def write_result(result: TaskResult) -> None:
     """
     folder = result.path.parent
     text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in result.samples)
-    told = {name: getattr(result, name) for name in TOLD}
+    told = {name: getattr(result, name) for name in Told.__annotations__}
     meta: dict[str, Any] = {"key": result.conditions, "result": told, "about": result.about}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,34 +155,60 @@ def read_result(folder: Path) -> TaskResult:
     Raises:
         DataError: it is missing, unfinished or damaged.
     """
-    path, meta_path = folder / SAMPLES, folder / META
-    try:
-        content, meta = path.read_bytes(), json.loads(meta_path.read_bytes())
-        whole = meta["samples_sha256"] == hashlib.sha256(content).hexdigest()
-        samples = [json.loads(line) for line in content.split(b"\n") if line] if whole else []
-        result = TaskResult(
-            name=meta["key"]["task"]["name"],
-            samples=samples,
-            path=path,
-            reused=True,
-            conditions=meta["key"],
-            about=meta["about"],
-            **meta["result"],
-        )
-    except OSError as error:
+    path = folder / SAMPLES
+    if not (folder / META).exists():
         raise DataError(
-            f"{folder} holds no finished task: {META} and {SAMPLES} were sought ({error}). "
+            f"{folder} holds no finished task: {META} and {SAMPLES} were sought. "
             "Run its evaluation to the end."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{_damaged(folder, META)} ({type(error).__name__}: {error})") from error
-    if not samples:
-        raise DataError(_damaged(folder, SAMPLES))
-    return result
-
-
-def _damaged(folder: Path, file: str) -> str:
-    return (
-        f"{folder / file} is damaged: it is not what an evaluation of this version wrote. "
-        "Run its evaluation again."
+        )
+    meta: Any = read_json(folder / META)
+    check_shape(_META, meta, folder / META)
+    regular(path)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != meta["samples_sha256"]:
+        raise DataError(f"{_damaged(path)} Its hash is not the one in {META}.")
+    return TaskResult(
+        name=meta["key"]["task"]["name"],
+        samples=read_samples(path),
+        path=path,
+        reused=True,
+        conditions=meta["key"],
+        about=meta["about"],
+        **meta["result"],
     )
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read a samples.jsonl.
+
+    Raises:
+        DataError: it is missing, empty, or not what an evaluation writes.
+    """
+    lines = read_text(path, limit=LARGEST_SAMPLES).split("\n")
+    samples = [
+        parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line
+    ]
+    if not samples:
+        raise DataError(f"{_damaged(path)} It is empty.")
+    check_shape(_SAMPLES, samples, path)
+    return samples
+
+
+def set_aside(folder: Path) -> None:
+    """Rename the files of a damaged task, so that it can be run again and nothing is lost."""
+    for path in (folder / META, folder / SAMPLES):
+        if path.exists():
+            path.replace(path.with_name(path.name + DAMAGED))
+
+
+def check_shape(shape: TypeAdapter[Any], values: Any, path: Path) -> None:
+    """Raise DataError, with what is wrong, unless the values of a file have a shape."""
+    try:
+        shape.validate_python(values)
+    except ValidationError as error:
+        found = problems(error, path.stem, values)
+        shown = " ".join([*found[:5], *["..."][: len(found) - 5]])
+        raise DataError(f"{_damaged(path)} {shown}") from error
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged, or of another version: run its evaluation again."

@@ -11,6 +11,7 @@ from wemask.errors import ConfigError
 
 TASK_FOLDER = Path(__file__).resolve().parent
 OWN_TASKS = tuple(sorted(path.stem for path in TASK_FOLDER.glob("*.yaml")))
+COLDEST = 0.001  # temperature of sampling; at 1e-36 a score over it is infinite
 JUDGED_TASKS = ("xstest_safe", "xstest_unsafe")  # right or wrong is whether the model refuses
 
 
@@ -70,17 +71,25 @@ class TaskConfig:
                 f"{task}.top_p touches nothing without sampling. Type {task}.temperature=0.6, "
                 f"or {task}.top_p=null."
             )
+        if self.temperature and self.temperature < COLDEST:
+            wrong.append(
+                f"{task}.temperature is {self.temperature:g}: below {COLDEST:g} scores overflow. "
+                f"Type {task}.temperature=0 for the likeliest tokens."
+            )
         if wrong:
             raise ConfigError("\n".join(wrong))
 
 
-def tasks_from_config(tasks: Mapping[str, Any]) -> list[TaskConfig]:
+def tasks_from_config(tasks: Mapping[str, Any] | None) -> list[TaskConfig]:
     """Turn the `tasks` group (`{gsm8k: {path: null, ...}}`) into TaskConfigs, in its order.
 
     Raises:
         ConfigError: no task, unknown keys (with the nearest), wrong values: all of them, together.
     """
     configs, problems = list[TaskConfig](), list[str]()
+    if not isinstance(tasks, Mapping | None):
+        raise ConfigError(f"tasks holds tasks with their settings, got {tasks!r}.")
+    tasks = tasks or {}
     for name, values in tasks.items():
         if not isinstance(values, Mapping | None):
             problems.append(f"tasks.{name} holds settings such as limit: 20, got {values!r}.")
