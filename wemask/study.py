@@ -16,7 +16,7 @@ from torch import nn
 from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
 from wemask.compare.results import LayerRow
-from wemask.data.schema import Count, Whole, settings
+from wemask.data.schema import Count, Seed, settings
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, PatchError, RunFolderError, nearest
@@ -69,7 +69,7 @@ class Study:
     limit: Count | None = None
     batch_size: Count = 32
     train_missing: bool = True
-    eval_seed: Whole = 0
+    eval_seed: Seed = 0
     """Of few-shot examples and of sampled outputs: the same for every arm and training seed."""
     command: str = "python evaluate.py"
     overrides: Sequence[str] = ()

@@ -24,7 +24,7 @@ from wemask.data import layouts, records
 from wemask.data.cache_lock import waits_said
 from wemask.data.layouts import BadRecord, Layout
 from wemask.data.records import Record
-from wemask.data.schema import Count, Text, settings
+from wemask.data.schema import Count, Seed, Text, settings
 from wemask.embedded import problems
 from wemask.errors import ConfigError, DataError, nearest
 
@@ -79,7 +79,7 @@ class DataConfig:
     """System message put before conversations that have none."""
     limit: Count | None = None
     """Read only the first `limit` records."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the embedded generator."""
     n_train: Count = 4000
     """Embedded problems in split=train."""

@@ -19,7 +19,9 @@ from wemask.errors import ConfigError, WemaskError, nearest
 
 # Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
 # sbatch, and variables.
-PASSED_THROUGH = re.compile(r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]")
+PASSED_THROUGH = re.compile(
+    r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]|model\.adapter="
+)
 SLURM = "launcher/slurm.yaml"
 MULTIRUN = ("-m", "--multirun")
 OPTIONAL_GROUPS = ("experiment", "debug")  # Hydra ignores an unknown name of these: we do not
@@ -56,6 +58,7 @@ def command(name: str, run: Callable[[Any, list[str]], None]) -> list[str]:
             run(cfg, typed)
 
     with exit_on_error():
+        _check_config_dir(sys.argv[1:])
         flags = {word for word in sys.argv[1:] if word.startswith("-")}
         if flags <= set(MULTIRUN):  # not --help, --cfg and the like
             words = [word for word in sys.argv[1:] if word not in flags]
@@ -63,6 +66,16 @@ def command(name: str, run: Callable[[Any, list[str]], None]) -> list[str]:
             compose(name, [_first_of_sweep(word) for word in words] if sweep else words)
     main()
     return typed
+
+
+def _check_config_dir(words: Sequence[str]) -> None:
+    """Raise ConfigError where --config-dir names no folder; Hydra would end with its own lines."""
+    given = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]*)", "\0".join(words))
+    for folder in given:
+        if not Path(folder).is_dir():
+            raise ConfigError(
+                f"--config-dir {folder} is no folder. Give one with configs, or none."
+            )
 
 
 def _is_sweep(word: str) -> bool:
@@ -146,6 +159,8 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     words = normalise(overrides)
+    for word in words:
+        _refuse(word)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             for word in words:
@@ -165,6 +180,19 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{missing[0]} has no value yet. Type {missing[0]}=VALUE.")
     return cfg
+
+
+def _refuse(word: str) -> None:
+    """Raise ConfigError for what Hydra would do, and a run cannot be without or cannot have."""
+    if section := re.fullmatch(r"~(\w+)(=.*)?", word):
+        name = section[1]
+        options = ", ".join(sorted(path.stem for path in (conf_dir() / name).glob("*.yaml")))
+        choose = f" Choose {name}= one of {options}." if options else ""
+        raise ConfigError(f"{word} leaves out {name}, which a run needs.{choose}")
+    if re.match(r"\+*hydra\.(run|sweep)\.(sub)?dir=", word):
+        raise ConfigError(
+            f"{word}: a run's folder comes from its settings. Give paths.output_dir or paths.run_dir."
+        )
 
 
 def _chooses(word: str) -> bool:
