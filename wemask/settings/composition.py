@@ -191,7 +191,8 @@ def _refuse(word: str) -> None:
         raise ConfigError(f"{word} leaves out {name}, which a run needs.{choose}")
     if re.match(r"\+*hydra\.(run|sweep)\.(sub)?dir=", word):
         raise ConfigError(
-            f"{word}: a run's folder comes from its settings. Give paths.output_dir or paths.run_dir."
+            f"{word}: a run's folder comes from its settings. Give paths.output_dir, or "
+            "paths.run_dir."
         )
 
 

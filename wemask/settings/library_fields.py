@@ -5,6 +5,7 @@ judges while it is set up (`errors.judged_by`).
 """
 
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -60,7 +61,10 @@ def trainer_fields(values: dict[str, Any]) -> dict[str, Any]:
 
     wrong = [f"trainer.{key} {NOT_HERE[key]}." for key in values if key in NOT_HERE]
     others = {key: value for key, value in values.items() if key not in NOT_HERE}
-    wrong += _wrong_fields(SFTConfig, others, "trainer") or _out_of_range(SFTConfig, others)
+    wrong += _wrong_fields(SFTConfig, others, "trainer") or [
+        *_out_of_range(SFTConfig, others),
+        *_without_effect(others),
+    ]
     steps, epochs = (
         others.get(name, getattr(SFTConfig, name)) for name in ("max_steps", "num_train_epochs")
     )
@@ -70,6 +74,25 @@ def trainer_fields(values: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         raise ConfigError("\n".join(wrong))
     return values
+
+
+def _without_effect(values: dict[str, Any]) -> Iterator[str]:
+    """What is given inside a field and read by nobody; torch would hand it to the layers."""
+    from torch.utils.checkpoint import checkpoint
+
+    words = inspect.signature(checkpoint).parameters.values()
+    own = [word.name for word in words if word.kind is word.KEYWORD_ONLY or "use_" in word.name]
+    read = {
+        "activation_checkpointing_kwargs": (*own, "every_n_layers", "offload"),
+        "dataset_kwargs": ("skip_prepare_dataset",),
+    }
+    if str(values.get("lr_scheduler_type")) in ("constant", "constant_with_warmup"):
+        read["lr_scheduler_kwargs"] = ()
+    for field, known in read.items():
+        for key in values.get(field) or {}:
+            if key not in known:
+                there = f" There are {', '.join(known)}." if known else ""
+                yield f"trainer.{field}.{key} would do nothing.{nearest(key, known) or there}"
 
 
 def peft_fields(values: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,9 +113,6 @@ def peft_fields(values: dict[str, Any]) -> dict[str, Any] | None:
 
 def _wrong_fields(kind: Any, values: dict[str, Any], section: str) -> list[str]:
     known = {f.name: f for f in dataclasses.fields(kind) if f.init}
-    hints = {
-        n: f.type.__name__ if isinstance(f.type, type) else str(f.type) for n, f in known.items()
-    }
     wrong = []
     for key, value in values.items():
         if key not in known:
@@ -100,11 +120,12 @@ def _wrong_fields(kind: Any, values: dict[str, Any], section: str) -> list[str]:
                 f"There is no setting '{section}.{key}': {kind.__name__} has no such field."
                 + nearest(key, known)
             )
-        elif not _fits(value, hints[key]):
-            wrong.append(f"{section}.{key} must be {hints[key]}, got {value!r}.")
-        elif value is not None and value not in (
-            choices := known[key].metadata.get("choices", [value])
-        ):
+            continue
+        hint, choices = known[key].type, known[key].metadata.get("choices", ())
+        hint = hint.__name__ if isinstance(hint, type) else str(hint)
+        if not _fits(value, hint):
+            wrong.append(f"{section}.{key} must be {hint}, got {value!r}.")
+        elif choices and value is not None and value not in choices:
             said = f"{section}.{key} is one of {', '.join(choices)}; got {value!r}."
             wrong.append(said + nearest(str(value), choices))
     return wrong
