@@ -43,7 +43,7 @@ from wemask.errors import nearest
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
 from wemask.train import memory
-from wemask.train.prepare import lora_size
+from wemask.train.adapters import lora_size
 
 PRESETS = ("none", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
 METHODS = ("sft", "wemask")

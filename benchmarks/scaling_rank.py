@@ -28,7 +28,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from wemask.data.chat import LossChoice
 from wemask.settings.composition import compose
 from wemask.settings.config import RunConfig, run_config
-from wemask.train.prepare import peft_config
+from wemask.train.adapters import peft_config
 from wemask.train.training import arguments_of, train
 
 WARM_UP = 2  # steps that are not counted: they allocate, and DeepSpeed learns the order of modules

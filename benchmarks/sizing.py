@@ -16,7 +16,7 @@ import torch
 from wemask.settings.composition import compose
 from wemask.settings.config import run_config
 from wemask.train import memory
-from wemask.train.prepare import lora_size
+from wemask.train.adapters import lora_size
 
 MODELS = {"1.2B": "llama3-1b", "8B": "llama3-8b", "70B": "llama3-70b"}
 GPUS = (1, 8, 16, 32, 64)

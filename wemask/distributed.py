@@ -26,12 +26,18 @@ RANK0_SECONDS = 10  # seconds that a rank leaves rank 0 to say what is wrong
 
 def rank() -> int:
     """This process's number among all ranks."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def world() -> int:
     """How many ranks the run has."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(name: str, otherwise: int) -> int:
+    """A variable's number; who says that it holds none (`_check_ranks`) asks for it, too."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else otherwise
 
 
 def is_main() -> bool:
@@ -203,6 +209,7 @@ def adopt_environment() -> None:
     sys.argv[1:] = [word for word in sys.argv[1:] if not re.match(r"--local[-_]rank=\d+$", word)]
     if "RANK" not in os.environ:
         os.environ.update(srun_ranks(os.environ))
+    _check_ranks(os.environ)
     if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
         _end_with_parent()
         if os.environ.get("RANK", "0") != "0":
@@ -214,6 +221,26 @@ def adopt_environment() -> None:
         )
 
 
+def _check_ranks(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where the variables of a rank are no numbers, contradict, or are partial.
+
+    A RANK that is left in a shell would make one process wait for others that nobody started.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    given = {name: environment[name] for name in names if name in environment}
+    unset = f"Start the ranks with launcher.processes or torchrun, or type: unset {' '.join(given)}"
+    for name, value in given.items():
+        if not re.fullmatch(r"\d{1,9}", value):
+            raise ConfigError(f"{name} must be a whole number, found {value!r:.60}. {unset}")
+    number, ranks = int(given.get("RANK", 0)), int(given.get("WORLD_SIZE", 1))
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in environment]
+    if missing and ({"RANK", "LOCAL_RANK"} & {*given} or ranks > 1):
+        raise ConfigError(f"{', '.join(given)} set, but {', '.join(missing)} missing. {unset}")
+    if number >= ranks:
+        raise ConfigError(f"RANK is {number}, but WORLD_SIZE {ranks}. {unset}")
+
+
 def srun_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     """RANK, WORLD_SIZE, ... of a task of `srun`; {} elsewhere.
 
@@ -221,15 +248,22 @@ def srun_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     process all the same.
     """
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if "SLURM_STEP_ID" not in environment or int(tasks) < 2:
+    if "SLURM_STEP_ID" not in environment or tasks == "1":
         return {}
-    job = int(environment["SLURM_JOB_ID"])
+    names = ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS")
+    for name in names:
+        if not re.fullmatch(r"\d{1,18}", environment.get(name, "")):
+            raise ConfigError(
+                f"srun sets {name} to a whole number, found {environment.get(name)!r:.60}. Start "
+                "this with srun, or type: unset SLURM_STEP_ID"
+            )
     return {
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "WORLD_SIZE": tasks,
         "MASTER_ADDR": environment.get("MASTER_ADDR") or _first_node(environment),
-        "MASTER_PORT": environment.get("MASTER_PORT") or str(port_of(job)),
+        "MASTER_PORT": environment.get("MASTER_PORT")
+        or str(port_of(int(environment["SLURM_JOB_ID"]))),
     }
 
 
@@ -240,7 +274,7 @@ def port_of(job: int) -> int:
 
 def _first_node(environment: Mapping[str, str]) -> str:
     """Address of the first node of a step, as Slurm itself reaches it."""
-    nodes = environment["SLURM_STEP_NODELIST"]
+    nodes = environment.get("SLURM_STEP_NODELIST", "")
     try:
         names = _ask("scontrol", "show", "hostnames", nodes).split()
         match = re.search(r"\bNodeAddr=(\S+)", _ask("scontrol", "show", "node", "-o", names[0]))

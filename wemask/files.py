@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wemask.errors import DataError, RunFolderError, WemaskError
+from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError
 
 if TYPE_CHECKING:  # an exported model carries this file to where there is no rich
     from rich.console import Console
@@ -154,6 +154,27 @@ def saving(folder: Path) -> Iterator[None]:
             "room or give another paths.output_dir; the same command resumes from the last whole "
             "checkpoint."
         ) from error
+
+
+def inside(name: str) -> str:
+    """A name of a folder that stays below the one it is put in: `a` or `a/b`.
+
+    Raises:
+        ValueError: it is absolute, or leads out by `..`.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError("must name a folder below paths.output_dir, without '..' or a leading /")
+    return name
+
+
+def check_length(folder: Path) -> None:
+    """Raise ConfigError where a part of a path has more than the 255 bytes of a file's name."""
+    for part in folder.parts:
+        if (size := len(os.fsencode(part))) > 255:
+            raise ConfigError(
+                f"A folder's name has at most 255 bytes; {part[:40]}... has {size}. Shorten "
+                "experiment_name, model.name or paths."
+            )
 
 
 def digest(values: Any, digits: int = 8) -> str:

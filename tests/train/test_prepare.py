@@ -16,7 +16,7 @@ from wemask.data.examples import load_examples
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError
 from wemask.train import prepare as prepare_module
-from wemask.train.prepare import lora_size, peft_config
+from wemask.train.adapters import lora_size, peft_config
 
 
 def test_detection_reads_some_of_the_training_examples_as_they_are_trained(

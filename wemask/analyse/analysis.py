@@ -136,7 +136,7 @@ def analyse(
     """
     console = console or Console()
     if config.length > (positions := _positions(model)):
-        say(
+        note(
             console,
             f"--length {config.length}: the model has {positions} positions, which are used.",
         )
@@ -148,7 +148,7 @@ def analyse(
     with saving(place):
         open_folder(place, identity, explicit=folder is not None)
         report.save(place / "me_layer.json")
-        journal = Journal(place / "journal.jsonl", identity, partial(say, console))
+        journal = Journal(place / "journal.jsonl", identity, partial(note, console))
     batches = probe_batches(model, report, ids, mask, config.batch_size)
     subject = Subject(model=model, report=report, batches=batches, operator=config.operator)
     run = _Run(subject=subject, config=config, journal=journal, console=console)

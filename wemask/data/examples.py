@@ -30,7 +30,7 @@ from wemask.data.conversations import Conversation
 from wemask.data.layouts import Layout
 from wemask.data.messages import BadRecord, LeftOut, Message
 from wemask.data.records import Record
-from wemask.data.schema import Count, Text, settings
+from wemask.data.schema import Count, Seed, Text, settings
 from wemask.embedded import problems
 from wemask.errors import ConfigError, DataError, nearest
 
@@ -101,7 +101,7 @@ class DataConfig:
     validation: Annotated[str | float | None, BeforeValidator(_share_or_file)] = None
     """What is kept apart from training, for trainer.eval_strategy: a share (0.05) of the data,
     drawn by prompt (`validation.py`), or a file, folder or hub id of the same columns."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the embedded generator, and of the draw of data.validation."""
     n_train: Count = 4000
     """Embedded problems in split=train."""

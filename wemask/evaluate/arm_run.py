@@ -19,6 +19,7 @@ from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig
 from wemask.settings.config import RunConfig
 from wemask.train.prepare import detect_run, load_base
+from wemask.train.saved_state import is_finished
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,8 +76,8 @@ class ArmRun:
 
     @property
     def missing(self) -> bool:
-        """Whether it has to be trained first."""
-        return self.config.trains and not self.final.exists()
+        """Whether it has to be trained first (RunFolderError: it was, and lost its weights)."""
+        return self.config.trains and not is_finished(self.config.folder())
 
     @property
     def seed(self) -> int | None:

@@ -24,6 +24,7 @@ from wemask.settings.composition import MULTIRUN, job_words, script_path, shown
 from wemask.settings.config import RunConfig, run_config
 from wemask.settings.launcher import OPTIONS, LauncherConfig
 from wemask.settings.run_folder import open_run_folder
+from wemask.train.saved_state import is_finished
 from wemask.train.summary import expected_memory
 from wemask.version import __version__
 
@@ -262,7 +263,7 @@ def submit(job: Job, after: Sequence[str] | None) -> None:
         ConfigError: there is no sbatch, or it refuses.
         RunFolderError: a run of it is in the queue already, or a folder cannot be used.
     """
-    if job.runs and all((run.folder / "final").exists() for run in job.runs):
+    if job.runs and all(is_finished(run.folder) for run in job.runs):
         folders = ", ".join(str(run.folder) for run in job.runs)
         print(f"Finished already, nothing was submitted: {folders}")
         return

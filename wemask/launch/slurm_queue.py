@@ -92,7 +92,7 @@ def status(folder: Path) -> list[tuple[str, str]]:
     """
     from wemask.settings.lock import holder, holder_words
     from wemask.train.progress import Progress
-    from wemask.train.saved_state import last_checkpoint
+    from wemask.train.saved_state import is_finished, last_checkpoint
 
     if not (folder / "config.resolved.yaml").exists():
         raise RunFolderError(
@@ -105,9 +105,9 @@ def status(folder: Path) -> list[tuple[str, str]]:
     if (progress := Progress.read(folder)) is not None:
         lines.append(("step", f"{progress.step} of {progress.max_steps}"))
         lines.append(("loss", "unknown" if progress.loss is None else f"{progress.loss:.4f}"))
-    if (folder / "final").exists():
+    if is_finished(folder):
         return [*lines, ("finished", str(folder / "final"))]
-    checkpoint, broken = last_checkpoint(folder)
+    checkpoint, broken = last_checkpoint(folder, contents=False)
     if progress is not None and progress.seconds_left is not None:
         pace = f"{progress.seconds_per_step:.2f} s per step"
         lines.append(("time left", f"{duration(progress.seconds_left)} at {pace}"))

@@ -19,6 +19,7 @@ DIMS = (
 )
 SITES = ("attention_input", "residual_copy", "residual_stream")
 FILLS = ("zero", "mean")
+LARGEST_SCALE = 1e9  # theta is float32: beyond it, scale * theta is no number any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,11 @@ class LearnableStrength:
                 f"strength.initial must be between 0 and 1, both excluded, got {self.initial!r}: a "
                 "learnable strength cannot leave 0 or 1 (type strength=1.0 for a fixed one)."
             )
-        if not (is_number(self.scale) and self.scale > 0):
-            raise ConfigError(f"strength.scale must be a number > 0, got {self.scale!r}.")
+        if not (is_number(self.scale) and 0 < self.scale <= LARGEST_SCALE):
+            raise ConfigError(
+                f"strength.scale must be a number above 0, at most {LARGEST_SCALE:g}; got "
+                f"{self.scale!r}."
+            )
 
     def theta(self) -> float:
         """The parameter at which s is `initial`."""

@@ -21,7 +21,7 @@ from wemask.errors import ConfigError, WemaskError, nearest
 # Fields of SFTConfig, LoraConfig, DeepSpeed's JSON and fsdp_config, by their own names; options of
 # sbatch, and variables; what the file of a model need not say.
 PASSED_THROUGH = re.compile(
-    r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]|model\.resize="
+    r"(trainer|peft|deepspeed|fsdp)\.\w|launcher\.(options|env)[.=]|model\.(adapter|resize)="
 )
 SLURM = "launcher/slurm.yaml"
 MULTIRUN = ("-m", "--multirun")
@@ -164,6 +164,8 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     words = normalise(overrides)
+    for word in words:
+        _refuse(word)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             for word in words:
@@ -183,6 +185,20 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{missing[0]} has no value yet. Type {missing[0]}=VALUE.")
     return cfg
+
+
+def _refuse(word: str) -> None:
+    """Raise ConfigError for what Hydra would do, and a run cannot be without or cannot have."""
+    if section := re.fullmatch(r"~(\w+)(=.*)?", word):
+        name = section[1]
+        options = ", ".join(sorted(path.stem for path in (conf_dir() / name).glob("*.yaml")))
+        choose = f" Choose {name}= one of {options}." if options else ""
+        raise ConfigError(f"{word} leaves out {name}, which a run needs.{choose}")
+    if re.match(r"\+*hydra\.(run|sweep)\.(sub)?dir=", word):
+        raise ConfigError(
+            f"{word}: a run's folder comes from its settings. Give paths.output_dir, or "
+            "paths.run_dir."
+        )
 
 
 def _chooses(word: str) -> bool:

@@ -5,7 +5,6 @@ becomes. Run folders come from the settings, never from the clock.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, get_args
@@ -14,31 +13,25 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, with_c
 from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
 
 from wemask.data.examples import DataConfig
-from wemask.data.schema import STRICT, Number, Text, Whole, problems, settings
+from wemask.data.schema import STRICT, Number, Seed, Text, Whole, problems, settings
 from wemask.detection.me_layer import Criterion
 from wemask.errors import ConfigError, nearest
-from wemask.files import digest
+from wemask.files import check_length, digest, inside
 from wemask.operator.settings import WeMaskConfig
 from wemask.settings import engines, packaged
 from wemask.settings.launcher import LauncherConfig
+from wemask.settings.library_fields import check_finite, peft_fields, trainer_fields
 from wemask.settings.texts import DetectionConfig
 
 Method = Literal["base", "training_free", "sft", "wemask"]
 METHODS: tuple[str, ...] = get_args(Method)
-# Fields of SFTConfig whose values below this end in a traceback deep inside torch.
-LEAST = {
-    "learning_rate": 0,
-    "max_length": 1,
-    "per_device_train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-}
 
 
 @settings("model")
 class ModelConfig:
     """Which model, and how it is loaded."""
 
-    name: Text
+    name: Annotated[Text, AfterValidator(inside)]
     """Short name, for folders and tables."""
     path: Text
     """`tiny`, a folder, a GGUF file, `package:...` (`packaged.py`), or ORG/NAME."""
@@ -53,6 +46,8 @@ class ModelConfig:
     trust_remote_code: bool = False
     resize: bool = False
     """Add rows to the embedding where the tokenizer has tokens beyond it, instead of refusing."""
+    adapter: Literal["refuse", "continue", "merge"] = "refuse"
+    """Where `path` is an adapter: train it further, or a new one on what it is merged into."""
     parts: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Names of architecture parts that are not recognised: model.wemask_parts."""
     criterion: Criterion | None = None
@@ -152,8 +147,9 @@ class RunConfig:
         """
         model = dataclasses.asdict(self.model)
         del model["fallback"], model["stands_for"]  # `path` says which weights were loaded
-        if not self.model.resize:  # run folders of 0.1 keep their names
-            del model["resize"]
+        # Run folders of 0.1 keep their names.
+        values_of_today = {"resize": False, "adapter": "refuse"}
+        model = {k: v for k, v in model.items() if (k, v) not in values_of_today.items()}
         values: dict[str, Any] = {"model": model, "method": self.method}
         if self.softens:
             values |= {"operator": self.operator.to_dict(), **self.detection_settings()}
@@ -218,27 +214,6 @@ def _complete(logger: Logger) -> Logger:
     return logger
 
 
-def _trainer(values: dict[str, Any]) -> dict[str, Any]:
-    """Check names and plain types against SFTConfig itself, so that its docs apply."""
-    from trl.trainer.sft_config import SFTConfig
-
-    values = _known_fields(SFTConfig, values, "trainer", ("output_dir", "seed"))
-    wrong = [
-        f"trainer.{key} must be at least {least}, got {values[key]!r}."
-        for key, least in LEAST.items()
-        if isinstance(values.get(key), (int, float)) and not least <= values[key] < float("inf")
-    ]
-    steps, epochs = (
-        values.get(name, getattr(SFTConfig, name)) for name in ("max_steps", "num_train_epochs")
-    )
-    if steps == 0 or (steps < 0 and epochs <= 0):
-        train = f"trainer.max_steps={steps} and num_train_epochs={epochs} train nothing"
-        wrong.append(f"{train}: one of them must be above 0.")
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return values
-
-
 def _check_evaluation(data: DataConfig, trainer: dict[str, Any]) -> None:
     """Refuse to evaluate while training on nothing."""
     needing = ("load_best_model_at_end", "eval_on_start", "do_eval")
@@ -252,43 +227,6 @@ def _check_evaluation(data: DataConfig, trainer: dict[str, Any]) -> None:
         )
 
 
-def _peft(values: dict[str, Any]) -> dict[str, Any] | None:
-    if not engines.chosen("peft", values, "lora"):
-        return None
-    from peft import LoraConfig
-
-    return _known_fields(LoraConfig, {k: v for k, v in values.items() if k != "name"}, "peft")
-
-
-def _known_fields(
-    kind: Any, values: dict[str, Any], section: str, ours: Sequence[str] = ()
-) -> dict[str, Any]:
-    types = {f.name: f.type for f in dataclasses.fields(kind) if f.init}
-    hints = {name: t.__name__ if isinstance(t, type) else str(t) for name, t in types.items()}
-    wrong = []
-    for key, value in values.items():
-        if key in ours:
-            wrong.append(f"{section}.{key} is set by wemask itself; see seed and paths.")
-        elif key not in hints:
-            wrong.append(
-                f"There is no setting '{section}.{key}': {kind.__name__} has no such field."
-                + nearest(key, hints)
-            )
-        elif not _fits(value, hints[key]):
-            wrong.append(f"{section}.{key} must be {hints[key]}, got {value!r}.")
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return values
-
-
-def _fits(value: Any, hint: str) -> bool:
-    """Whether a YAML value fits a field of only plain types; others are left to the class."""
-    names = set(re.findall(r"\w+", hint)) - {"Optional", "Union", "typing"}
-    kind = "None" if value is None else type(value).__name__
-    plain = names <= {"int", "float", "bool", "str", "None"}
-    return not plain or kind in names or (kind == "int" and "float" in names)
-
-
 Section = dict[str, Any]
 
 
@@ -300,24 +238,24 @@ class Composed(TypedDict):
     method: Chosen
     operator: Annotated[Section, AfterValidator(WeMaskConfig.from_dict)]
     data: Annotated[Section, AfterValidator(lambda section: DataConfig(**section))]
-    trainer: Annotated[Section, AfterValidator(_trainer)]
-    peft: Annotated[Section, AfterValidator(_peft)]
+    trainer: Annotated[Section, AfterValidator(trainer_fields)]
+    peft: Annotated[Section, AfterValidator(peft_fields)]
     deepspeed: Annotated[Section, AfterValidator(engines.deepspeed_settings)]
     fsdp: Annotated[Section, AfterValidator(engines.fsdp_settings)]
     logger: Annotated[Logger, AfterValidator(_complete)]
     paths: Paths
     launcher: Annotated[Section, AfterValidator(lambda section: LauncherConfig(**section))]
     detection: Annotated[Section, AfterValidator(lambda section: DetectionConfig(**section))]
-    seed: int
+    seed: Seed
     dry_run: bool
-    experiment_name: Text
+    experiment_name: Annotated[Text, AfterValidator(inside)]
     # of evaluate.py
     tasks: NotRequired[Any]
     arms: NotRequired[Any]
     limit: NotRequired[Any]
     batch_size: NotRequired[Any]
     train_missing: NotRequired[Any]
-    eval_seed: NotRequired[Any]
+    eval_seed: NotRequired[Seed]
 
 
 _COMPOSED = TypeAdapter(Composed)
@@ -332,6 +270,8 @@ def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
     from omegaconf import OmegaConf
 
     values: Any = OmegaConf.to_container(cfg, resolve=True)
+    if unbounded := [*check_finite(values)]:
+        raise ConfigError("\n".join(unbounded))
     try:
         made: dict[str, Any] = {**_COMPOSED.validate_python(values)}
     except ValidationError as error:
@@ -340,7 +280,7 @@ def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
     _check_evaluation(made["data"], made["trainer"])
     sections = ("model", "operator", "data", "trainer", "peft", "deepspeed", "fsdp", "logger")
     run_dir = made["paths"].get("run_dir")
-    return RunConfig(
+    config = RunConfig(
         **{name: made[name] for name in (*sections, "launcher", "detection", "seed", "dry_run")},
         typed=tuple(typed),
         method=made["method"]["name"],
@@ -348,3 +288,5 @@ def run_config(cfg: Any, typed: Sequence[str] = ()) -> RunConfig:
         run_dir=Path(run_dir) if run_dir else None,
         experiment=made["experiment_name"],
     )
+    check_length(config.folder())
+    return config

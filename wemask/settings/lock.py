@@ -8,6 +8,7 @@ does not wait for). flock says nothing about the holder: `lock.json` beside it d
 import errno
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from wemask.errors import RunFolderError
-from wemask.files import write_whole
+from wemask.files import read_json, write_whole
 
 NAME = "lock.json"
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without lockd, Lustre without flock
@@ -39,12 +40,12 @@ def locked(folder: Path, say: Say = print) -> Iterator[None]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "job": os.environ.get("SLURM_JOB_ID"),
-        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "restarts": _count(os.environ.get("SLURM_RESTART_COUNT")),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     before = holder(folder) or {}
     is_this_job = before.get("job") is not None and before["job"] == ourselves["job"]
-    if is_this_job and before.get("restarts", 0) < ourselves["restarts"]:  # it was requeued
+    if is_this_job and _count(before.get("restarts")) < ourselves["restarts"]:  # it was requeued
         (folder / LOCK).unlink(missing_ok=True)  # a lost node cannot let go; ours is another file
     try:
         lock = FileLock(folder / LOCK, fallback_to_soft=False).acquire(timeout=0)
@@ -72,13 +73,18 @@ def locked(folder: Path, say: Say = print) -> Iterator[None]:
 
 def holder(folder: Path) -> dict[str, Any] | None:
     """Who holds a run folder, or was killed while he did: host, pid, job, since; None: nobody."""
-    try:
-        values = json.loads((folder / NAME).read_text())
-    except FileNotFoundError:
+    path = folder / NAME
+    if not path.exists():  # a link that leads nowhere holds nobody's name
         return None
-    except (OSError, ValueError):
+    try:
+        return read_json(path, RunFolderError)
+    except RunFolderError:
         return {}
-    return values if isinstance(values, dict) else {}
+
+
+def _count(value: object) -> int:
+    """A number of restarts; 0 where a record or a variable says nothing that is one."""
+    return int(str(value)) if re.fullmatch(r"\d{1,9}", str(value)) else 0
 
 
 def holder_words(owner: dict[str, Any]) -> str:

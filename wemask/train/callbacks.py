@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from wemask import distributed
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.settings import StrengthSchedule
+from wemask.train.saved_state import write_hashes
 
 
 class SofteningCallback(TrainerCallback):
@@ -42,9 +43,12 @@ class InterruptCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self.interrupted = False
+        self.began = False
+        """Whether all that a training needs was set up, and it has begun."""
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.began = True
         if threading.current_thread() is threading.main_thread():  # signals go nowhere else
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask_to_stop)
@@ -67,6 +71,16 @@ class InterruptCallback(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+class HashCallback(TrainerCallback):
+    """Keeps a hash of every file of a checkpoint, when all ranks have written theirs."""
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        distributed.any_rank(False)  # every rank is here
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.exists():
+            write_hashes(folder)
 
 
 def _told_to_stop() -> bool:

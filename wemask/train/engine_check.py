@@ -92,8 +92,9 @@ class EngineCallback(TrainerCallback):
 
 
 def write_engine(folder: Path, trainer: Any) -> None:
-    """Say in a checkpoint which engine wrote it."""
-    (folder / ENGINE_NAME).write_text(json.dumps(asdict(running(trainer))) + "\n")
+    """Say in a checkpoint which engine wrote it, and how many tokens it had read by then."""
+    values = {**asdict(running(trainer)), "tokens": trainer._total_train_tokens}
+    (folder / ENGINE_NAME).write_text(json.dumps(values) + "\n")
 
 
 def check_resumable(checkpoint: Path, trainer: Any, typed: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
-"""What a run trains: the model, softened, with the report that found its ME Layer; its adapter."""
+"""What a run trains: the model, softened, with the report that found its ME Layer."""
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -11,11 +10,11 @@ from wemask.checkpoint.pretrained import load_both
 from wemask.data import chat
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
-from wemask.errors import judged_by
 from wemask.files import digest
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
 from wemask.settings.config import RunConfig
+from wemask.train.adapters import load_adapted
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,9 +32,10 @@ def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
     """The run's model as published, its tokenizer, and what was done about its chat template.
 
     Raises:
+        ConfigError: it is an adapter, and `model.adapter` does not say what to do with that.
         ModelError: there is no such model, or nothing that ends an answer.
     """
-    model, tokenizer = load_both(config.model)
+    model, tokenizer = load_adapted(config) or load_both(config.model)
     return model, tokenizer, chat.ensure_chat_template(tokenizer)
 
 
@@ -87,34 +87,3 @@ def _detect_together(
     values = distributed.on_main(lambda: detect_run(config, model, tokenizer, examples).to_dict())
     distributed.agree(digest(values), "the ME Layer")
     return MELayerReport.from_dict(values)
-
-
-# --- the adapter ----------------------------------------------------------------------------------
-
-
-def lora_size(config: RunConfig, model: nn.Module) -> int | None:
-    """Parameters that LoRA will add, counted on a copy of the model without weights; None: no LoRA.
-
-    Raises:
-        ConfigError: PEFT refuses the settings on this model.
-    """
-    if config.peft is None:
-        return None
-    from peft import get_peft_model
-
-    # The memo puts an empty tensor where deepcopy would copy: no second model in memory.
-    tensors = (*model.parameters(), *model.buffers())
-    bare = copy.deepcopy(model, {id(t): t.detach().to("meta") for t in tensors})
-    with judged_by("PEFT"):
-        peft = get_peft_model(bare, peft_config(config))  # pyright: ignore[reportArgumentType]
-    return sum(p.numel() for p in peft.parameters() if p.requires_grad)
-
-
-def peft_config(config: RunConfig) -> Any:
-    """The LoraConfig of a run (ConfigError: PEFT refuses it), or None where all is trained."""
-    if config.peft is None:
-        return None
-    from peft import LoraConfig
-
-    with judged_by("PEFT"):
-        return LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})

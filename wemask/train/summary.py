@@ -15,6 +15,7 @@ from wemask.errors import WemaskError
 from wemask.files import say
 from wemask.operator.settings import LearnableStrength, StrengthSchedule
 from wemask.settings.config import RunConfig
+from wemask.train.adapters import lora_size
 from wemask.train.memory import (
     Memory,
     available,
@@ -24,7 +25,7 @@ from wemask.train.memory import (
     shape_of,
     too_large,
 )
-from wemask.train.prepare import Prepared, lora_size
+from wemask.train.prepare import Prepared
 
 
 def show_summary(
@@ -61,8 +62,9 @@ def _lines(
 ) -> list[tuple[str, str]]:
     model = prepared.model
     total = sum(p.numel() for p in model.parameters())
+    merged = ", merged into its base model" if config.model.adapter == "merge" else ""
     lines = [
-        ("model", f"{config.model.source} ({type(model).__name__}, {total:,} parameters)"),
+        ("model", f"{config.model.source}{merged} ({type(model).__name__}, {total:,} parameters)"),
         ("ME Layer", prepared.report.verdict),
     ]
     if prepared.handle is not None:
@@ -77,6 +79,8 @@ def _lines(
         if config.peft is not None:
             rank, targets = config.peft.get("r"), config.peft.get("target_modules")
             trainable = f"LoRA of rank {rank} on {targets} ({lora_size(config, model):,})"
+        elif (size := lora_size(config, model)) is not None:
+            trainable = f"the adapter that {config.model.path} is ({size:,})"
         lines.append(("trainable", trainable))
         lines.append(("data", f"{config.data.name} {config.data.path or ''}".strip()))
         if config.data.validation is not None:

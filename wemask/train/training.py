@@ -19,7 +19,7 @@ from wemask.checkpoint.save_load import CONFIG_NAME, manifest_values, read_confi
 from wemask.data import chat
 from wemask.data.audit import Audit, audit, named
 from wemask.data.examples import load_split
-from wemask.errors import ConfigError, DataError, RunFolderError, judged_by
+from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError, judged_by
 from wemask.files import saving, say
 from wemask.measure.probe import fixed_probe
 from wemask.operator.handle import SoftenHandle
@@ -28,8 +28,10 @@ from wemask.settings.engines import engine_arguments
 from wemask.settings.lock import locked
 from wemask.settings.run_folder import open_run_folder
 from wemask.terminal import note
-from wemask.train.callbacks import InterruptCallback, SofteningCallback
+from wemask.train.adapters import peft_config, save_merged
+from wemask.train.callbacks import HashCallback, InterruptCallback, SofteningCallback
 from wemask.train.engine_check import (
+    WAITED,
     EngineCallback,
     check_resumable,
     forget_deepspeed,
@@ -39,9 +41,16 @@ from wemask.train.engine_check import (
     write_engine,
 )
 from wemask.train.monitoring import WatchCallback
-from wemask.train.prepare import Prepared, peft_config, prepare
+from wemask.train.prepare import Prepared, prepare
 from wemask.train.progress import ProgressCallback
-from wemask.train.saved_state import last_checkpoint, what_is_wrong
+from wemask.train.saved_state import (
+    is_finished,
+    last_checkpoint,
+    set_aside,
+    tokens_read,
+    what_is_wrong,
+    write_hashes,
+)
 from wemask.train.summary import show_summary
 from wemask.train.wandb_service import logged
 
@@ -90,6 +99,7 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
         if distributed.is_main():
             with saving(folder):
                 prepared.report.save(folder / "me_layer.json")
+                save_merged(config, prepared.model, prepared.tokenizer, folder)
         _fit(config, prepared, (examples, validation), loss, folder, console)
     say(console, f"Saved: {folder / 'final'}")
     return folder
@@ -159,11 +169,11 @@ def _without_silent(config: RunConfig, examples: Any, found: Audit, console: Con
 
 def _is_finished(config: RunConfig, console: Console) -> bool:
     """Whether there is nothing left to train, and say so; the same on every rank."""
-    final = config.folder() / "final"
-    if not distributed.on_main(final.exists):
+    folder = config.folder()
+    if not distributed.on_main(lambda: is_finished(folder)):
         return False
     distributed.on_main(lambda: str(open_run_folder(config)))
-    say(console, f"This run is finished: {final}. Change a setting, or delete it.")
+    say(console, f"This run is finished: {folder / 'final'}. Change a setting, or delete it.")
     return True
 
 
@@ -192,12 +202,13 @@ def _fit(
     interrupt = InterruptCallback()
     watch = _watch(config, prepared, folder, console)
     examples, apart = data
+    checkpoint = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     trainer = build_trainer(config, prepared, examples, loss, folder, interrupt, watch, apart)
     distributed.check_world(trainer.args.world_size)
-    checkpoint = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     if checkpoint is not None:
         check_resumable(Path(checkpoint), trainer, config.typed)
         note(console, f"Resuming from {checkpoint}.")
+        trainer._total_train_tokens = tokens_read(Path(checkpoint)) or 0
         if prepared.handle is not None and prepared.handle.learned:
             # The trainer restores weights and optimizer; theta is in no state_dict.
             saved = read_config(Path(checkpoint))["learned"]
@@ -209,12 +220,33 @@ def _fit(
         with saving(folder), waiting():
             stack.enter_context(logged(config, trainer, folder, partial(note, console)))
             stack.callback(interrupt.restore)
-            trainer.train(resume_from_checkpoint=checkpoint)
+            with _setting_up(interrupt, checkpoint):
+                trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
     _take_best(trainer, prepared, console)
     with saving(folder):
         _save_final(trainer, prepared, folder)
+
+
+@contextmanager
+def _setting_up(interrupt: InterruptCallback, checkpoint: str | None) -> Iterator[None]:
+    """Turn what TRL raises before a training has begun into one error: optimizer and schedule are
+    made only then, and a checkpoint is read.
+    """
+    try:
+        yield
+    except (OSError, WemaskError):  # a full disk, or ours
+        raise
+    except Exception as error:
+        if interrupt.began or WAITED.search(str(error)):
+            raise
+        kind, what = ConfigError, "these settings"
+        if checkpoint is not None:
+            kind = RunFolderError
+            what = f"to go on from {checkpoint} (move it away, and the one before is used)"
+        with judged_by("TRL", kind, what):
+            raise
 
 
 def trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> Any:
@@ -274,7 +306,7 @@ def build_trainer(
             eval_dataset=validation,
             processing_class=prepared.tokenizer,
             peft_config=peft_config(config),
-            callbacks=[interrupt, ProgressCallback(folder)],
+            callbacks=[interrupt, ProgressCallback(folder), HashCallback()],
         )
         trainer.add_callback(EngineCallback(trainer))
         if handle is not None:
@@ -341,13 +373,13 @@ def _watch(
 
 
 def _whole_checkpoint(folder: Path, console: Console) -> str | None:
-    """The checkpoint to go on from; newer ones that are half-written are named and removed."""
+    """The checkpoint to go on from; newer ones that are damaged are named and set aside."""
     checkpoint, broken = last_checkpoint(folder)
     for name in broken:
         path = folder / "checkpoints" / name
         wrong = what_is_wrong(path)
-        note(console, f"{name} is half-written or damaged and is not used: {wrong}.")
-        shutil.rmtree(path)
+        done = set_aside(path)
+        note(console, f"{name} is half-written or damaged and is not used: {wrong}. {done}")
     return str(checkpoint) if checkpoint else None
 
 
@@ -397,4 +429,5 @@ def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
     if first:
         if prepared.handle is not None:
             shutil.copy(half / CONFIG_NAME, folder / CONFIG_NAME)
+        write_hashes(half, "*.safetensors")
         half.rename(folder / "final")
