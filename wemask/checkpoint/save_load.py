@@ -75,7 +75,7 @@ def save(
         options["max_shard_size"] = max_shard_size
     if state_dict is not None:
         options["state_dict"] = state_dict
-    values = manifest_values(handle)
+    values = manifest_values(handle, model)
     if not write:
         return
     model.save_pretrained(folder, **options)  # pyright: ignore[reportCallIssue]
@@ -98,7 +98,13 @@ def _check_saveable(base: nn.Module, *, whole: bool) -> None:
         )
 
 
-def load(folder: str | Path, *, check_base: bool = True, **options: Any) -> tuple[nn.Module, Any]:
+def load(
+    folder: str | Path,
+    *,
+    check_base: bool = True,
+    may_touch_nothing: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, Any]:
     """Load what `save` or `export` wrote: (model with the softening on, tokenizer or None).
 
     The handle is at `model.wemask_handle` (of the base model, for an adapter).
@@ -106,6 +112,8 @@ def load(folder: str | Path, *, check_base: bool = True, **options: Any) -> tupl
     Args:
         folder: a folder with wemask_config.json.
         check_base: refuse weights that are not those beside which the operator was saved.
+        may_touch_nothing: load a softening that touches nothing, also where that was not known when
+            it was saved, e.g. to calibrate it again.
         **options: as for `pretrained.load_model`: dtype, device_map, revision (of an adapter's
             base model), ...
 
@@ -118,7 +126,7 @@ def load(folder: str | Path, *, check_base: bool = True, **options: Any) -> tupl
     saved = read_manifest(folder)  # before the weights: a damaged file should not cost minutes
     load_weights = _load_adapter if is_adapter(folder) else _load_full
     model = load_weights(folder, saved, check_base, {"parts": saved.parts, **options})
-    restore(model, saved)
+    restore(model, saved, may_touch_nothing=may_touch_nothing)
     if not (folder / "tokenizer_config.json").exists():
         return model, None
     return model, load_tokenizer(str(folder), config=unwrap(model).config)

@@ -65,17 +65,24 @@ def detect_run(
     Raises:
         DataError, DetectionError: texts that cannot be read, or nothing to read.
     """
+    read = reading(config, tokenizer, examples)
+    return detect(model, tokenizer, criterion=config.model.criterion, **read)
+
+
+def reading(config: RunConfig, tokenizer: Any, examples: Any = ()) -> dict[str, Any]:
+    """What detection reads in a run, as arguments of `detect` and `recalibrate`.
+
+    Raises:
+        DataError: texts that cannot be read.
+    """
     settings, limit = config.detection, config.trainer_value("max_length")
     count = min(settings.examples, len(examples))
     shown = [chat.loss_mask(examples[i], tokenizer, max_length=limit) for i in range(count)]
-    return detect(
-        model,
-        tokenizer,
-        texts=settings.read_texts(),
-        chats=settings.chats,
-        examples=[mask.input_ids for mask in shown],
-        criterion=config.model.criterion,
-    )
+    return {
+        "texts": settings.read_texts(),
+        "chats": settings.chats,
+        "examples": [mask.input_ids for mask in shown],
+    }
 
 
 def _detect_together(

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import set_seed
 
 from wemask import distributed
-from wemask.checkpoint.save_load import CONFIG_NAME, manifest_values, read_config, save, write_marks
+from wemask.checkpoint.manifest import CONFIG_NAME, manifest_values, read_manifest, write_marks
+from wemask.checkpoint.save_load import save
 from wemask.data import chat
 from wemask.data.examples import load_examples
 from wemask.errors import ConfigError, DataError, RunFolderError, judged_by
@@ -38,6 +39,7 @@ from wemask.train.engine_check import (
 from wemask.train.monitoring import WatchCallback
 from wemask.train.prepare import Prepared, peft_config, prepare
 from wemask.train.progress import ProgressCallback
+from wemask.train.recalibration import Recalibration
 from wemask.train.saved_state import last_checkpoint, what_is_wrong
 from wemask.train.summary import show_summary
 from wemask.train.wandb_service import logged
@@ -144,16 +146,15 @@ def _fit(
 ) -> None:
     interrupt = InterruptCallback()
     watch = _watch(config, prepared, folder, console)
-    trainer = build_trainer(config, prepared, examples, loss, folder, interrupt, watch)
+    again = Recalibration.of(config, prepared, examples, console)
+    trainer = build_trainer(config, prepared, examples, loss, folder, interrupt, watch, again)
     distributed.check_world(trainer.args.world_size)
     checkpoint = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     if checkpoint is not None:
         check_resumable(Path(checkpoint), trainer, config.typed)
         say(console, f"Resuming from {checkpoint}.")
-        if prepared.handle is not None and prepared.handle.learned:
-            # The trainer restores weights and optimizer; theta is in no state_dict.
-            saved = read_config(Path(checkpoint))["learned"]
-            prepared.handle.learned = {int(index): theta for index, theta in saved.items()}
+        if prepared.handle is not None:
+            _resume_operator(prepared.handle, Path(checkpoint))
     elif watch is not None:
         watch.measure_untrained()
     with ExitStack() as stack:
@@ -164,8 +165,19 @@ def _fit(
             trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
+    if again is not None:
+        again.at_end()
     with saving(folder):
         _save_final(trainer, prepared, folder)
+
+
+def _resume_operator(handle: SoftenHandle, checkpoint: Path) -> None:
+    """Give the operator what the trainer does not restore: theta, and gates calibrated again."""
+    saved = read_manifest(checkpoint)
+    if handle.learned:
+        handle.learned = saved.learned
+    if saved.calibrated is not None and saved.report is not None:
+        handle.use_gates(saved.report, saved.calibrated)
 
 
 def trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> Any:
@@ -184,7 +196,7 @@ def trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> A
             # Here and not in on_save, which comes after the trainer state: a checkpoint that
             # looks whole then has its operator.
             super().save_model(output_dir, _internal_call)
-            values = None if handle is None else manifest_values(handle)
+            values = None if handle is None else manifest_values(handle, self.model)
             if self.is_world_process_zero():
                 path = Path(output_dir or str(self.args.output_dir))
                 write_engine(path, self)
@@ -205,6 +217,7 @@ def build_trainer(
     folder: Path,
     interrupt: InterruptCallback,
     watch: WatchCallback | None = None,
+    again: Recalibration | None = None,
 ) -> Any:
     """TRL's SFTTrainer with our callbacks, its model wrapped by PEFT where that is asked for.
 
@@ -231,6 +244,10 @@ def build_trainer(
             trainer.add_callback(softening)
             for module in handle.softenings():
                 module.requires_grad_(True)  # PEFT froze a learned strength with the base
+        if again is not None:
+            again.trainer = trainer
+            if (callback := again.callback()) is not None:
+                trainer.add_callback(callback)
         if watch is not None:
             watch.trainer = trainer
             trainer.add_callback(watch)
