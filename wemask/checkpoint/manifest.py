@@ -270,9 +270,7 @@ def _check_report(report: MELayerReport) -> None:
 # --- back into a model ----------------------------------------------------------------------------
 
 
-def restore(
-    model: nn.Module, saved: Manifest, *, may_touch_nothing: bool = False
-) -> SoftenHandle:
+def restore(model: nn.Module, saved: Manifest, *, may_touch_nothing: bool = False) -> SoftenHandle:
     """Soften `model` as it was when `saved` was written.
 
     Args:
@@ -297,7 +295,7 @@ def restore(
             may_touch_nothing=True,
         )
         handle.calibrated = saved.calibrated
-        handle.touched_first = saved.touched_first or handle.touched_first
+        handle.touched_first = saved.touched_first
         if problem := _problem(handle, saved, may_touch_nothing):
             handle.remove()
             raise PatchError(problem)

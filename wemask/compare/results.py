@@ -8,7 +8,7 @@ differences are shares (0..1), never percentages. Arms, tasks and layers are key
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NotRequired, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # typing's is not enough for pydantic before Python 3.12
@@ -107,6 +107,13 @@ class Budget(TypedDict):
     removed_energy: float  # share of the touched tokens' squared norm that is gone, 0..1
 
 
+class TrainedSoftening(TypedDict):
+    """What one trained run's softening does to its own weights."""
+
+    layers: int  # softened
+    silent: list[int]  # those of them in which training took the massive tokens away
+
+
 class ArmInfo(TypedDict):
     """What an arm is."""
 
@@ -118,6 +125,7 @@ class ArmInfo(TypedDict):
     control_of: str | None  # the real arm that this one is a control of
     again: bool  # an A/A arm: its reference once more
     budget: Budget | None
+    softened: NotRequired[list[TrainedSoftening]]  # of each run that was trained softened
 
 
 class RunScore(TypedDict):

@@ -49,7 +49,8 @@ class SoftenHandle:
         fill: per layer what these dims go towards; empty where that is zero.
         tokens_touched: per layer, how many tokens of the probe prompt are softened: as last seen,
             when the model was softened, calibrated or saved.
-        touched_first: the same when it was softened first, before any training.
+        touched_first: the same when it was softened first, before any training; empty where that is
+            not known any more (of a run of version 0.1).
         removed_energy: share of these tokens' squared norm that the softening removed there.
     """
 
@@ -73,7 +74,7 @@ class SoftenHandle:
     def silent(self) -> list[int]:
         """The layers that touched a token at first and touch none now: training took it away."""
         touched = self.tokens_touched
-        return [i for i in self.layers if self.touched_first.get(i) and not touched.get(i)]
+        return [i for i in self.layers if self.touched_first.get(i, 1) and not touched.get(i)]
 
     @property
     def strength(self) -> float:
@@ -148,7 +149,6 @@ class SoftenHandle:
         """
         observed = observe(self, self.model if model is None else model)
         self.tokens_touched = {index: o.tokens for index, o in observed.items()}
-        self.touched_first = self.touched_first or self.tokens_touched
         energy = sum(o.energy for o in observed.values())
         removed = sum(o.removed for o in observed.values())
         self.removed_energy = removed / energy if energy else 0.0

@@ -101,6 +101,7 @@ def soften(
         if learned:
             handle.learned = learned
         handle.look()
+        handle.touched_first = handle.tokens_touched
         _check_touched(handle, may_touch_nothing)
     except BaseException:
         handle.uninstall()

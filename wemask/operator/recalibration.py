@@ -1,7 +1,7 @@
 """Gates of a softened model, calibrated again on its weights: training moves what they tell.
 
     moved = recalibrate(handle, model, tokenizer, examples=...)   # read what was read at first
-    print("\\n".join(moved.sentences()))
+    print(*moved.sentences())
 
 Each softened layer takes the gate that detection finds for it now. Where it finds none, the gate in
 force stays if it still tells massive tokens from ordinary ones (an activation may shrink below the
@@ -103,8 +103,13 @@ def _gate(old: Gate, index: int, found: MELayerReport, tokens: str, holds: bool)
     never = dict.fromkeys(old.dims, NEVER)
     return replace(
         old,
-        **{"thresholds": never, "primary": never, "separation": 0.0, "primary_separation": 0.0},
-        **{"massive": 0, "note": why, "primary_note": why},
+        thresholds=never,
+        primary=never,
+        separation=0.0,
+        primary_separation=0.0,
+        massive=0,
+        note=why,
+        primary_note=why,
     )
 
 
@@ -144,8 +149,11 @@ class Moved:
         won = (i for i in self.handle.left_alone if (g := found.gates.get(i)) and g.of(tokens))
         lost = {i: now.note for i, old, now in rows if is_lost(now) and not is_lost(old)}
         of_layers = {
-            "new thresholds": [i for i, _, now in rows if now == found.gates.get(i)],
-            "the old thresholds, which still tell": [i for i, old, now in rows if now == old],
+            "new thresholds": [i for i, old, now in rows if old != now == found.gates.get(i)],
+            "thresholds as before": [i for i, old, now in rows if old == now == found.gates.get(i)],
+            "the old thresholds, which still tell": [
+                i for i, old, now in rows if old == now != found.gates.get(i) and not is_lost(now)
+            ],
             "a gate again": [i for i, old, now in rows if is_lost(old) and not is_lost(now)],
             "a gate that would tell, but left alone as in training": [*won],
         }

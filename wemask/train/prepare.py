@@ -16,6 +16,7 @@ from wemask.files import digest
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
 from wemask.settings.config import RunConfig
+from wemask.settings.texts import DetectionConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -65,19 +66,21 @@ def detect_run(
     Raises:
         DataError, DetectionError: texts that cannot be read, or nothing to read.
     """
-    read = reading(config, tokenizer, examples)
+    limit = config.trainer_value("max_length")
+    read = reading(config.detection, tokenizer, examples, limit)
     return detect(model, tokenizer, criterion=config.model.criterion, **read)
 
 
-def reading(config: RunConfig, tokenizer: Any, examples: Any = ()) -> dict[str, Any]:
+def reading(
+    settings: DetectionConfig, tokenizer: Any, examples: Any, max_length: int | None
+) -> dict[str, Any]:
     """What detection reads in a run, as arguments of `detect` and `recalibrate`.
 
     Raises:
         DataError: texts that cannot be read.
     """
-    settings, limit = config.detection, config.trainer_value("max_length")
     count = min(settings.examples, len(examples))
-    shown = [chat.loss_mask(examples[i], tokenizer, max_length=limit) for i in range(count)]
+    shown = [chat.loss_mask(examples[i], tokenizer, max_length=max_length) for i in range(count)]
     return {
         "texts": settings.read_texts(),
         "chats": settings.chats,
