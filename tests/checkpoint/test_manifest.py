@@ -31,6 +31,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "half": (truncate(CONFIG_NAME), r"is damaged"),
     "a list": (write(CONFIG_NAME, "[]"), r"is damaged \(no JSON object\)"),
     "keys gone": (write(CONFIG_NAME, '{"schema_version": 1}'), r"lacks operator, strength, layers"),
+    "touched of words": (change("tokens_touched", {"2": "a"}), r"tokens_touched must be a list"),
+    "touched a number": (change("tokens_touched", 3), r"is damaged"),
+    "calibrated of words": (change("calibrated", "yes"), r"calibrated must be an object"),
+    "calibrated by half": (change("calibrated", {"step": 3}), r"an object of .*\['step'\]"),
+    "calibrated at no step": (
+        change("calibrated", {"step": -1, "first": {}, "found": {}}),
+        r"calibrated\.step must be",
+    ),
+    "calibrated on nothing": (
+        change("calibrated", {"step": 1, "first": {}, "found": {}}),
+        r"is damaged: An ME Layer report of schema",
+    ),
     "newer": (change("schema_version", 3), r"schema version 3, this wemask reads .* Upgrade"),
     "version of words": (change("schema_version", "one"), r"schema version one"),
     "unknown setting": (change("operator", {"rat": 1}), r"operator\.rat .*Did you mean 'rate'"),

@@ -150,6 +150,25 @@ def test_a_layer_that_was_left_alone_stays_so() -> None:
     assert handle.report.gates[3] == doubtful
 
 
+def test_a_save_holds_both_calibrations_and_loads_as_it_was(tmp_path: Any) -> None:
+    model, handle = softened(LOOSE)
+    grow(model, 0.02)
+    again(handle, model)
+    wemask.save(model, None, tmp_path)
+    loaded: Any = wemask.load(tmp_path)[0]
+    restored = loaded.wemask_handle
+    assert restored.calibrated == handle.calibrated
+    assert (restored.report, restored.touched_first) == (handle.report, handle.touched_first)
+    assert torch.equal(logits(loaded, sequence()), logits(model, sequence()))
+
+
+def test_a_model_trained_by_hand_until_it_is_gone_is_saved_and_loads(tmp_path: Any) -> None:
+    model, handle = softened()
+    grow(model, 0.0)
+    wemask.save(model, None, tmp_path)
+    assert wemask.load(tmp_path)[0].wemask_handle.silent == handle.silent == SOFTENED  # pyright: ignore
+
+
 def test_tokens_by_place_have_no_gates_to_calibrate() -> None:
     model, handle = softened(tokens="first")
     assert recalibrate(handle, model, input_ids=calibration()) is None

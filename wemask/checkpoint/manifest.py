@@ -223,7 +223,9 @@ def read_manifest(folder: Path) -> Manifest:
 def _calibrated(values: Any) -> Calibrated | None:
     if values is None:
         return None
-    step, first, found = (values[name] for name in ("step", "first", "found"))
+    named = {*values} >= {"step", "first", "found"}
+    _must(named, "calibrated", "an object of step, first and found", [*values])
+    step, first, found = values["step"], values["first"], values["found"]
     _indices("calibrated.step", [] if step is None else [step])
     reports = {"first": MELayerReport.from_dict(first), "found": MELayerReport.from_dict(found)}
     return Calibrated(step=step, **reports)

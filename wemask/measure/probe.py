@@ -80,11 +80,11 @@ class Probe:
             massive, others = units.cpu()[picked], units.cpu()[real & ~picked]
             separation[index] = float(massive.min() / others.max()) if len(others) else math.inf
         self.lost.clear()
-        self.lost |= {
+        self.lost.update(
             index
             for index, ratio in separation.items()
             if not (ratio >= MIN_SEPARATION and observed[index].tokens)
-        }
+        )
         if not separation:
             return {}
         told = len(separation) - len(self.lost)
