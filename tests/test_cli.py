@@ -165,6 +165,7 @@ def test_report_with_a_damaged_item_names_file_and_line(
         ("report /nowhere/results.json", "no such file"),
         ("export /nowhere out", "holds no softened model"),
         ("merge /nowhere out", "holds no softened model"),
+        ("recalibrate /nowhere", "holds no softened model"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
@@ -188,7 +189,7 @@ def test_a_wrong_command_line_shows_the_usage(
 
 
 COMMANDS = ("", "detect ", "analyse ", "validate ", "compare ", "report ", "export ", "merge ")
-COMMANDS += ("submit ", "status ", "dashboard ")
+COMMANDS += ("recalibrate ", "submit ", "status ", "dashboard ")
 
 
 @pytest.mark.parametrize("words", [f"{command}--help" for command in COMMANDS])

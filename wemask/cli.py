@@ -290,6 +290,24 @@ def _merge(
     say(context.obj, f"Written: {out}, a whole softened model: wemask.load(FOLDER) loads it.")
 
 
+@app.command("recalibrate")
+def _recalibrate(
+    context: typer.Context,
+    folder: Annotated[
+        Path, Argument(metavar="RUN", help="a run folder, or a model that was saved")
+    ],
+) -> None:
+    """Calibrate a finished run's gates again, on its trained weights.
+
+    Opens also a run whose softening touches nothing. It reads what detection read in training, says
+    what moved, and writes wemask_config.json; what that said before is kept in it.
+    """
+    from wemask.train.recalibration import recalibrate_run
+
+    with saving(folder):
+        recalibrate_run(folder, context.obj)
+
+
 @app.command("submit", context_settings={"ignore_unknown_options": True})
 def _submit(
     words: Annotated[list[str] | None, Argument(metavar="KEY=VALUE", help=OF_TRAINING)] = None,

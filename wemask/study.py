@@ -2,7 +2,7 @@
 
 import datetime
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,17 @@ from wemask.compare.compare import document, samples_of
 from wemask.compare.evaluated_runs import Entry, check_comparable, group, read_runs
 from wemask.compare.results import LayerRow
 from wemask.data.schema import Count, Seed, settings
+from wemask.decoder.parts import unwrap
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs
 from wemask.detection.me_layer import MELayerReport
-from wemask.errors import ConfigError, DataError, PatchError, RunFolderError, nearest
+from wemask.errors import (
+    ConfigError,
+    DataError,
+    DetectionError,
+    PatchError,
+    RunFolderError,
+    nearest,
+)
 from wemask.evaluate.arm_run import ArmRun
 from wemask.evaluate.arms import ARMS
 from wemask.evaluate.evaluation import Load, TaskConfig, check_tasks, evaluate_arm
@@ -142,7 +150,7 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
         return folder
     open_folder(folder, study.identity(), explicit=study.config.run_dir is not None)
     _check_templates(study, runs)
-    entries = [_ask(study, run, base, load, console) for run in runs]
+    entries = list(_ask_all(study, runs, base, load, console))
     logger = study.config.logger if study.sweep is None else {"name": "none"}
     facts = {"command": study.command, **base.facts}
     _finish(entries, facts, folder, base.report, logger, console)
@@ -319,6 +327,19 @@ def _in_schema(rows: list[LayerMetrics]) -> list[dict[str, Any]]:
 # --- one arm --------------------------------------------------------------------------------------
 
 
+def _ask_all(
+    study: Study, runs: Sequence[ArmRun], base: Base, load: Load, console: Console
+) -> Iterator[Entry]:
+    """Every arm; without those whose trained model has no massive activation left to soften."""
+    for run in runs:
+        try:
+            yield _ask(study, run, base, load, console)
+        except (PatchError, DetectionError) as error:
+            if not run.arm.softened_after:
+                raise
+            base.facts["absent"][run.name] = str(error)
+
+
 def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) -> Entry:
     note(console, f"--- arm {run.name} ---")
     folder = open_run_folder(run.config)
@@ -327,6 +348,9 @@ def _ask(study: Study, run: ArmRun, base: Base, load: Load, console: Console) ->
             base.report.save(folder / "me_layer.json")
     model, tokenizer = run.load()
     about = {**run.about(base.budgets.get(run.name)), "model": base.facts["model"]}
+    handle: SoftenHandle | None = getattr(unwrap(model), "wemask_handle", None)
+    if handle is not None and run.config.softens and run.config.trains:
+        about["softened"] = {"layers": len(handle.layers), "silent": handle.silent}
     results = evaluate_arm(
         model,
         tokenizer,

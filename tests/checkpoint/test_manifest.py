@@ -37,6 +37,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         r"is a folder; a regular file was sought.* is damaged",
     ),
     "keys gone": (write(CONFIG_NAME, '{"schema_version": 1}'), r"lacks operator, strength, layers"),
+    "touched of words": (change("tokens_touched", {"2": "a"}), r"tokens_touched must be a list"),
+    "touched a number": (change("tokens_touched", 3), r"is damaged"),
+    "calibrated of words": (change("calibrated", "yes"), r"calibrated must be an object"),
+    "calibrated by half": (change("calibrated", {"step": 3}), r"an object of .*\['step'\]"),
+    "calibrated at no step": (
+        change("calibrated", {"step": -1, "first": {}, "found": {}}),
+        r"calibrated\.step must be",
+    ),
+    "calibrated on nothing": (
+        change("calibrated", {"step": 1, "first": {}, "found": {}}),
+        r"is damaged: An ME Layer report of schema",
+    ),
     "newer": (change("schema_version", 3), r"schema version 3, this wemask reads .* Upgrade"),
     "version of truth": (change("schema_version", True), r"schema version True"),
     "version of words": (change("schema_version", "one"), r"schema version one"),

@@ -135,6 +135,23 @@ def test_the_document_follows_the_schema_and_names_what_misleads() -> None:
     assert better["notes"] == [] and better["comparisons"] == []
 
 
+def test_a_run_whose_massive_activation_is_gone_is_named() -> None:
+    arms = [entry("sft", [True] * 4, 0), *(entry("wemask_sft", [True] * 4, s) for s in (0, 1))]
+    found = [{"layers": 3, "silent": silent} for silent in ([], [2, 4])]
+    told = [
+        Entry(about={**arm.about, "softened": softened}, results=arm.results)
+        for arm, softened in zip(arms[1:], found, strict=True)
+    ]
+    made = document(group([arms[0], *told]), Path(), facts())
+    assert validate_results(json.loads(json.dumps(made))) == made
+    assert made["arm_info"]["wemask_sft"]["softened"] == found
+    assert "softened" not in made["arm_info"]["sft"]
+    assert made["notes"] == [
+        "wemask_sft, seed 1: SFT has removed the massive activation: the softening touches nothing "
+        "in 2 of 3 layers."
+    ]
+
+
 def test_tasks_that_only_some_arms_have_are_compared_where_they_can_be() -> None:
     first = entry("base", [True, False])
     both = Entry(

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from families import DIMS, LAYERS, MASSIVE, ME_LAYER, VOCABULARY, build, detect, planted
+from families import settings as gate_settings
 from run_support import settings
 
-from wemask.measure.measurement import measure
+import wemask
+from wemask.measure.measurement import entering, measure
 from wemask.measure.probe import LENGTH, Probe, fixed_probe, probe_texts
 from wemask.operator.handle import observe
 from wemask.train.prepare import Prepared, prepare
@@ -16,6 +18,7 @@ from wemask.train.prepare import Prepared, prepare
 OPERATOR = {
     *("me_layer", "massive_max", "massive_ratio", "massive_magnitude", "sink_mass", "sink_rate"),
     *("effective_rank", "anisotropy", "probe_perplexity", "strength", "tokens_touched"),
+    *("separation", "gates"),
 }
 
 
@@ -87,7 +90,7 @@ def test_tokens_touched_are_those_of_each_text_alone(softened: Prepared) -> None
 def test_without_the_operator_its_keys_are_left_out() -> None:
     plain = prepare(settings("logger=none", "method=sft"))
     values = probe_of(plain).measure(plain.model)
-    assert named(values) == OPERATOR - {"strength", "tokens_touched"}
+    assert named(values) == OPERATOR - {"strength", "tokens_touched", "separation", "gates"}
 
 
 def test_a_learned_strength_is_told_by_layer() -> None:
@@ -125,6 +128,37 @@ def test_the_sink_of_the_same_tokens_is_told_where_the_massive_activation_is_gon
     assert named(after) == named(before)
     again = fixed_probe(model, Letters(), case.report, None)
     assert not again.batch.massive.any()  # found anew, they would be none
+
+
+def test_the_gates_are_told_from_all_to_none_as_the_massive_activation_goes() -> None:
+    case = planted("llama")
+    model: Any = case.model
+    handle = wemask.soften(model, case.report, gate_settings())
+    probe = fixed_probe(model, Letters(), case.report, handle)
+    massive, mask = probe.batch.massive, probe.batch.attention_mask
+    ask = {i: case.report.gates[i].units for i in handle.layers}
+    down = model.model.layers[ME_LAYER].mlp.down_proj.weight
+    seen = []
+    for factor in (1.0, 0.1, 0.1):  # at 5000, 500 and 50, with thresholds of about 170
+        with torch.no_grad():
+            down[list(DIMS)] *= factor
+        values = probe.measure(model)
+        seen.append((values["wemask/gates"], values["wemask/tokens_touched"], sorted(probe.lost)))
+        units = entering(model, ask, probe.batch.input_ids, mask).values()
+        ratios = [u[massive].min() / u[mask.bool() & ~massive].max() for u in units]
+        assert values["wemask/separation"] == pytest.approx(float(min(ratios)))
+    assert seen[:2] == [(3.0, 3.0 * int(massive.sum()), [])] * 2
+    assert seen[2] == (0.0, 0.0, [2, 3, 4])
+
+
+def test_layers_that_an_earlier_one_leaves_nothing_have_no_gate_to_lose() -> None:
+    case = planted("llama")
+    control = gate_settings(site="residual_stream", dims="massive")
+    handle = wemask.soften(case.model, case.report, control)
+    assert handle.tokens_touched == {2: 1, 3: 0, 4: 0}
+    probe = fixed_probe(case.model, Letters(), case.report, handle)
+    assert probe.measure(case.model)["wemask/gates"] == 1.0
+    assert not probe.lost
 
 
 def test_without_an_me_layer_the_first_token_and_all_layers_are_told() -> None:

@@ -90,6 +90,21 @@ class TestConfig:
         config = WeMaskConfig(rate=rate, layers=layers, dims=dims, strength=strength)
         assert WeMaskConfig.from_dict(config.to_dict()) == config
 
+    @pytest.mark.parametrize(
+        ("value", "every"), [("never", None), ("at_end", None), (1, 1), (50, 50)]
+    )
+    def test_when_the_gates_are_calibrated_again(self, value, every):
+        config = WeMaskConfig(recalibrate=value)
+        assert config.recalibrate_every == every
+        assert WeMaskConfig.from_dict(config.to_dict()) == config
+        # Runs from before the setting keep the names of their folders.
+        assert ("recalibrate" in config.to_dict()) == (value != "at_end")
+
+    @pytest.mark.parametrize("value", ["at_edn", 0, -3, 2.5, True, None, "50", [1]])
+    def test_other_times_are_refused(self, value):
+        with pytest.raises(ConfigError, match="recalibrate is one of never, at_end, or a number"):
+            WeMaskConfig(recalibrate=value)
+
     def test_unknown_keys_name_the_nearest(self):
         with pytest.raises(ConfigError) as raised:
             WeMaskConfig.from_dict({"rat": 0.1, "layer": "next"})

@@ -168,6 +168,7 @@ class FakeProbe:
 
     def __init__(self, clock: Clock, seconds: float, error: Exception | None = None) -> None:
         self.clock, self.seconds, self.error, self.count = clock, seconds, error, 0
+        self.lost: set[int] = set()
 
     def measure(self, model: Any) -> dict[str, float]:
         self.clock.now += self.seconds

@@ -18,7 +18,7 @@ from wemask.decoder.parts import rows, unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ModelError, PatchError, WemaskError
 from wemask.files import kind_of, read_json
-from wemask.operator.handle import SoftenHandle
+from wemask.operator.handle import Calibrated, SoftenHandle
 from wemask.operator.patch import soften
 from wemask.operator.settings import WeMaskConfig, check_strength, is_number
 
@@ -38,7 +38,7 @@ _REQUIRED = ("schema_version", "operator", "strength", "layers", "dims", "report
 
 def mark(folder: Path, handle: SoftenHandle) -> None:
     """Make a folder that save_pretrained wrote a softened one: its operator, and the stops."""
-    write_marks(folder, manifest_values(handle))
+    write_marks(folder, manifest_values(handle, handle.model))
 
 
 def write_marks(folder: Path, values: dict[str, Any]) -> None:
@@ -67,8 +67,12 @@ def handle_of(model: nn.Module) -> SoftenHandle:
     return handle
 
 
-def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
-    """What wemask_config.json says; where parameters are sharded, all ranks must ask."""
+def manifest_values(handle: SoftenHandle, model: nn.Module) -> dict[str, Any]:
+    """What wemask_config.json says of a softened model, or of `model`, which is wrapped around it.
+
+    It looks what the probe prompt shows; where parameters are sharded, all ranks must ask.
+    """
+    handle.look(model)
     config = handle.model.config
     learned = all(softening.strength is None for softening in handle.softenings())
     return {
@@ -88,8 +92,19 @@ def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
         "parts": getattr(handle.model, "wemask_parts", {}),
         "vocabulary": rows(handle.model),
         "weights_sample": sample_weights(handle.model),
+        # After training they may be none: a finding, and no fault of whoever loads it.
+        "tokens_touched": {str(i): n for i, n in handle.tokens_touched.items()},
+        "touched_first": {str(i): n for i, n in handle.touched_first.items()},
         "report": None if handle.report is None else handle.report.to_dict(),
+        "calibrated": _calibrated_values(handle.calibrated),
     }
+
+
+def _calibrated_values(calibrated: Calibrated | None) -> dict[str, Any] | None:
+    if calibrated is None:
+        return None
+    reports = {"first": calibrated.first.to_dict(), "found": calibrated.found.to_dict()}
+    return {"step": calibrated.step, **reports}
 
 
 def _version(package: str) -> str:
@@ -115,6 +130,13 @@ class Manifest:
     dims: dict[int, list[int]] | None  # None where each forward chooses its own
     fill: dict[int, list[float]]  # what the dims go towards; empty where that is zero
     report: MELayerReport | None
+    """With the gates that were in force."""
+    calibrated: Calibrated | None
+    """Where these gates come from, if not from the first detection."""
+    tokens_touched: dict[int, int] | None
+    """Per layer on the probe prompt, when it was saved; None: an older version saved it."""
+    touched_first: dict[int, int]
+    """The same before training; empty where that is not known."""
     base_model: str
     base_revision: str | None
     parts: dict[str, Any]
@@ -187,6 +209,9 @@ def read_manifest(folder: Path) -> Manifest:
                 for i, v in fill.items()
             },
             report=report,
+            calibrated=_calibrated(values.get("calibrated")),
+            tokens_touched=_counts(values, "tokens_touched"),
+            touched_first=_counts(values, "touched_first") or {},
             base_model=_text("base_model", values),
             base_revision=_text("base_revision", values) or None,
             parts=_object("parts", {"parts": {}, **values}),
@@ -197,6 +222,25 @@ def read_manifest(folder: Path) -> Manifest:
         raise ModelError(
             f"{path} is damaged: {error} Restore it, or save the model again."
         ) from error
+
+
+def _calibrated(values: Any) -> Calibrated | None:
+    if values is None:
+        return None
+    named = {*values} >= {"step", "first", "found"}
+    _must(named, "calibrated", "an object of step, first and found", [*values])
+    step, first, found = values["step"], values["first"], values["found"]
+    _indices("calibrated.step", [] if step is None else [step])
+    reports = {"first": MELayerReport.from_dict(first), "found": MELayerReport.from_dict(found)}
+    return Calibrated(step=step, **reports)
+
+
+def _counts(values: Mapping[str, Any], name: str) -> dict[int, int] | None:
+    counts = values.get(name)
+    if counts is None:
+        return None
+    _indices(name, [*counts.values()])
+    return {int(i): n for i, n in counts.items()}
 
 
 def _must(good: bool, name: str, sought: str, value: Any) -> Any:
@@ -226,8 +270,13 @@ def _text(name: str, values: Mapping[str, Any]) -> str:
 # --- back into a model ----------------------------------------------------------------------------
 
 
-def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
+def restore(model: nn.Module, saved: Manifest, *, may_touch_nothing: bool = False) -> SoftenHandle:
     """Soften `model` as it was when `saved` was written.
+
+    Args:
+        model: unsoftened, with the weights that it was saved with.
+        saved: what its file says.
+        may_touch_nothing: allow it also where `saved` does not know of it.
 
     Raises:
         WemaskError: the operator does not fit this model; of the kind that `soften` raised.
@@ -243,13 +292,13 @@ def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
             dims=saved.dims,
             fill=saved.fill or None,
             learned=saved.learned or None,
+            may_touch_nothing=True,
         )
-        if handle.layers != saved.layers:
-            found = handle.layers
+        handle.calibrated = saved.calibrated
+        handle.touched_first = saved.touched_first
+        if problem := _problem(handle, saved, may_touch_nothing):
             handle.remove()
-            raise PatchError(
-                f"It names the layers {saved.layers}, but its operator means {found}. Save again."
-            )
+            raise PatchError(problem)
     except WemaskError as error:
         raise type(error)(f"{saved.path} does not fit this model. {error}") from error
     if not saved.learned:
@@ -257,3 +306,18 @@ def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
     for softening in handle.softenings():
         softening.requires_grad_(False)  # what was learned is no longer trained
     return handle
+
+
+def _problem(handle: SoftenHandle, saved: Manifest, may_touch_nothing: bool) -> str | None:
+    """Why a restored softening is not the saved one; None: it is."""
+    if handle.layers != saved.layers:
+        means = f"its operator means {handle.layers}"
+        return f"It names the layers {saved.layers}, but {means}. Save again."
+    known = saved.tokens_touched is not None and not any(saved.tokens_touched.values())
+    if may_touch_nothing or known or any(handle.tokens_touched.values()):
+        return None
+    return (
+        f"The softening touches nothing: none of the layers {saved.layers} sees a token of "
+        f"tokens={saved.config.tokens} on the probe prompt. Where training has moved the massive "
+        f"activation, type: wemask recalibrate {saved.path.parent}"
+    )

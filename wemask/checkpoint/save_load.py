@@ -82,7 +82,7 @@ def save(
         options["max_shard_size"] = max_shard_size
     if state_dict is not None:
         options["state_dict"] = state_dict
-    values = manifest_values(handle)
+    values = manifest_values(handle, model)
     if not write:
         return
     with saving(folder):
@@ -107,7 +107,12 @@ def _check_saveable(base: nn.Module, *, whole: bool) -> None:
 
 
 def load(
-    folder: str | Path, *, check_base: bool = True, resize: bool = False, **options: Any
+    folder: str | Path,
+    *,
+    check_base: bool = True,
+    resize: bool = False,
+    may_touch_nothing: bool = False,
+    **options: Any,
 ) -> tuple[nn.Module, Any]:
     """Load what `save` or `export` wrote: (model with the softening on, tokenizer or None).
 
@@ -117,6 +122,8 @@ def load(
         folder: a folder with wemask_config.json.
         check_base: refuse weights that are not those beside which the operator was saved.
         resize: add rows to the embedding where the tokenizer has more tokens, instead of refusing.
+        may_touch_nothing: load a softening that touches nothing, also where that was not known when
+            it was saved, e.g. to calibrate it again.
         **options: as for `pretrained.load_model`: dtype, device_map, revision (of an adapter's
             base model), ...
 
@@ -130,7 +137,7 @@ def load(
     load_weights = _load_adapter if is_adapter(folder) else _load_full
     model = load_weights(folder, saved, check_base, {"parts": saved.parts, **options})
     _check_finite(model, folder)
-    restore(model, saved)
+    restore(model, saved, may_touch_nothing=may_touch_nothing)
     if not (folder / "tokenizer_config.json").exists():
         return model, None
     tokenizer = load_tokenizer(str(folder), config=unwrap(model).config)

@@ -21,6 +21,7 @@ from wemask.compare.results import SCHEMA_VERSION
 from wemask.compare.verdict import NEAR_ZERO
 from wemask.evaluate.arms import ARMS
 from wemask.evaluate.tasks.stored import TaskResult
+from wemask.operator.recalibration import finding
 from wemask.settings.run_folder import environment
 
 ALL_PAIRS = 5  # with more arms than this, each is compared with its reference only
@@ -182,7 +183,9 @@ def _runs_of(groups: Groups, task: str) -> list[Entry]:
 
 def _arm_info(runs: Sequence[Entry]) -> dict[str, Any]:
     about = runs[0].about
+    softened = [run.about["softened"] for run in runs if "softened" in run.about]
     return {
+        **({"softened": softened} if softened else {}),
         **{key: about[key] for key in ("arm", "method", "operator", "budget")},
         "seeds": [run.seed for run in runs if run.seed is not None],
         **_read(ARMS[runs[0].arm], "reference", "control_of", "again"),
@@ -230,6 +233,11 @@ def _run_score(run: Entry, result: TaskResult, folder: Path) -> dict[str, Any]:
 
 def _notes(groups: Groups, absent: Mapping[str, str]) -> list[str]:
     notes = [f"{arm} is not possible here: {why}" for arm, why in absent.items()]
+    for label, run in ((label, run) for label, runs in groups.items() for run in runs):
+        softened = run.about.get("softened", {})
+        if silent := softened.get("silent"):
+            where = label if run.seed is None else f"{label}, seed {run.seed}"
+            notes.append(f"{where}: {finding(len(silent), softened['layers'])}")
     for task in tasks_of(groups):
         best = max(run.results[task].accuracy for run in _runs_of(groups, task))
         if best < NEAR_ZERO:

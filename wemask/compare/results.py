@@ -8,7 +8,7 @@ differences are shares (0..1), never percentages. Arms, tasks and layers are key
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NotRequired, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic.dataclasses import dataclass
@@ -115,6 +115,13 @@ class Budget(TypedDict):
     removed_energy: float  # share of the touched tokens' squared norm that is gone, 0..1
 
 
+class TrainedSoftening(TypedDict):
+    """What one trained run's softening does to its own weights."""
+
+    layers: int  # softened
+    silent: list[int]  # those of them in which training took the massive tokens away
+
+
 class ArmInfo(TypedDict):
     """What an arm is."""
 
@@ -126,6 +133,7 @@ class ArmInfo(TypedDict):
     control_of: str | None  # the real arm that this one is a control of
     again: bool  # an A/A arm: its reference once more
     budget: Budget | None
+    softened: NotRequired[list[TrainedSoftening]]  # of each run that was trained softened
 
 
 class RunScore(TypedDict):

@@ -3,7 +3,25 @@
 import sys
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def runnable(model: nn.Module, base: nn.Module) -> nn.Module:
+    """What a forward has to be of, where `base` is the transformers model inside `model`.
+
+    FSDP2 gathers parameters from the outermost module on.
+    """
+    return model if hasattr(model, "unshard") else base
+
+
+def is_sharded(parameter: Any) -> bool:
+    """Whether a rank holds only a part of it, or none."""
+    return hasattr(parameter, "full_tensor") or hasattr(parameter, "ds_id")
+
+
+def shape(parameter: Any) -> tuple[int, ...]:
+    """The shape of the whole parameter."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def size(parameter: Any) -> int:

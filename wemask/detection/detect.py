@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from wemask.decoder.parts import Decoder, effective_scale, find_decoder, unwrap, without_weights
+from wemask.decoder.sharded import is_sharded, shape
 from wemask.detection.calibration import calibration_inputs, halves
 from wemask.detection.emergence import erased_at, find_births, growth, jumps
 from wemask.detection.gates import States, leading, make_gate, primary_tokens
@@ -53,8 +54,8 @@ def detect(
     """Find where massive activations are born in `model`.
 
     Args:
-        model: a transformers causal language model, unsoftened, in any dtype, also sharded by
-            `device_map`.
+        model: a transformers causal language model, unsoftened or at strength 0, in any dtype, also
+            sharded by `device_map`; by ZeRO-3 or FSDP2: then all ranks must come here together.
         tokenizer: for `texts`; not needed with `input_ids`.
         input_ids: calibration token ids [B, T] instead of texts.
         attention_mask: 1 for real tokens [B, T]; default all.
@@ -74,7 +75,8 @@ def detect(
         ModelError: no model, or a part of the architecture was not found.
     """
     base = unwrap(model)
-    if getattr(base, "wemask_handle", None) is not None:
+    handle = getattr(base, "wemask_handle", None)
+    if handle is not None and any(handle.strengths.values()):
         raise DetectionError(
             "The model is softened: detection would see the softened activations. Call "
             "`model.wemask_handle.remove()`, detect, soften again."
@@ -91,14 +93,14 @@ def detect(
         tokenizer, input_ids, attention_mask, texts, chats=chats, examples=examples
     )
     embedding: Tensor = base.get_input_embeddings().weight  # pyright: ignore
-    size, device = embedding.shape[0], embedding.device
+    size, device = shape(embedding)[0], embedding.device
     if outside := input_ids[(input_ids < 0) | (input_ids >= size)].tolist():
         raise DetectionError(
             f"Token id {outside[0]} is not in the model's vocabulary of {size}. Is this the "
             "model's own tokenizer?"
         )
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
-    traces = trace_layers(base, decoder, input_ids, attention_mask, criterion)
+    traces = trace_layers(model, decoder, input_ids, attention_mask, criterion)
     return _Analysis(
         base, decoder, tokenizer, input_ids, attention_mask, traces, criterion
     ).report()
@@ -290,7 +292,7 @@ class _Analysis:
     def _norm(self, layer: int, dims: list[int]) -> dict[str, Any] | None:
         """How the pre-FFN norm of the ME Layer weighs the massive dims: rank 0 is the heaviest."""
         norm = self.decoder.blocks[layer].ffn_norm
-        if norm is None or getattr(norm, "weight", None) is None:
+        if norm is None or getattr(norm, "weight", None) is None or is_sharded(norm.weight):
             return None
         scale = effective_scale(norm, f"Layer {layer}")
         ranks = {str(d): int((scale > scale[d]).sum()) for d in dims}  # JSON keys are strings

@@ -252,7 +252,7 @@ class MELayerReport:
             )
         alone = {layer: gate.note for layer, gate in self.gates.items() if not gate.thresholds}
         left = f"; not in {layers_by_reason(alone)}" if alone else ""
-        return f"in layers {_ranges(layers)}{by}{left}"
+        return f"in layers {ranges(layers)}{by}{left}"
 
     def clearest_gate(self, tokens: str = "massive") -> tuple[int, Gate] | None:
         """The layer where `tokens` are told best, and its gate; None where they never are."""
@@ -379,10 +379,10 @@ def layers_by_reason(alone: Mapping[int, str]) -> str:
     layers: dict[str, list[int]] = {}
     for layer, why in alone.items():
         layers.setdefault(why, []).append(layer)
-    return "; ".join(f"layer {_ranges(numbers)} ({why})" for why, numbers in layers.items())
+    return "; ".join(f"layer {ranges(numbers)} ({why})" for why, numbers in layers.items())
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
     """3 to 9, 12."""
     by_run = groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0])
     parts = [[number for _, number in run] for _, run in by_run]

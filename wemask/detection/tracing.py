@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wemask.decoder.parts import Decoder
+from wemask.decoder.parts import Decoder, unwrap
 from wemask.decoder.passage import (
     Passage,
     checking_flow,
@@ -18,6 +18,7 @@ from wemask.decoder.passage import (
     watching,
     without_logits,
 )
+from wemask.decoder.sharded import runnable
 from wemask.detection.emergence import jumps
 from wemask.detection.me_layer import Criterion
 from wemask.errors import ModelError
@@ -157,17 +158,18 @@ def trace_layers(
         ModelError: values that are not finite, parts in another order than their names promise, or
             not every layer ran with our hooks (a compiled or replaced forward).
     """
+    base = unwrap(model)
     recorder = _Recorder(attention_mask.bool(), criterion)
     with (
-        evaluating(model),
+        evaluating(base),
         checking_flow(decoder),
         watching(decoder, recorder.leave, recorder.start),
     ):
-        model(
+        runnable(model, base)(
             input_ids=input_ids,
             attention_mask=attention_mask,
             use_cache=False,
-            **without_logits(model),
+            **without_logits(base),
         )
     if len(recorder.traces) != len(decoder.blocks) + 1:
         raise ModelError(

@@ -9,7 +9,7 @@ from torch import nn
 
 from wemask.checkpoint.adapter import is_adapter, read_adapter, with_adapter
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
-from wemask.checkpoint.save_load import load
+from wemask.checkpoint.save_load import CONFIG_NAME, load, read_config
 from wemask.checkpoint.vocabulary import fit_vocabulary
 from wemask.data.chat import ensure_chat_template
 from wemask.errors import ModelError
@@ -100,7 +100,14 @@ class ArmRun:
         """Changes with the weights and with the operator, and when a run is trained again."""
         files = sorted(self.final.glob("*.safetensors")) if self.config.trains else []
         stamp = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
-        return digest([self.name, self.settings(), self.seed, stamp])
+        return digest([self.name, self.settings(), self.seed, stamp, *self._calibration()])
+
+    def _calibration(self) -> list[str]:
+        """The gates, where they were calibrated again: `wemask recalibrate` changes no weights."""
+        if self.config.method != "wemask" or not (self.final / CONFIG_NAME).exists():
+            return []
+        values = read_config(self.final)
+        return [digest(values["report"]["gates"])] if values.get("calibrated") else []
 
     def about(self, budget: Mapping[str, Any] | None) -> dict[str, Any]:
         """What `wemask compare` needs to know about these results, as plain values."""

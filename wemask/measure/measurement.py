@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from wemask.decoder.parts import Decoder, find_decoder, unwrap
 from wemask.decoder.passage import Passage, evaluating, watching, without_logits
+from wemask.decoder.sharded import runnable
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import DetectionError
 from wemask.measure import metrics
@@ -132,7 +133,6 @@ def measure(
         ModelError: the model's attention cannot be read.
     """
     base = unwrap(model)
-    run = model if hasattr(model, "unshard") else base  # FSDP2 gathers from the outermost module on
     decoder = find_decoder(base)
     device = base.get_input_embeddings().weight.device  # pyright: ignore
     gathered = _Gathered(decoder)
@@ -150,7 +150,7 @@ def measure(
                 base, decoder, inputs["attention_mask"], gathered.attend, gathered.value
             ) as more,
         ):
-            logits = run(**inputs, **more, use_cache=False).logits
+            logits = runnable(model, base)(**inputs, **more, use_cache=False).logits
         gathered.predict(logits)
         if done is not None:
             done()

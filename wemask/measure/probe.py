@@ -8,17 +8,19 @@ away, the attention to these same tokens is still what is measured.
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs, padded
-from wemask.detection.me_layer import MELayerReport
+from wemask.detection.me_layer import MIN_SEPARATION, MELayerReport
 from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import measure, probe_batches
 from wemask.operator.handle import SoftenHandle, observing
+from wemask.operator.layers import Observation
 
 TEXTS = CALIBRATION_TEXTS[:4]  # beside the report's probe prompt
 LENGTH = 64  # tokens of a text at most: T of the sink rate by convention (arXiv 2410.10781)
@@ -31,6 +33,10 @@ class Probe:
     batch: Batch
     layer: int | None  # the ME Layer; None: the model has none
     handle: SoftenHandle | None  # of the model, where it is softened
+    picked: Mapping[int, Tensor] = field(default_factory=dict)
+    """Softened layer -> the tokens that its gate picked before training, bool [texts, T]."""
+    lost: set[int] = field(default_factory=set)
+    """The layers whose gate, when last measured, told these tokens from the others no more."""
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """The `wemask/*` keys of a model as it stands, in one forward; docs/wandb.md has them.
@@ -58,7 +64,31 @@ class Probe:
         if self.handle is not None:
             values |= strengths(self.handle)
             values["tokens_touched"] = float(sum(o.tokens for o in observed.values()))
+            values |= self._gates(observed)
         return {f"wemask/{k}": v for k, v in values.items() if math.isfinite(v)}
+
+    def _gates(self, observed: Mapping[int, Observation]) -> dict[str, float]:
+        """How clearly gates still tell the tokens of `picked`, and how many do; {} without gates.
+
+        A gate tells them while it touches some token and the smallest |h| of these is 1.2 times
+        the largest of the others, as calibration asks.
+        """
+        real, separation = self.batch.attention_mask.bool(), {}
+        for index, picked in self.picked.items():
+            units = observed[index].units
+            assert units is not None
+            massive, others = units.cpu()[picked], units.cpu()[real & ~picked]
+            separation[index] = float(massive.min() / others.max()) if len(others) else math.inf
+        self.lost.clear()
+        self.lost.update(
+            index
+            for index, ratio in separation.items()
+            if not (ratio >= MIN_SEPARATION and observed[index].tokens)
+        )
+        if not separation:
+            return {}
+        told = len(separation) - len(self.lost)
+        return {"separation": min(separation.values()), "gates": float(told)}
 
 
 def strengths(handle: SoftenHandle) -> dict[str, float]:
@@ -81,9 +111,21 @@ def fixed_probe(
     if any, with which at strength 0 massive tokens are found.
     """
     ids, mask = probe_texts(tokenizer, report)
-    with handle.at_strength(0.0) if handle else nullcontext():
+    if handle is None:
         (batch,) = probe_batches(model, report, ids, mask, batch_size=len(ids))
-    return Probe(batch=batch, layer=report.layer, handle=handle)
+        return Probe(batch=batch, layer=report.layer, handle=None)
+    with handle.at_strength(0.0), observing(handle) as seen:
+        (batch,) = probe_batches(model, report, ids, mask, batch_size=len(ids))
+    real = batch.attention_mask.bool()
+    picked = {
+        index: tokens
+        for index, o in seen.items()
+        if o.units is not None
+        and (tokens := (o.units.cpu() > 1) & real).any()
+        # not one that an earlier layer left nothing to touch (site=residual_stream)
+        and handle.touched_first.get(index, 1)
+    }
+    return Probe(batch=batch, layer=report.layer, handle=handle, picked=picked)
 
 
 def probe_texts(tokenizer: Any, report: MELayerReport) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +13,24 @@ from torch import Tensor, nn
 
 from wemask.decoder.parts import Block
 from wemask.decoder.passage import evaluating
-from wemask.decoder.sharded import whole
+from wemask.decoder.sharded import runnable, whole
 from wemask.errors import PatchError
 from wemask.operator.layers import Observation, Softening, restore_classes, swap_classes
 from wemask.operator.settings import WeMaskConfig, check_strength
 
 if TYPE_CHECKING:
     from wemask.detection.me_layer import MELayerReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """What detection found in a softened model later, when its gates were calibrated again."""
+
+    step: int | None
+    """Optimizer step; None: by `wemask recalibrate`."""
+    first: "MELayerReport"
+    """What the model was softened with, before any training."""
+    found: "MELayerReport"
 
 
 class SoftenHandle:
@@ -28,12 +40,17 @@ class SoftenHandle:
 
     Attributes:
         config: the settings.
-        report: the detected ME Layer, or None when everything was given by number.
+        report: the detected ME Layer with the gates in force, or None when everything was given by
+            number.
+        calibrated: what the gates in force come from, where they were calibrated again.
         layers: the softened layers.
         left_alone: layers that were chosen but whose gate tells no massive tokens, with the reason.
         dims: per layer the softened dims; None where they are chosen anew in each forward.
         fill: per layer what these dims go towards; empty where that is zero.
-        tokens_touched: per layer, how many tokens of the probe prompt were softened.
+        tokens_touched: per layer, how many tokens of the probe prompt are softened: as last seen,
+            when the model was softened, calibrated or saved.
+        touched_first: the same when it was softened first, before any training; empty where that is
+            not known any more (of a run of version 0.1).
         removed_energy: share of these tokens' squared norm that the softening removed there.
     """
 
@@ -42,14 +59,22 @@ class SoftenHandle:
     ) -> None:
         self.config = config
         self.report = report
+        self.calibrated: Calibrated | None = None
         self.layers: list[int] = []
         self.left_alone: dict[int, str] = {}
         self.dims: dict[int, list[int] | None] = {}
         self.fill: dict[int, list[float]] = {}
         self.tokens_touched: dict[int, int] = {}
+        self.touched_first: dict[int, int] = {}
         self.removed_energy = 0.0
         self.model = model
         self.blocks: list[Block] = []
+
+    @property
+    def silent(self) -> list[int]:
+        """The layers that touched a token at first and touch none now: training took it away."""
+        touched = self.tokens_touched
+        return [i for i in self.layers if self.touched_first.get(i, 1) and not touched.get(i)]
 
     @property
     def strength(self) -> float:
@@ -106,6 +131,27 @@ class SoftenHandle:
         finally:
             for softening, value in before:
                 softening.strength = value
+
+    def use_gates(self, report: "MELayerReport", calibrated: Calibrated | None) -> None:
+        """Tell tokens by the gates of a report from the next forward on, in the same layers."""
+        self.report, self.calibrated = report, calibrated
+        if self.config.uses_gates:
+            for softening in self.softenings():
+                if gate := report.gates.get(softening.index):
+                    softening.set_thresholds(gate.of(self.config.tokens))
+
+    def look(self, model: nn.Module | None = None) -> None:
+        """See what the softening does to the probe prompt now.
+
+        Args:
+            model: what runs, where that is not the softened model itself: under FSDP2 the outermost
+                module. Where parameters are sharded, all ranks must look.
+        """
+        observed = observe(self, self.model if model is None else model)
+        self.tokens_touched = {index: o.tokens for index, o in observed.items()}
+        energy = sum(o.energy for o in observed.values())
+        removed = sum(o.removed for o in observed.values())
+        self.removed_energy = removed / energy if energy else 0.0
 
     def softenings(self) -> list[Softening]:
         if not self.blocks:
@@ -171,7 +217,7 @@ def observe(
     if input_ids is None:
         input_ids = probe_ids(model, handle.report)
     with observing(handle) as observed, evaluating(model):
-        model(input_ids=input_ids, use_cache=False, **inputs)
+        runnable(model, handle.model)(input_ids=input_ids, use_cache=False, **inputs)
     return observed
 
 

@@ -54,19 +54,23 @@ class Softening(nn.Module):
         self.norm_name = norm_name if config.site == "residual_copy" else None
         self.register_buffer("dims", None, persistent=False)
         self.register_buffer("fill", None, persistent=False)
-        massive = torch.tensor(list(thresholds), dtype=torch.int64, device=device)
-        self.register_buffer("massive_dims", massive, persistent=False)
-        values = torch.tensor(list(thresholds.values()), dtype=torch.float32, device=device)
-        self.register_buffer("thresholds", values, persistent=False)
+        self.register_buffer("massive_dims", torch.empty(0, device=device), persistent=False)
+        self.register_buffer("thresholds", None, persistent=False)
+        self.by_content, self.now = config.by_content, Now()
+        self.set_thresholds(thresholds)
         self.strength: float | None = config.final_strength
         self.register_parameter("theta", None)
         if isinstance(config.strength, LearnableStrength):
             self.strength, self.scale = None, config.strength.scale
             self.theta = nn.Parameter(torch.tensor([config.strength.theta()], device=device))
         self.observed: Observation | None = None
-        self.by_content = config.by_content
-        bounds = thresholds.values() if self.by_content else ()
-        self.now = Now(bound=min(bounds, default=0.0))
+
+    def set_thresholds(self, thresholds: dict[int, float]) -> None:
+        """Tell massive tokens by these from the next forward on: dim -> tau."""
+        device, taus = self.massive_dims.device, [*thresholds.values()]
+        self.massive_dims = torch.tensor([*thresholds], dtype=torch.int64, device=device)
+        self.thresholds = torch.tensor(taus, dtype=torch.float32, device=device)
+        self.now.bound = min(taus, default=0.0) if self.by_content else 0.0
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Leave theta out; the class docstring says why."""
@@ -101,6 +105,8 @@ class Softening(nn.Module):
         if self.massive_dims.device != residual.device:
             self.to(residual.device)  # accelerate runs offloaded layers on another device
         if self.by_content:
+            if self.observed is not None:
+                self.observed.units = self._units(residual)
             return massive_tokens(residual, self.massive_dims, self.thresholds)
         if self.position is None:
             return torch.arange(residual.shape[1], device=residual.device).unsqueeze(0) == 0
@@ -111,6 +117,11 @@ class Softening(nn.Module):
         if self.tokens == "wrong":  # no thresholds: none is massive
             gate = gate & ~massive_tokens(residual, self.massive_dims, self.thresholds)
         return gate
+
+    def _units(self, residual: Tensor) -> Tensor:
+        """Largest |h| of each token over the thresholds, float32 [B, T]; massive above 1."""
+        columns = residual.detach().index_select(-1, self.massive_dims).float()
+        return (columns.abs() / self.thresholds).amax(-1)
 
     def _cached_length(self, past: Any) -> int:
         if past is None:
@@ -158,8 +169,8 @@ class Now:
 
     __slots__ = ("bound", "gate", "norm", "ordinary", "residual")
 
-    def __init__(self, *, bound: float) -> None:
-        self.bound = bound  # what no coordinate of an ordinary token exceeds; 0: not known
+    def __init__(self) -> None:
+        self.bound = 0.0  # what no coordinate of an ordinary token exceeds; 0: not known
         self.ordinary = False  # no token is massive
         self.gate: Tensor | None = None  # bool [B, T]
         self.residual: Tensor | None = None  # [B, T, D], where the norm has to be run again
@@ -188,6 +199,7 @@ class Observation:
     def __init__(self, mask: Tensor | None = None) -> None:
         self.mask = mask
         self.tokens = 0
+        self.units: Tensor | None = None  # |h| over thresholds, float32 [B, T]; None: no gate asked
         self.scores: Tensor | None = None  # of |x|, float32 [D]
         self.total: Tensor | None = None  # of x, float32 [D]
         self.energy = self.removed = 0.0  # of these tokens: sum of x^2, and what of it is gone

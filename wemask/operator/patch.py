@@ -39,6 +39,7 @@ def soften(
     dims: Mapping[int, Sequence[int]] | None = None,
     fill: Mapping[int, Sequence[float]] | None = None,
     learned: Mapping[int, float] | None = None,
+    may_touch_nothing: bool = False,
 ) -> SoftenHandle:
     """Soften the attention input of massive tokens in `model`, in place, until removed.
 
@@ -51,6 +52,7 @@ def soften(
         dims: per layer the dims of a saved softening, instead of choosing them anew.
         fill: per layer the values of a saved softening with fill=mean, likewise.
         learned: per layer the theta of a saved learnable strength, instead of its initial value.
+        may_touch_nothing: of a saved softening, whose tokens training may have taken away.
 
     Returns:
         The handle: `with soften(...) as handle:` or `handle.remove()`.
@@ -94,7 +96,9 @@ def soften(
         _set_fill(handle, choose_fill(config, handle.dims, seen) if fill is None else fill)
         if learned:
             handle.learned = learned
-        _probe(handle, base)
+        handle.look()
+        handle.touched_first = handle.tokens_touched
+        _check_touched(handle, may_touch_nothing)
     except BaseException:
         handle.uninstall()
         raise
@@ -217,7 +221,7 @@ def _tellable(
         PatchError: no layer is left.
     """
     wrong = config.tokens == "wrong"
-    if report is None or not (config.by_content or wrong):
+    if report is None or not config.uses_gates:
         return layers, {}
     alone = {}
     for layer in layers:
@@ -289,7 +293,7 @@ def _warn(config: WeMaskConfig, report: MELayerReport | None) -> None:
 def _install(handle: SoftenHandle, decoder: Decoder, layers: tuple[int, ...]) -> None:
     config, report = handle.config, handle.report
     gates = report.gates if report is not None else {}
-    if not (config.by_content or config.tokens == "wrong"):
+    if not config.uses_gates:
         gates = {}
     model: Any = handle.model
     model.wemask_handle = handle
@@ -352,13 +356,9 @@ def _set_fill(handle: SoftenHandle, fill: Mapping[int, Sequence[float]]) -> None
         handle.fill[softening.index] = list(values)
 
 
-def _probe(handle: SoftenHandle, model: nn.Module) -> None:
-    """See what the softening does on the probe prompt; PatchError: nothing."""
-    observed = observe(handle, model)
-    handle.tokens_touched = {index: o.tokens for index, o in observed.items()}
-    energy = sum(o.energy for o in observed.values())
-    handle.removed_energy = sum(o.removed for o in observed.values()) / energy if energy else 0.0
-    if sum(handle.tokens_touched.values()):
+def _check_touched(handle: SoftenHandle, may_touch_nothing: bool) -> None:
+    """Raise PatchError where the softening touches nothing of the probe prompt."""
+    if may_touch_nothing or any(handle.tokens_touched.values()):
         return
     hint = (
         "Massive tokens exist only after the ME Layer and before they are erased; run `wemask "

@@ -20,6 +20,7 @@ DIMS = (
 SITES = ("attention_input", "residual_copy", "residual_stream")
 FILLS = ("zero", "mean")
 LARGEST_SCALE = 1e9  # theta is float32: beyond it, scale * theta is no number any more
+RECALIBRATE = ("never", "at_end")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,9 @@ class WeMaskConfig:
     steps}; or `learnable` (short for {initial: 0.9, scale: 100}), trained with the model."""
     seed: int = 0
     """Of `dims=random`; 1 + seed is the place of the token of `tokens=wrong`."""
+    recalibrate: str | int = "at_end"
+    """When training calibrates the gates again, on the weights as they are then: at_end | never | a
+    number n, every n optimizer steps and at the end. Layers, dims and fill stay as chosen."""
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, list):  # lists come from YAML and JSON; stored as a tuple
@@ -116,6 +120,11 @@ class WeMaskConfig:
         problems = [*self._problems(), *self._clashes(), *self._strength_problems()]
         if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             problems.append(f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}.")
+        if self.recalibrate not in RECALIBRATE and not self.recalibrate_every:
+            problems.append(
+                f"recalibrate is one of {', '.join(RECALIBRATE)}, or a number of steps >= 1; got "
+                f"{self.recalibrate!r}.{nearest(str(self.recalibrate), RECALIBRATE)}"
+            )
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -189,6 +198,17 @@ class WeMaskConfig:
         return self.tokens in ("massive", "primary")
 
     @property
+    def uses_gates(self) -> bool:
+        """True where a layer's gate says which tokens are softened, or which are not."""
+        return self.by_content or self.tokens == "wrong"
+
+    @property
+    def recalibrate_every(self) -> int | None:
+        """Steps from one calibration to the next in training; None: at the end or never."""
+        n = self.recalibrate
+        return n if type(n) is int and n >= 1 else None
+
+    @property
     def position(self) -> int | None:
         """Place in its document of the token that is softened; None where content or index say."""
         return {"first": 0, "wrong": 1 + self.seed}.get(self.tokens)
@@ -221,8 +241,13 @@ class WeMaskConfig:
         return k
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML and JSON; `from_dict` reads them back."""
+        """Plain values for YAML and JSON; `from_dict` reads them back.
+
+        `recalibrate` is left out at its default: runs from before it keep their names.
+        """
         values = asdict(self)
+        if self.recalibrate == "at_end":
+            del values["recalibrate"]
         if isinstance(self.layers, tuple):
             values["layers"] = list(self.layers)
         return values

@@ -19,6 +19,8 @@ TRAINING = {
 SOFTENING = {
     "strength": ["train/wemask/strength"],
     "tokens touched in the probe texts": ["train/wemask/tokens_touched"],
+    "separation of the gates": ["train/wemask/separation"],
+    "layers whose gate tells": ["train/wemask/gates"],
     "massive magnitude": ["train/wemask/massive_max", "train/wemask/massive_magnitude"],
     "massive ratio": ["train/wemask/massive_ratio"],
     "sink mass": ["train/wemask/sink_mass", "train/wemask/sink_mass_first"],

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +34,17 @@ class SofteningCallback(TrainerCallback):
     def on_train_end(self, *_: Any, **__: Any) -> None:
         if isinstance(self.handle.config.strength, StrengthSchedule):
             self.handle.set_strength(self.handle.config.final_strength)
+
+
+class RecalibrateCallback(TrainerCallback):
+    """Calibrates the gates again every `every` steps; before the step is watched and saved."""
+
+    def __init__(self, calibrate: Callable[[int], None], every: int) -> None:
+        self.calibrate, self.every = calibrate, every
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0:
+            self.calibrate(state.global_step)
 
 
 class InterruptCallback(TrainerCallback):

@@ -103,6 +103,7 @@ class WatchCallback(TrainerCallback):
             self._pending = self._measure()
         except DIVERGED as error:
             self._say_once("diverged", f"Not watched at step {state.global_step}: {error}")
+        self._warn_of_lost_gates(state.global_step)
         control.should_log = True
         self._adapt(time.perf_counter() - began, mean(self._steps))
         self._steps.clear()
@@ -127,6 +128,15 @@ class WatchCallback(TrainerCallback):
             f"every {2 * self.interval} steps.",
         )
         self.interval *= 2
+
+    def _warn_of_lost_gates(self, step: int) -> None:
+        for layer in sorted(self.probe.lost):
+            self._say_once(
+                f"gate {layer}",
+                f"Step {step}: layer {layer} has lost its gate, which tells the massive tokens of "
+                "the probe texts no more (docs/wandb.md: wemask/separation). What becomes of it at "
+                "the end, operator.recalibrate says.",
+            )
 
     def _say_once(self, what: str, text: str) -> None:
         if what not in self._said and self.trainer.is_world_process_zero():

@@ -14,6 +14,7 @@ from wemask.files import digest
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
 from wemask.settings.config import RunConfig
+from wemask.settings.texts import DetectionConfig
 from wemask.train.adapters import load_adapted
 
 
@@ -65,17 +66,26 @@ def detect_run(
     Raises:
         DataError, DetectionError: texts that cannot be read, or nothing to read.
     """
-    settings, limit = config.detection, config.trainer_value("max_length")
+    limit = config.trainer_value("max_length")
+    read = reading(config.detection, tokenizer, examples, limit)
+    return detect(model, tokenizer, criterion=config.model.criterion, **read)
+
+
+def reading(
+    settings: DetectionConfig, tokenizer: Any, examples: Any, max_length: int | None
+) -> dict[str, Any]:
+    """What detection reads in a run, as arguments of `detect` and `recalibrate`.
+
+    Raises:
+        DataError: texts that cannot be read.
+    """
     count = min(settings.examples, len(examples))
-    shown = [chat.loss_mask(examples[i], tokenizer, max_length=limit) for i in range(count)]
-    return detect(
-        model,
-        tokenizer,
-        texts=settings.read_texts(),
-        chats=settings.chats,
-        examples=[mask.input_ids for mask in shown],
-        criterion=config.model.criterion,
-    )
+    shown = [chat.loss_mask(examples[i], tokenizer, max_length=max_length) for i in range(count)]
+    return {
+        "texts": settings.read_texts(),
+        "chats": settings.chats,
+        "examples": [mask.input_ids for mask in shown],
+    }
 
 
 def _detect_together(

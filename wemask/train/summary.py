@@ -9,10 +9,11 @@ from rich.table import Table
 from torch import nn
 
 from wemask.data import chat
-from wemask.detection.me_layer import MELayerReport, layers_by_reason, plain_size
+from wemask.detection.me_layer import Gate, MELayerReport, layers_by_reason, plain_size
 from wemask.distributed import is_rank
 from wemask.errors import WemaskError
 from wemask.files import say
+from wemask.operator.recalibration import Moved, is_lost
 from wemask.operator.settings import LearnableStrength, StrengthSchedule
 from wemask.settings.config import RunConfig
 from wemask.train.adapters import lora_size
@@ -142,9 +143,12 @@ def operator_words(config: RunConfig) -> str:
     """The operator's settings in one line."""
     op = config.operator
     fill = "" if op.fill == "zero" else f"fill {op.fill}, "
+    every = op.recalibrate_every
+    again = f", calibrated every {every} steps" if every else ""
+    again = ", never calibrated again" if op.recalibrate == "never" else again
     return (
         f"rate {op.rate:g}, layers {op.layers}, tokens {op.tokens}, dims {op.dims}, "
-        f"site {op.site}, {fill}strength {_strength_words(op.strength)}"
+        f"site {op.site}, {fill}strength {_strength_words(op.strength)}{again}"
     )
 
 
@@ -185,6 +189,34 @@ def layer_table(report: MELayerReport) -> Table:
     return table
 
 
+def moved_table(moved: Moved) -> Table:
+    """The gates of the softened layers before training and now."""
+    table = Table(title="gates: before training -> now")
+    for name in ("layer", "dims", "threshold", "separation", "tokens touched"):
+        table.add_column(name, justify="right")
+    first, now = moved.handle.touched_first, moved.handle.tokens_touched
+    for layer, old, new in moved.rows():
+        lost = is_lost(new)
+        values = [
+            (", ".join(map(str, old.dims)), "-" if lost else ", ".join(map(str, new.dims))),
+            (_threshold(old), "-" if lost else _threshold(new)),
+            (_separation(old), "lost" if lost else _separation(new)),
+            (str(first.get(layer, "?")), str(now.get(layer, "?"))),
+        ]
+        cells = [a if a == b else f"{a} -> {b}" for a, b in values]
+        table.add_row(str(layer), *cells, style="yellow" if lost else "")
+    return table
+
+
+def _threshold(gate: Gate) -> str:
+    taus = [*gate.thresholds.values()] or [*gate.primary.values()]
+    return plain_size(min(taus)) if taus else "-"
+
+
+def _separation(gate: Gate) -> str:
+    return "all" if gate.separation is None else f"{gate.separation:.3g}x"
+
+
 def _told(report: MELayerReport, layer: int) -> str:
     """The separation of a layer's gate; "no" where it tells no massive tokens."""
     gate = report.gates.get(layer)
@@ -192,4 +224,4 @@ def _told(report: MELayerReport, layer: int) -> str:
         return ""
     if not gate.thresholds:
         return "no" if gate.separation is None else f"no ({gate.separation:.2f}x)"
-    return "all" if gate.separation is None else f"{gate.separation:.3g}x"
+    return _separation(gate)

@@ -15,7 +15,8 @@ from torch import nn
 from transformers import set_seed
 
 from wemask import distributed
-from wemask.checkpoint.save_load import CONFIG_NAME, manifest_values, read_config, save, write_marks
+from wemask.checkpoint.manifest import CONFIG_NAME, manifest_values, read_manifest, write_marks
+from wemask.checkpoint.save_load import save
 from wemask.data import chat
 from wemask.data.audit import Audit, audit, named
 from wemask.data.examples import load_split
@@ -43,6 +44,7 @@ from wemask.train.engine_check import (
 from wemask.train.monitoring import WatchCallback
 from wemask.train.prepare import Prepared, prepare
 from wemask.train.progress import ProgressCallback
+from wemask.train.recalibration import Recalibration
 from wemask.train.saved_state import (
     is_finished,
     last_checkpoint,
@@ -202,17 +204,18 @@ def _fit(
     interrupt = InterruptCallback()
     watch = _watch(config, prepared, folder, console)
     examples, apart = data
+    again = Recalibration.of(config, prepared, examples, console)
     checkpoint = distributed.on_main(lambda: _whole_checkpoint(folder, console))
-    trainer = build_trainer(config, prepared, examples, loss, folder, interrupt, watch, apart)
+    trainer = build_trainer(
+        config, prepared, examples, loss, folder, interrupt, watch, validation=apart, again=again
+    )
     distributed.check_world(trainer.args.world_size)
     if checkpoint is not None:
         check_resumable(Path(checkpoint), trainer, config.typed)
         note(console, f"Resuming from {checkpoint}.")
         trainer._total_train_tokens = tokens_read(Path(checkpoint)) or 0
-        if prepared.handle is not None and prepared.handle.learned:
-            # The trainer restores weights and optimizer; theta is in no state_dict.
-            saved = read_config(Path(checkpoint))["learned"]
-            prepared.handle.learned = {int(index): theta for index, theta in saved.items()}
+        if prepared.handle is not None:
+            _restore_operator(prepared.handle, Path(checkpoint))
     elif watch is not None:
         watch.measure_untrained()
     with ExitStack() as stack:
@@ -225,8 +228,21 @@ def _fit(
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
     _take_best(trainer, prepared, console)
+    if again is not None:
+        again.at_end()
     with saving(folder):
         _save_final(trainer, prepared, folder)
+
+
+def _restore_operator(handle: SoftenHandle, checkpoint: Path, *, theta: bool = True) -> None:
+    """Give the operator what the trainer does not restore: theta, and gates calibrated again."""
+    saved = read_manifest(checkpoint)
+    if not handle.learned:
+        handle.set_strength(saved.strength)
+    elif theta:
+        handle.learned = saved.learned
+    if saved.calibrated is not None and saved.report is not None:
+        handle.use_gates(saved.report, saved.calibrated)
 
 
 @contextmanager
@@ -266,7 +282,7 @@ def trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> A
             # Here and not in on_save, which comes after the trainer state: a checkpoint that
             # looks whole then has its operator.
             super().save_model(output_dir, _internal_call)
-            values = None if handle is None else manifest_values(handle)
+            values = None if handle is None else manifest_values(handle, self.model)
             if self.is_world_process_zero():
                 path = Path(output_dir or str(self.args.output_dir))
                 write_engine(path, self)
@@ -287,7 +303,9 @@ def build_trainer(
     folder: Path,
     interrupt: InterruptCallback,
     watch: WatchCallback | None = None,
+    *,
     validation: Any = None,
+    again: Recalibration | None = None,
 ) -> Any:
     """TRL's SFTTrainer with our callbacks, its model wrapped by PEFT where that is asked for.
 
@@ -315,6 +333,10 @@ def build_trainer(
             trainer.add_callback(softening)
             for module in handle.softenings():
                 module.requires_grad_(True)  # PEFT froze a learned strength with the base
+        if again is not None:
+            again.trainer = trainer
+            if (callback := again.callback()) is not None:
+                trainer.add_callback(callback)
         if watch is not None:
             watch.trainer = trainer
             trainer.add_callback(watch)
@@ -402,14 +424,9 @@ def _take_best(trainer: Any, prepared: Prepared, console: Console) -> None:
     if not (trainer.args.load_best_model_at_end and best):
         return
     say(console, f"The best checkpoint is the final model: {best} ({trainer.state.best_metric:g}).")
-    handle = prepared.handle
-    if handle is None:
-        return
-    saved = read_config(Path(best))
-    if not handle.learned:
-        handle.set_strength(saved["strength"])
-    elif not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # these restore theta
-        handle.learned = {int(index): theta for index, theta in saved["learned"].items()}
+    if prepared.handle is not None:
+        engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled  # which restores theta
+        _restore_operator(prepared.handle, Path(best), theta=not engine)
 
 
 def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
