@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, fields
 from functools import reduce
 from operator import getitem
+from sys import maxsize
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, WrapValidator
@@ -48,8 +49,8 @@ def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_filled)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=maxsize)]
+Whole = Annotated[int, Field(ge=0, le=maxsize)]
 # 1 stays 1, for pydantic would make it 1.0: another digest, so another run folder
 Number = Annotated[float, WrapValidator(_as_given)]
 

@@ -3,7 +3,6 @@
 A row keeps the place that it was read from, for messages; no item ever holds it.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pyarrow
 from datasets import Dataset
 
-from wemask.data import records
+from wemask.data import folders, records
 from wemask.errors import DataError, nearest
+from wemask.files import parse_json
 
 WHERE = "wemask_where"
 SUBJECT = "subject"  # the column that says which subtask of a group a row belongs to
@@ -34,9 +34,9 @@ def read_rows(path: str) -> list[Row]:
     Lists and objects in the cells of a CSV file are JSON.
     """
     rows = list[Row]()
-    for file in records.find_files(Path(path).expanduser(), "test"):
+    for file in folders.find_files(Path(path).expanduser(), "test"):
         found = [{**fields, WHERE: where} for where, fields in records.read_records(file)]
-        if file.name.lower().endswith((".csv", ".csv.gz")):
+        if records.extension(file) in (".csv", ".tsv"):
             found = [{name: _cell(value) for name, value in row.items()} for row in found]
         rows += found
     return rows
@@ -46,8 +46,8 @@ def _cell(value: str) -> Any:
     if not value.startswith(("[", "{")):
         return value
     try:
-        return json.loads(value)
-    except ValueError:  # a text that happens to begin with a bracket
+        return parse_json(value, "the cell", kind=None)
+    except DataError:  # a text that happens to begin with a bracket
         return value
 
 
