@@ -137,8 +137,8 @@ def _exists(path: Path) -> bool:
 
 def _missing(path: Path) -> str:
     folder = path.parent
-    if not (_exists(folder) and folder.is_dir()):
-        return f"No such file: {path} (nor is there a folder {folder})."
+    if not (_exists(folder) and folder.is_dir() and os.access(folder, os.R_OK)):
+        return f"No such file: {path} (nor is there a folder {folder} that can be read)."
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() or has_data_extension(p))
     holds = f" {folder}/ holds: {', '.join(names[:8])}." if names else f" {folder}/ holds no data."
     return f"No such file: {path}.{nearest(path.name, names)}{holds}"

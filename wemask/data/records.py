@@ -354,13 +354,14 @@ def _say_replaced(path: Path, count: int) -> None:
         _say_once(path, "%d lone halves of surrogate pairs are read as U+FFFD", count)
 
 
-_said: set[tuple[Path, str]] = set()
+_said: set[tuple[object, ...]] = set()
 
 
 def _say_once(path: Path, what: str, *values: object) -> None:
     """A file is read more than once; how is said the first time."""
-    if (path, what) not in _said:
-        _said.add((path, what))
+    said = (path, what, *values)
+    if said not in _said:
+        _said.add(said)
         logger.warning("%s: " + what + ".", path, *values)
 
 
