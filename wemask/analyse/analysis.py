@@ -32,7 +32,6 @@ from wemask.analyse.rows import table
 from wemask.checkpoint.fingerprint import sample_weights
 from wemask.decoder.parts import unwrap
 from wemask.detection.me_layer import MELayerReport
-from wemask.embedded.problems import MOST
 from wemask.errors import ConfigError, DetectionError, nearest
 from wemask.evaluate.journal import Journal
 from wemask.files import digest, saving, say, write_whole
@@ -82,8 +81,6 @@ class AnalysisConfig:
             if (value := getattr(self, name)) < low:
                 option = name.replace("_", "-")
                 problems.append(f"--{option} must be {low} or more, got {value}.")
-        if self.count > MOST:
-            problems.append(f"--count must be at most {MOST:,}, got {self.count}.")
         if problems:
             raise ConfigError("\n".join(problems))
 

@@ -33,7 +33,7 @@ SOUGHT = {
     "string_pattern_mismatch": "like {pattern}",
     "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le:g}",
+    "less_than_equal": "at most {le}",
 }
 
 
@@ -50,7 +50,7 @@ def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
 
 Text = Annotated[str, AfterValidator(_filled)]
 Count = Annotated[int, Field(ge=1, le=maxsize)]
-Whole = Annotated[int, Field(ge=0, le=maxsize)]
+Whole = Annotated[int, Field(ge=0)]
 # 1 stays 1, for pydantic would make it 1.0: another digest, so another run folder
 Number = Annotated[float, WrapValidator(_as_given)]
 
