@@ -113,6 +113,8 @@ def _deeper(values: Any, levels: int) -> bool:
             if isinstance(value, dict | list)
             for inner in (value.values() if isinstance(value, dict) else value)
         ]
+        if not layer:
+            return False
     return any(isinstance(value, dict | list) for value in layer)
 
 

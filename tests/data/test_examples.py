@@ -114,6 +114,8 @@ def test_embedded_problems_come_as_they_are_generated():
         ({"limit": 0}, "data.limit must be at least 1, got 0"),
         ({"limit": True}, "data.limit must be"),
         ({"n_train": 2.5}, "data.n_train must be"),
+        ({"n_train": 10**12}, r"data.n_train must be at most 1(e\+06|000000), got 1000000000000"),
+        ({"limit": 10**30}, "data.limit must be at most"),
         ({"seed": "a"}, "data.seed must be"),
         ({"columns": {"promt": "x"}}, r"data.columns.promt.*Did you mean 'prompt'"),
         ({"columns": {"prompt": 3}}, "must be a column name, got 3"),

@@ -139,7 +139,8 @@ def test_pinned_and_the_same_in_a_fresh_process():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": -1}, "0 or more, found -1"),
+        ({"n": -1}, "from 0 to 1,000,000, found -1"),
+        ({"n": 10**12}, "from 0 to 1,000,000, found 1,000,000,000,000"),
         ({"n": 1, "split": "tets"}, "Did you mean 'test'"),
         ({"n": 1, "family": "sftt"}, "Did you mean 'sft'"),
     ],

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 def test_plain_text_by_paragraph_or_by_line(tmp_path):
     paragraphs = write(tmp_path, "a.txt", "One\ntwo.\n\nThree.\n\n\n\nFour.\n")
-    assert load_texts(paragraphs, 9) == ["One\ntwo.", "Three.", "Four."]
+    marked = write(tmp_path, "c.txt", "\ufeff" + paragraphs.read_text())
+    assert load_texts(marked, 9) == load_texts(paragraphs, 9) == ["One\ntwo.", "Three.", "Four."]
     lines = write(tmp_path, "b.txt", "One.\nTwo.\n")
     assert load_texts(lines, 9) == ["One.", "Two."]
     assert load_texts(lines, 1) == ["One."]
@@ -39,13 +41,23 @@ def test_columns_of_a_data_file(tmp_path):
 
 
 def test_errors_name_the_file(tmp_path):
-    with pytest.raises(DataError, match=r"none\.txt was sought"):
+    with pytest.raises(DataError, match=r"none\.txt was sought and cannot be read"):
         load_texts(tmp_path / "none.txt", 3)
     with pytest.raises(DataError, match="holds no text"):
         load_texts(write(tmp_path, "empty.txt", "\n\n \n"), 3)
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read as text"):
         load_texts(tmp_path / "bytes.txt", 3)
+    for name in ("pipe.txt", "pipe.jsonl"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match="a pipe or a device"):
+            load_texts(tmp_path / name, 3)
+
+
+def test_half_of_a_surrogate_pair_reaches_no_tokenizer(tmp_path):
+    (text,) = load_texts(write(tmp_path, "a.jsonl", r'{"text": "cut \ud83d"}'), 3)
+    ids, _ = tokenise(load_tokenizer(str(TINY_PATH)), [text], 8)
+    assert text == "cut \ufffd" and ids.shape[1] > 1
 
 
 def test_tokens_are_cut_and_padded():

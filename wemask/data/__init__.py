@@ -1,6 +1,6 @@
 """Records -> examples for SFT, checked as a whole before anything is trained.
 
-`examples.py` first; `records.py` reads files, `layouts.py` knows their columns, `chat.py` the
-template and the loss mask; `schema.py` checks settings and results.json by their types. May import
-`embedded` and errors.
+`examples.py` first; `folders.py` finds files and `records.py` reads them, `layouts.py` knows their
+columns, `chat.py` the template and the loss mask; `schema.py` checks settings and results.json by
+their types. May import `embedded`, `files` and errors.
 """

@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal, cast, get_args
 import datasets
 from datasets import config as datasets_settings
 from datasets.exceptions import DatasetsError
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-from wemask.data import conversations, layouts, messages, records, validation
+from wemask.data import conversations, folders, layouts, messages, records, validation
 from wemask.data.cache_lock import waits_said
 from wemask.data.conversations import Conversation
 from wemask.data.layouts import Layout
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 Name = Literal["embedded", "gsm8k", "gsm8k_cot", "flan", "jsonl", "parquet"]
 NAMES: tuple[str, ...] = get_args(Name)
+Problems = Annotated[int, Field(ge=1, le=problems.MOST)]
 MEMORY_ROWS = 100_000  # more than that are written to the datasets cache and memory-mapped
 SHOWN = 5  # bad records that a message lists; it counts the others
 
@@ -103,9 +104,9 @@ class DataConfig:
     drawn by prompt (`validation.py`), or a file, folder or hub id of the same columns."""
     seed: Seed = 0
     """Seed of the embedded generator, and of the draw of data.validation."""
-    n_train: Count = 4000
+    n_train: Problems = 4000
     """Embedded problems in split=train."""
-    n_test: Count = 500
+    n_test: Problems = 500
     """Embedded problems in split=test."""
     family: problems.Family = "sft"
     """Embedded family: sft (what fine-tuning teaches) | pretrain (what `tiny` knows)."""
@@ -250,7 +251,7 @@ def _embedded(config: DataConfig) -> _Source:
 
 
 def _local(path: Path, config: DataConfig) -> _Source:
-    files = records.find_files(path, config.split)
+    files = folders.find_files(path, config.split)
     filled = _filled((records.read_records(file) for file in files), config.limit)
     found = [
         layouts.recognise(list(counts), config.columns, str(file))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, fields
 from functools import reduce
 from operator import getitem
+from sys import maxsize
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError, WrapValidator
@@ -49,7 +50,7 @@ def _as_given(value: Any, check: Callable[[Any], float]) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_filled)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=maxsize)]
 Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # NumPy takes no other
 # 1 stays 1, for pydantic would make it 1.0: another digest, so another run folder

@@ -24,6 +24,7 @@ SPLITS: tuple[str, ...] = get_args(Split)
 FAMILIES: tuple[str, ...] = get_args(Family)
 LARGEST = 99  # of all quantities: two digits at most
 TEST_SHARE = 0.2
+MOST = 1_000_000  # problems that are made at once, and held in memory
 
 NAMES = tuple("Tom Mia Sam Ann Bob Eva Leo Zoe Max Ivy Dan Kim Joe Amy Ray Sue".split())
 ITEMS = tuple("apples pears books coins cards pens cups eggs hats balls stamps shells".split())
@@ -68,10 +69,10 @@ def generate(
 ) -> list[Problem]:
     """Return `n` different problems; the first `m < n` of them are `generate(m, ...)`.
 
-    Raises `DataError` for a negative `n`, an unknown split or an unknown family.
+    Raises `DataError` for an `n` that is not 0..MOST, an unknown split or an unknown family.
     """
-    if n < 0:
-        raise DataError(f"The number of problems must be 0 or more, found {n}.")
+    if not 0 <= n <= MOST:
+        raise DataError(f"The number of problems must be from 0 to {MOST:,}, found {n:,}.")
     if split not in SPLITS:
         raise DataError(f"No split {split!r}: use one of {SPLITS}.{nearest(split, SPLITS)}")
     if family not in FAMILIES:

@@ -12,6 +12,7 @@ from wemask.data.schema import Text, Whole, settings
 from wemask.detection.calibration import padded
 from wemask.embedded.problems import generate
 from wemask.errors import DataError
+from wemask.files import read_text
 
 MAX_LISTED = 8
 MOST = 256  # texts of detection.texts
@@ -53,8 +54,6 @@ def load_texts(source: Path | None, count: int, column: str | None = None) -> li
     if source is None:
         problems = generate(count, seed=0, split="test", family="pretrain")
         return [f"{problem['question']}\n{problem['answer']}" for problem in problems]
-    if not source.is_file():
-        raise DataError(f"{source} was sought (texts) and not found. Give a .txt or a data file.")
     if has_data_extension(str(source)):
         texts = (_text_of(fields, column, where) for where, fields in read_records(source))
     else:
@@ -67,10 +66,7 @@ def load_texts(source: Path | None, count: int, column: str | None = None) -> li
 
 def _parts(source: Path) -> Iterator[str]:
     """The texts of a .txt file."""
-    try:
-        whole = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source} cannot be read as text: {error}.") from error
+    whole = read_text(source).removeprefix("\ufeff")
     parts = whole.split("\n\n") if "\n\n" in whole.strip() else whole.splitlines()
     return (part.strip("\n") for part in parts)
 

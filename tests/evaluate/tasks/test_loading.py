@@ -203,7 +203,7 @@ def test_the_names_are_really_lm_evals() -> None:
     ("name", "text", "words"),
     [
         ("bad.jsonl", '{"question": "a", "answer": "1"}\n{"question": \n', r"bad\.jsonl, line 2"),
-        ("list.jsonl", "[1, 2]\n", r"line 1: expected one JSON object per line"),
+        ("list.jsonl", "[1, 2]\n", r"line 1 must hold an object, found list"),
         ("empty.jsonl", "", r"empty\.jsonl is empty"),
         ("columns.jsonl", '{"questions": "a", "answer": "1"}\n', "Did you mean 'questions'"),
         ("blank.jsonl", '\n{"question": " ", "answer": "1"}\n', "line 2: expected text"),

@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 
 from wemask.errors import ConfigError, DataError
 from wemask.evaluate.evaluation import TaskConfig, check_tasks
-from wemask.evaluate.tasks import loading
+from wemask.evaluate.tasks import loading, local
 
 MMLU = [
     {"question": "Bones?", "subject": "anatomy", "choices": list("pqrs"), "answer": 1},
@@ -68,6 +68,14 @@ def test_a_csv_file_gives_the_same_items(tiny: Any, tmp_path: Path) -> None:
     second = run(tiny.model, tiny, [mmlu(table)], tmp_path / "b")["mmlu"]
     assert second.samples == first.samples
     assert second.conditions == first.conditions
+
+
+def test_cells_of_a_table_are_json_where_they_can_be(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    path = tmp_path / "m.tsv"
+    path.write_text(f"a\tb\tc\n[1, 2]\t[sic] a text\t{deep}\n")
+    (row,) = local.read_rows(str(path))
+    assert (row["a"], row["b"], row["c"]) == ([1, 2], "[sic] a text", deep)
 
 
 @pytest.mark.parametrize(

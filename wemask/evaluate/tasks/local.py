@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow
 from datasets import Dataset
 
-from wemask.data import records
+from wemask.data import folders, records
 from wemask.errors import DataError, nearest
-from wemask.files import parse_json, regular
+from wemask.files import parse_json
 
 WHERE = "wemask_where"
 SUBJECT = "subject"  # the column that says which subtask of a group a row belongs to
@@ -34,10 +34,9 @@ def read_rows(path: str) -> list[Row]:
     Lists and objects in the cells of a CSV file are JSON.
     """
     rows = list[Row]()
-    for file in records.find_files(Path(path).expanduser(), "test"):
-        regular(file)
+    for file in folders.find_files(Path(path).expanduser(), "test"):
         found = [{**fields, WHERE: where} for where, fields in records.read_records(file)]
-        if file.name.lower().endswith((".csv", ".csv.gz")):
+        if records.extension(file) in (".csv", ".tsv"):
             found = [{name: _cell(value) for name, value in row.items()} for row in found]
         rows += found
     return rows
@@ -47,7 +46,7 @@ def _cell(value: str) -> Any:
     if not value.startswith(("[", "{")):
         return value
     try:
-        return parse_json(value, "a cell", kind=None)
+        return parse_json(value, "the cell", kind=None)
     except DataError:  # a text that happens to begin with a bracket
         return value
 
