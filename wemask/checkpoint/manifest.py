@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from wemask.checkpoint.fingerprint import WeightSample, sample_weights
-from wemask.decoder.parts import rows, unwrap
+from wemask.decoder.parts import find_decoder, rows, unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ModelError, PatchError, WemaskError
 from wemask.files import kind_of, read_json
@@ -84,6 +84,7 @@ def manifest_values(handle: SoftenHandle) -> dict[str, Any]:
         "layers": handle.layers,
         # The dims themselves: training moves norm weights, and re-choosing could find others.
         "dims": {str(i): dims for i, dims in handle.dims.items()},
+        "budget": max((len(dims or ()) for dims in handle.dims.values()), default=0),
         "fill": {str(i): values for i, values in handle.fill.items()},
         "parts": getattr(handle.model, "wemask_parts", {}),
         "vocabulary": rows(handle.model),
@@ -113,6 +114,8 @@ class Manifest:
     """Raw parameter of a learnable strength per layer; empty where it was a number."""
     layers: list[int]
     dims: dict[int, list[int]] | None  # None where each forward chooses its own
+    budget: int | None
+    """Most dims of a layer; None in a file of version 0.1, where the rate says it."""
     fill: dict[int, list[float]]  # what the dims go towards; empty where that is zero
     report: MELayerReport | None
     base_model: str
@@ -182,6 +185,9 @@ def read_manifest(folder: Path) -> Manifest:
             dims=None
             if open_dims
             else {int(i): _indices(f"dims of layer {i}", d) for i, d in dims.items()},
+            budget=None
+            if (most := values.get("budget")) is None
+            else _indices("budget", [most])[0],
             fill={
                 int(i): _must(_are_numbers(v), f"fill of layer {i}", "a list of numbers", v)
                 for i, v in fill.items()
@@ -223,6 +229,16 @@ def _text(name: str, values: Mapping[str, Any]) -> str:
     return _must(isinstance(value, str), name, "a text", value)
 
 
+def _check_budget(saved: Manifest, width: int) -> None:
+    """Raise PatchError where a layer has more dims than it was softened in."""
+    if saved.dims is None or (saved.budget is None and saved.config.dims == "massive"):
+        return
+    most = saved.config.budget(width) if saved.budget is None else saved.budget
+    for index, dims in saved.dims.items():
+        if len(dims) > most:
+            raise PatchError(f"Layer {index} has {len(dims)} dims, where {most} were softened.")
+
+
 # --- back into a model ----------------------------------------------------------------------------
 
 
@@ -236,6 +252,7 @@ def restore(model: nn.Module, saved: Manifest) -> SoftenHandle:
     if saved.parts and not hasattr(base, "wemask_parts"):
         base.wemask_parts = dict(saved.parts)
     try:
+        _check_budget(saved, find_decoder(base).hidden_size)
         handle = soften(
             model,
             saved.report,
