@@ -65,7 +65,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "dims above the rate of 0.1": (
         lambda folder: [
-            change("budget", None)(folder),
+            change("budget", 0)(folder),
             change("dims", {**DIMS, "3": [*range(9)]})(folder),
         ][0],
         r"does not fit .*Layer 3 has 9 dims, where 8 were softened",

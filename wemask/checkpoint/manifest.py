@@ -114,8 +114,8 @@ class Manifest:
     """Raw parameter of a learnable strength per layer; empty where it was a number."""
     layers: list[int]
     dims: dict[int, list[int]] | None  # None where each forward chooses its own
-    budget: int | None
-    """Most dims of a layer; None in a file of version 0.1, where the rate says it."""
+    budget: int
+    """Most dims of a layer; 0 in a file of version 0.1, where the rate says it."""
     fill: dict[int, list[float]]  # what the dims go towards; empty where that is zero
     report: MELayerReport | None
     base_model: str
@@ -185,9 +185,7 @@ def read_manifest(folder: Path) -> Manifest:
             dims=None
             if open_dims
             else {int(i): _indices(f"dims of layer {i}", d) for i, d in dims.items()},
-            budget=None
-            if (most := values.get("budget")) is None
-            else _indices("budget", [most])[0],
+            budget=_indices("budget", [values.get("budget", 0)])[0],
             fill={
                 int(i): _must(_are_numbers(v), f"fill of layer {i}", "a list of numbers", v)
                 for i, v in fill.items()
@@ -231,9 +229,9 @@ def _text(name: str, values: Mapping[str, Any]) -> str:
 
 def _check_budget(saved: Manifest, width: int) -> None:
     """Raise PatchError where a layer has more dims than it was softened in."""
-    if saved.dims is None or (saved.budget is None and saved.config.dims == "massive"):
+    if saved.dims is None or (not saved.budget and saved.config.dims == "massive"):
         return
-    most = saved.config.budget(width) if saved.budget is None else saved.budget
+    most = saved.budget or saved.config.budget(width)
     for index, dims in saved.dims.items():
         if len(dims) > most:
             raise PatchError(f"Layer {index} has {len(dims)} dims, where {most} were softened.")
