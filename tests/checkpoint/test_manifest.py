@@ -69,12 +69,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "dims twice": (change("dims", {**DIMS, "3": [1, 1]}), r"does not fit .*different .*\[1, 1\]"),
     "dims empty": (
         change("dims", {layer: [] for layer in DIMS}),
-        r"does not fit .*give 1 to 8 .*gives \[\]",
+        r"does not fit .*for layer 2 it gives \[\]",
     ),
     "dims above the rate": (
         change("dims", {**DIMS, "3": [*range(9)]}),
-        r"does not fit .*give 0 to 8 ",
+        r"does not fit .*Layer 3 has 9 dims, where 8 were softened",
     ),
+    "dims above the rate of 0.1": (
+        lambda folder: [
+            change("budget", 0)(folder),
+            change("dims", {**DIMS, "3": [*range(9)]})(folder),
+        ][0],
+        r"does not fit .*Layer 3 has 9 dims, where 8 were softened",
+    ),
+    "budget of text": (change("budget", "8"), r"budget must be a list of whole numbers"),
     "dims null": (change("dims", dict.fromkeys(DIMS)), r"dims=activation, but dims of no layer"),
     "dims a list": (change("dims", [1]), r"is damaged"),
     "other layers": (change("layers", [2, 3]), r"names the layers \[2, 3\], .* \[2, 3, 4\]"),

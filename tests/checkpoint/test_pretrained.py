@@ -118,6 +118,7 @@ CANNOT = r"cannot be loaded \(model_type"
         (CONFIG, "{}", CANNOT),
         (CONFIG, {"num_hidden_layers": "x"}, CANNOT),
         (CONFIG, {"num_hidden_layers": 10**9}, r"says num_hidden_layers=1,000,000,000; no model"),
+        (CONFIG, {"num_hidden_layers": 0}, "says that the model has no layers"),
         (CONFIG, {"num_attention_heads": 0}, CANNOT),
         (CONFIG, {"dtype": "float99"}, CANNOT),
         (CONFIG, {"quantization_config": {"quant_method": "bogus"}}, "quantised by 'bogus'"),

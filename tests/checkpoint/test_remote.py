@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_support import softened
+from checkpoint_support import WEIGHTS, softened
 from families import logits, planted, sequence
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import wemask
@@ -44,3 +45,12 @@ def test_what_it_loads_it_saves_and_loads_again(tmp_path):
     assert torch.equal(logits(again, sequence()), on)
     model.wemask_handle.remove()
     assert not torch.equal(logits(model, sequence()), on)
+
+
+def test_it_opens_no_pickle(tmp_path):
+    softened(tmp_path)
+    wemask.export(tmp_path / "model", tmp_path / "out")
+    torch.save(load_file(tmp_path / "out" / WEIGHTS), tmp_path / "out" / "pytorch_model.wemask.bin")
+    (tmp_path / "out" / WEIGHTS).unlink()
+    with pytest.raises(OSError, match=r"model\.wemask\.safetensors"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)

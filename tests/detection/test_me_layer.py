@@ -164,6 +164,8 @@ def test_a_report_of_version_1_is_read_as_what_it_meant():
     with wemask.soften(shared().model, report, settings()) as handle:
         assert handle.layers == [2, 3, 4] and handle.left_alone == {}
         assert all(handle.tokens_touched.values())
+    with pytest.raises(DetectionError, match="num_layers is 1,000,000,000"):
+        MELayerReport.from_dict({**of_version_1(), "num_layers": 10**9})
     none = {**of_version_1(), "thresholds": {}, "separation_note": "no gap."}
     with pytest.raises(PatchError, match=r"told by content .*\(no gap\.\).*tokens=first"):
         wemask.soften(shared().model, MELayerReport.from_dict(none), settings())

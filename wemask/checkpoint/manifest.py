@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from wemask.checkpoint.fingerprint import WeightSample, sample_weights
-from wemask.decoder.parts import rows, unwrap
+from wemask.decoder.parts import find_decoder, rows, unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ModelError, PatchError, WemaskError
 from wemask.files import kind_of, read_json
@@ -88,6 +88,7 @@ def manifest_values(handle: SoftenHandle, model: nn.Module) -> dict[str, Any]:
         "layers": handle.layers,
         # The dims themselves: training moves norm weights, and re-choosing could find others.
         "dims": {str(i): dims for i, dims in handle.dims.items()},
+        "budget": max((len(dims or ()) for dims in handle.dims.values()), default=0),
         "fill": {str(i): values for i, values in handle.fill.items()},
         "parts": getattr(handle.model, "wemask_parts", {}),
         "vocabulary": rows(handle.model),
@@ -128,6 +129,8 @@ class Manifest:
     """Raw parameter of a learnable strength per layer; empty where it was a number."""
     layers: list[int]
     dims: dict[int, list[int]] | None  # None where each forward chooses its own
+    budget: int
+    """Most dims of a layer; 0 in a file of version 0.1, where the rate says it."""
     fill: dict[int, list[float]]  # what the dims go towards; empty where that is zero
     report: MELayerReport | None
     """With the gates that were in force."""
@@ -204,6 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
             dims=None
             if open_dims
             else {int(i): _indices(f"dims of layer {i}", d) for i, d in dims.items()},
+            budget=_indices("budget", [values.get("budget", 0)])[0],
             fill={
                 int(i): _must(_are_numbers(v), f"fill of layer {i}", "a list of numbers", v)
                 for i, v in fill.items()
@@ -267,6 +271,16 @@ def _text(name: str, values: Mapping[str, Any]) -> str:
     return _must(isinstance(value, str), name, "a text", value)
 
 
+def _check_budget(saved: Manifest, width: int) -> None:
+    """Raise PatchError where a layer has more dims than it was softened in."""
+    if saved.dims is None or (not saved.budget and saved.config.dims == "massive"):
+        return
+    most = saved.budget or saved.config.budget(width)
+    for index, dims in saved.dims.items():
+        if len(dims) > most:
+            raise PatchError(f"Layer {index} has {len(dims)} dims, where {most} were softened.")
+
+
 # --- back into a model ----------------------------------------------------------------------------
 
 
@@ -285,6 +299,7 @@ def restore(model: nn.Module, saved: Manifest, *, may_touch_nothing: bool = Fals
     if saved.parts and not hasattr(base, "wemask_parts"):
         base.wemask_parts = dict(saved.parts)
     try:
+        _check_budget(saved, find_decoder(base).hidden_size)
         handle = soften(
             model,
             saved.report,

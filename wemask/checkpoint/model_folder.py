@@ -24,6 +24,7 @@ TEXTS = (
     "chat_template.jinja",
 )
 COUNTS = re.compile(r"(^|_)(layers?|experts|heads)$")  # of num_hidden_layers, n_layer, ...
+LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 LARGEST_COUNT = 4096  # the deepest published model has a tenth of it
 
 
@@ -153,6 +154,8 @@ def _no_weights(name: str, files: list[str]) -> str:
 
 
 def _check_counts(path: Path, config: dict[str, Any]) -> None:
+    if any(key in LAYERS and value < 1 for key, value in _numbers(config)):
+        raise ModelError(f"{path} says that the model has no layers. Restore it.")
     for key, value in _numbers(config):
         if COUNTS.search(key) and value > LARGEST_COUNT:
             raise ModelError(

@@ -49,9 +49,9 @@ class SoftenedModel:
         config = copy.deepcopy(config)
         config.__class__ = native.config_class  # ours differs by its model_type only, by which
         config.model_type = native.config_class.model_type  # transformers converts some weights
-        loaded = native.from_pretrained(
-            name, *args, config=config, **{"variant": VARIANT, **options}
-        )
+        # a .bin is a pickle, which could run code
+        options = {"variant": VARIANT, "use_safetensors": True, **options}
+        loaded = native.from_pretrained(name, *args, config=config, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
         restore(model, saved)
         model.__class__ = cls

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+MOST_LAYERS = 10_000  # each of them gets a gate here; later reports hold theirs
+
 
 def of_version_1(values: dict[str, Any]) -> dict[str, Any]:
     """It had one threshold per dim for all layers, and layer numbers for emergences."""
@@ -18,6 +20,8 @@ def of_version_1(values: dict[str, Any]) -> dict[str, Any]:
         "note": "" if taus else note or "not told by version 0.1",
     }
     after = range(me_layer + 1, values["num_layers"]) if values["found"] else ()
+    if len(after) > MOST_LAYERS:
+        raise ValueError(f"num_layers is {values['num_layers']:,}")
     values["gates"] = {str(layer): gate for layer in after}
     unknown = {"tokens": [], "count": 0, "dims": [], "magnitude": 0.0, "erased_at": None}
     known = {

@@ -317,17 +317,16 @@ def _check_dims(
     decoder: Decoder,
     layers: tuple[int, ...],
 ) -> None:
-    """Raise PatchError where dims miss a layer, do not exist, or are not as many as chosen."""
+    """Raise PatchError where given dims miss a softened layer, repeat or do not exist."""
     width = decoder.hidden_size
     # activation has none in a layer after the massive activation's end
-    least = 0 if config.dims == "activation" and any(dims.values()) else 1
-    most = width if config.dims == "massive" else config.budget(width)
+    may_be_none = config.dims == "activation" and any(dims.values())
     for index in layers:
         given = dims.get(index)
-        if given is None or not (least <= len(given) <= most and are_dims(given, width)):
+        if given is None or not ((given or may_be_none) and are_dims(given, width)):
             raise PatchError(
-                f"dims must give {least} to {most} different dims from 0 to {width - 1} for each "
-                f"of the layers {list(layers)}; for layer {index} it gives {given}."
+                f"dims must give different dims from 0 to {width - 1} for each of the layers "
+                f"{list(layers)}; for layer {index} it gives {given}."
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
+from wemask.checkpoint.vocabulary import fit_vocabulary
 from wemask.errors import ModelError
 from wemask.evaluate.harness import WemaskLM
 from wemask.evaluate.tasks.samples import Sample
@@ -67,9 +68,11 @@ def judge_samples(
     Raises:
         ModelError: see `check_judge` and `load_model`.
     """
+    model, tokenizer = load_model(name), check_judge(name)
+    fit_vocabulary(model, tokenizer, name)
     lm = WemaskLM(
-        load_model(name),
-        check_judge(name),
+        model,
+        tokenizer,
         batch_size=like.batch_size,
         chat=True,
         progress=like.progress,
