@@ -67,7 +67,7 @@ def check_folder(name: str, folder: Path, variant: str | None = None) -> None:
     if not names:
         raise ModelError(_no_weights(name, files))
     for weights in names:
-        tensor_names(own_file(folder, weights))
+        tensor_names(own_file(folder, weights, links=True))
 
 
 def check_texts(folder: Path) -> None:
@@ -80,19 +80,24 @@ def check_texts(folder: Path) -> None:
             read_json(folder / file, ModelError)
 
 
-def own_file(folder: Path, name: str) -> Path:
+def own_file(folder: Path, name: str, *, links: bool = False) -> Path:
     """The file of that name in a folder, also where it is a link within it or to the hub's cache.
 
+    Args:
+        folder: of a model.
+        name: as its index has it.
+        links: follow any link: people keep large weights on another disk. Not what is passed on: a
+            downloaded folder would take a private file along.
+
     Raises:
-        ModelError: no regular file, or one outside: a downloaded folder, passed on, would take a
-            private file along.
+        ModelError: no regular file, or one outside.
     """
     path = folder / name
     regular(path, ModelError)
     target = path.resolve()
     cached = target.parent.name == "blobs" and target.parents[1].name.startswith("models--")
     named_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    if named_inside and (cached or target.is_relative_to(folder.resolve())):
+    if named_inside and (links or cached or target.is_relative_to(folder.resolve())):
         return path
     raise ModelError(
         f"{path} leads out of the folder, to {target}; a model's files must lie inside. Copy that "
