@@ -30,7 +30,7 @@ Record = tuple[str, Fields]
 
 LONGEST = 2**26  # characters of one line or CSV field
 LARGEST = 2**30  # characters of a JSON file that is one list or object, which is read as a whole
-TABLE_ROWS = 1024  # rows of a table in memory at once
+TABLE_ROWS = 64  # of a table in memory at once: a value may be large, and packed well
 LONE = re.compile(r"[\ud800-\udfff]")
 LONE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
