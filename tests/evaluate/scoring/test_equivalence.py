@@ -1,11 +1,16 @@
 """Is one answer the same as another: the conventions that equivalence.py states, one by one."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wemask.evaluate.scoring import symbolic
+from wemask.evaluate.scoring.answers import is_correct
 from wemask.evaluate.scoring.equivalence import MAX_LENGTH, equivalent, plain_number
+from wemask.evaluate.scoring.units import read_unit
 
 
 @pytest.mark.parametrize(
@@ -20,7 +25,7 @@ from wemask.evaluate.scoring.equivalence import MAX_LENGTH, equivalent, plain_nu
         ("50\\%", "0.5", False),
         ("5 cm", "5", True),
         ("5 cm", "5 m", False),
-        (r"5 \text{ cm}^2", "5 cm", True),
+        (r"5 \text{ cm}^2", "5 cm", False),
         (r"5 \text{ cm}^2", r"5 \text{ cm}^3", False),
         ("5x", "5", False),
         (r"\text{(C)}", "C", True),
@@ -41,6 +46,37 @@ def test_the_conventions(gold: str, value: str, same: bool) -> None:
         assert equivalent(value, gold)[0] == same
 
 
+def test_the_reported_answers() -> None:
+    """[right, gold, response] of issues of other checkers and of our own attacks on this one."""
+    rows = json.loads(Path(__file__).with_name("reported_answers.json").read_text("utf-8"))
+    assert len(rows) > 200
+    assert [row for row in rows if is_correct(row[2], row[1]) != row[0]] == []
+
+
+UNITS = (
+    """
+mm|cm|m|km|in|ft|yd|mi|mg|g|kg|lbs|oz|mL|L|gal|s|ms|min|h|hrs|days|weeks|months|years|km/h|mph|m/s
+m/s^2|ft/s|kWh|W|kW|MW|J|kJ|N|kN|N·m|V|mV|A|mA|Hz|GHz|Pa|kPa|cal|kcal|MB|GB|TB|bytes|mol|°C|°F
+dollars|cents|€|$/hr|dollars per hour|percent|%|cm²|m^3|square feet|sq. ft|cubic inches|kg/m^3|mg/L
+people/km^2|words per minute|degrees|rad|acres|hectares|cups|o'clock|apples|apples in total|units
+""".replace("\n", "|")
+    .strip("|")
+    .split("|")
+)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_may_be_left_out_but_not_another_be_there(unit: str) -> None:
+    for text in (f"12 {unit}", rf"12\text{{ {unit}}}", rf"12 \, \mathrm{{{unit}}}"):
+        assert equivalent("12", text)[0], text
+        assert not equivalent("13", text)[0]
+    known = read_unit(f" {unit}")
+    assert known is not None
+    for other in UNITS:
+        different = bool(known) and bool(read_unit(f" {other}")) and read_unit(f" {other}") != known
+        assert equivalent(f"12 {unit}", f"12 {other}")[0] != different, other
+
+
 def test_what_cannot_be_decided_says_why() -> None:
     assert equivalent("", "5") == (False, "empty answer")
     long = "9" * (MAX_LENGTH + 1)
@@ -59,5 +95,7 @@ def test_plain_numbers_are_equal_exactly_when_they_are(a: object, b: object) -> 
 
 @given(st.integers(-(10**12), 10**12))
 def test_integers_survive_every_spelling(n: int) -> None:
-    for spelling in (f"{n:,}", f"{n}.0", f"{n}.", f"${n}$", f"{n}\\%", f"{n} apples", f"{n}/1"):
+    for spelling in (f"{n:,}", f"{n}.0", f"{n}.", f"${n}$", f"{n}\\%", f"{n} apples", f"{n}/1",
+        f"{n:_}".replace("_", " "), f"{n:_}".replace("_", "'"), f"about {n}", f"{n}, not {n + 1}",
+        f"{n}".translate(str.maketrans("0123456789", "０１２３４５６７８９"))):  # fmt: skip
         assert plain_number(spelling) == n, spelling
