@@ -186,6 +186,8 @@ RIGHT = {
         (r"\[ x = 18 \]", "18"),
         ("about 10^5", "100000"),
         ("<<16-3=13>>13 left", "13"),
+        ("<think>The answer is 7.</think>", "7"),  # all that there is
+        ("<think>7?</think>The answer is 8.<think>7!</think>", "8"),
         ("#### Step 3: add\nThe answer is 7.", "7"),
         ("#### 1. Compute\n text \n#### 2. Add\nSo the total is 9", "9"),
     ],
@@ -263,6 +265,7 @@ WRONG = {
         ("The answer is not 18, not 17.", "18"),
         ("The answer is definitely not 18.", "18"),
         (box("1 2"), "3"),
+        (box("1.234.567.8"), "12345678"),
     ],
     "thoughts": [
         (r"<think>\boxed{7}</think> The answer is 8.", "7"),

@@ -53,7 +53,8 @@ _LAST_NUMBER = re.compile(
 _WIDE = str.maketrans("０１２３４５６７８９．，", "0123456789.,")
 # What may stand between two boxes that are one answer: \boxed{2} and $x=\boxed{-3}$
 _NEXT_BOX = re.compile(
-    r"\}[\s$]*(?:\\[)\]]\s*)?(?:[,;]|[,;]?\s*(?:\\text\s*\{\s*)?(?:and|or)\b\s*\}?)"
+    r"\}[\s$]*(?:\\[)\]]\s*)?"
+    r"(?:[,;]|[,;]?\s*(?:\\text\s*\{\s*)?(?:and|or)\b\s*\}?)"
     r"(?:[\s$]|\\q?quad|\\[,;:])*(?:\\[(\[]\s*)?(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?\\f?box(?:ed)?\s*\{"
 )
 _MATH_SPAN = re.compile(

@@ -50,17 +50,18 @@ _SCALES |= {"crore": 10**7, "billion": 10**9, "trillion": 10**12}
 
 # Groups of digits: 1,234,567; 1 234 567; 1'234'567; 12,34,567; 1.234.567 (1.234 is a decimal).
 DECIMAL = (
-    r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:[ ]\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}"
-    r"|\d{1,3}(?:\.\d{3}){2,}|\d+)(?!\d)(?:\.\d*)?|\.\d+)"
+    r"(?:\d{1,3}(?:\.\d{3}){2,}(?!\.?\d)|\.\d+|(?:\d{1,3}(?:(?:,\d{3})+|(?:[ ]\d{3})+|(?:'\d{3})+)"
+    r"|\d{1,2}(?:,\d{2})+,\d{3}|\d+)(?!\d)(?:\.\d*)?)"
 )
 _NUMBER = re.compile(
     rf"""(?P<sign>[-+]?)\s?(?P<money>\\?[$€£¥₹]|usd\s|rs\.?\s)?\s?(?P<sign2>[-+]?)
     (?:
-      (?P<whole>\d+)?\s?\\[dtc]?frac\s?(?:\{{\s?(?P<tn>[-+]?{DECIMAL})\s?\}}|(?P<tn1>\d)|\s(?P<tn2>\d+))
+      (?P<whole>\d+)?\s?\\[dtc]?frac
+        \s?(?:\{{\s?(?P<tn>[-+]?{DECIMAL})\s?\}}|(?P<tn1>\d)|\s(?P<tn2>\d+))
         \s?(?:\{{\s?(?P<td>[-+]?{DECIMAL})\s?\}}|(?P<td1>\d))
     | (?:(?P<whole2>\d+)\s)?(?P<n>{DECIMAL})\s?/\s?(?P<d>{DECIMAL})
     | (?P<decimal>{DECIMAL})(?:e(?P<exponent>[-+]?\d{{1,3}})(?![\w.]))?
-        (?:\s?(?:\\times|\\cdot|[x*])\s?10\s?\^\s?(?:\{{\s?(?P<ten>[-+]?\d{{1,3}})\s?\}}|(?P<ten1>-?\d{{1,3}})))?
+        (?:\s?(?:\\times|\\cdot|[x*])\s?10\s?\^\s?\{{?\s?(?P<ten>[-+]?\d{{1,3}})\s?\}}?)?
     )(?P<rest>.*)""",
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
@@ -70,7 +71,7 @@ _REPEATING = re.compile(  # 1.\overline{3}, 0.(3), 0.1666...
 )
 _CLOCK = re.compile(r"0?(\d{1,2}:\d\d)(?:\s?([ap])\.?m\.?)?", re.IGNORECASE)
 _HEDGE = re.compile(
-    r"^(?:(?:about|around|approximately|approx\.?|roughly|exactly|precisely|just|only)\s|\\approx)\s*"
+    r"^(?:(?:about|around|approx(?:\.|imately)?|roughly|exactly|precisely|just|only)\s|\\approx)\s*"
     r"|,?\s\(?(?:not|rather than|instead of)\s\S*\d\S*$",
     re.IGNORECASE,
 )
@@ -171,7 +172,7 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
         return None
     sign = -1 if "-" in (part["sign"] + part["sign2"]) else 1
     if part["decimal"]:
-        exponent = int(part["exponent"] or part["ten"] or part["ten1"] or 0)
+        exponent = int(part["exponent"] or part["ten"] or 0)
         return sign * _decimal(part["decimal"]) * Fraction(10) ** exponent
     top = part["tn"] or part["tn1"] or part["tn2"] or part["n"]
     bottom = part["td"] or part["td1"] or part["d"]

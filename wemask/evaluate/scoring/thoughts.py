@@ -8,7 +8,7 @@ _MARK = re.compile(
 
 
 def spoken(text: str) -> str:
-    """Return `text` without its thoughts; as it is where it has only thoughts, and they end.
+    """Return `text` without its thoughts; where it has only thoughts, and they end, those.
 
     A thought that never ends is nothing said. What stands before an end without a beginning is a
     thought, too: some templates write the beginning into the prompt.
@@ -20,4 +20,4 @@ def spoken(text: str) -> str:
             said = "" if ends else said + text[at : mark.start()]
         thinking, at = not ends, mark.end()
     said = said if thinking else said + text[at:]
-    return said if thinking or said.strip() else text
+    return said if thinking or said.strip() else _MARK.sub(" ", text)

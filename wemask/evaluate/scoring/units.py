@@ -48,7 +48,8 @@ def _table() -> dict[str, str]:
 
 _UNITS = _table()
 _FACTOR = re.compile(
-    r"[\s(),*-]*+(?P<per>/|\b(?:per|an?|each|every)\s)?[\s(-]*+(?:(?P<square>square|sq|cubic|cu)\b\.?)?"
+    r"[\s(),*-]*+(?P<per>/|\b(?:per|an?|each|every)\s)?"
+    r"[\s(-]*+(?:(?P<square>square|sq|cubic|cu)\b\.?)?"
     r"[\s(*-]*+(?P<word>[%$€£¥₹¢°]|[^\W\d_]+(?:['.][^\W\d_]+)*)\.?"
     r"(?:\s*\^\s?\{?\s?(?P<power>-?[1-9])\s?\}?|\s+(?P<raised>squared|cubed)\b)?(?:[\s),]|\\cdot)*",
     re.IGNORECASE,
