@@ -154,11 +154,10 @@ def _read(text: str, is_complex: bool) -> Any:
     from sympy.core.relational import Relational
 
     tree = _parse(text, is_complex)
-    if isinstance(tree, And) and all(
-        isinstance(one, GreaterThan | StrictGreaterThan) for one in tree.args
-    ):
-        return And(*(one.reversed for one in reversed(tree._unsorted_args)))
-    ways = tree.args if isinstance(tree, FiniteSet) else ()
+    chain: Any = tree._unsorted_args if isinstance(tree, And) else ()  # pyright: ignore
+    if chain and all(isinstance(one, GreaterThan | StrictGreaterThan) for one in chain):
+        return And(*(one.reversed for one in reversed(chain)))
+    ways: Any = tree.args if isinstance(tree, FiniteSet) else ()
     unequal = [way for way in ways if isinstance(way, Relational) and not way.is_Equality]
     return Or(*ways).as_set() if len(ways) > 1 and len(unequal) == len(ways) else tree
 
@@ -189,7 +188,7 @@ def _parse(text: str, is_complex: bool) -> Any:
     )
 
 
-def _same_number(a: Any, b: Any, *precision: int) -> bool:
+def _same_number(a: Any, b: Any, *precision: Any) -> bool:
     """Stand in for math-verify's comparison of values, which takes 1/2006! for 1/2004!."""
     from math_verify.grader import sympy_expr_eq
     from sympy import Float, MatrixBase
