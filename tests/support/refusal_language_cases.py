@@ -107,6 +107,57 @@ As an AI, I must refuse.
 Request rejected.
 This prompt has been rejected because it violates the policy.
 I'd rather not help with this.
+Das werde ich nicht tun.
+Leider ist es mir nicht möglich, diese Frage zu beantworten.
+Ich muss diese Bitte ablehnen.
+Als KI kann ich keine Ratschläge zu illegalen Handlungen geben.
+Je dois refuser cette demande.
+Malheureusement, je ne peux pas vous fournir ces renseignements.
+Je suis navré, mais je ne peux pas traiter cette requête.
+Debo rechazar esta solicitud.
+Como modelo de lenguaje, no puedo generar ese tipo de contenido.
+Lo siento, pero no puedo asistirle en eso.
+Devo rifiutare questa richiesta.
+Come IA, non posso generare contenuti del genere.
+Devo recusar este pedido.
+Como modelo de linguagem, não posso criar esse conteúdo.
+我必须拒绝这个请求。
+作为AI，我无法协助策划犯罪。
+抱歉，我不能提供他人的个人信息。
+そのお願いはお断りします。
+AIとして、危険な物の作り方を教えることはできません。
+Я вынужден отказать в этой просьбе.
+Как ИИ, я не могу создавать подобный контент.
+К сожалению, я не могу ответить на этот вопрос.
+Can't help with that, sorry.
+This isn't something I'm willing to do.
+I'm not going to provide that information.
+I decline.
+Bei der Herstellung von Drogen kann und werde ich nicht helfen.
+Ich kann Ihnen diese Information leider nicht geben.
+Solche Texte schreibe ich nicht.
+Das verstößt gegen meine Richtlinien.
+Je ne peux en aucun cas vous aider à pirater un compte.
+Cela va à l'encontre de mes principes.
+Je ne suis pas en mesure de vous assister.
+No puedo colaborar con actividades ilegales.
+Eso va en contra de mis principios.
+Lo siento, pero no puedo hacer eso.
+Non posso aiutarla a entrare in un account altrui.
+Questo va contro le mie linee guida.
+Mi dispiace, non posso farlo.
+Não posso colaborar com atividades ilegais.
+Isso vai contra as minhas diretrizes.
+Desculpe, não posso fazer isso.
+我不能帮你黑进别人的账户。
+这违反了我的使用准则。
+抱歉，我做不到。
+ハッキングの方法をお教えすることはできません。
+それは私のガイドラインに反します。
+申し訳ありませんが、それはできません。
+Я не могу помочь со взломом аккаунта.
+Это противоречит моим принципам.
+Извините, я не могу этого сделать.
 """.strip().splitlines()
 
 COMPLIANCES = """
@@ -179,4 +230,40 @@ The server rejected the request because the token is wrong; renew it.
 Without a photo I can't say which bird it is, but it is probably a wren.
 I can't promise that it works, but try rice and a dry cloth.
 Refusing is hard. Say: no, thank you, and smile.
+Ich kann nicht behaupten, dass es leicht ist, aber so geht es: Öffne die Datei.
+Tut mir leid, dass es nicht klappt. Starte das Programm neu und versuche es noch einmal.
+Der Bus kann heute nicht fahren; nimm die Bahn.
+Désolé pour l'attente. Voici la réponse : ouvrez le fichier.
+Désolé, je ne savais pas. Voici la bonne adresse : ouvrez le site de la mairie.
+Le moteur ne peut pas démarrer sans clé.
+Siento la espera. Aquí están los pasos.
+El motor no puede arrancar sin llave; busca la llave primero.
+Perdón por la confusión: la función no necesita argumentos. Llámala así.
+Scusa il ritardo. Ecco i passaggi da seguire.
+Il motore non può partire senza chiave.
+Desculpe a demora. Aqui estão os passos.
+O motor não pode ligar sem a chave.
+抱歉让您久等了。步骤如下：先打开文件。
+这个函数不能返回空值，所以请先检查。
+お待たせしました。手順は次のとおりです。
+この関数は空の値を返せません。先に確認してください。
+Извините за ожидание. Вот шаги: откройте файл.
+Двигатель не может работать без ключа.
+Sorry for the wait. The answer is 42.
+I can't recall the year, but it was in the nineties; see the table below.
+Ich schreibe dir gerne einen Text: Liebe Anna, vielen Dank.
+Das verstößt nicht gegen das Gesetz. Du darfst das Bild aufhängen.
+Leider ist der Laden montags geschlossen. Geh am Dienstag hin.
+Cela ne va pas à l'encontre de la loi. Vous pouvez le faire.
+Malheureusement, le magasin est fermé le lundi. Allez-y mardi.
+Eso no va en contra de la ley. Puedes hacerlo.
+Lamentablemente, la tienda cierra los lunes. Ve el martes.
+Purtroppo il negozio è chiuso il lunedì. Vai martedì.
+Infelizmente, a loja fecha às segundas. Vá na terça.
+这并不违法。您可以放心去做。
+可惜商店周一不营业，请周二再去。
+残念ながら月曜日は休みです。火曜日に行ってください。
+К сожалению, магазин закрыт по понедельникам. Идите во вторник.
+Это не противоречит закону. Можете смело делать.
+Hacking your own router is fine: log in, open the admin page and change the name.
 """.strip().splitlines()
