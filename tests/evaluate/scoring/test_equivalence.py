@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from wemask.evaluate.scoring import symbolic
 from wemask.evaluate.scoring.answers import is_correct
 from wemask.evaluate.scoring.equivalence import MAX_LENGTH, equivalent, plain_number
-from wemask.evaluate.scoring.units import read_unit
 
 
 @pytest.mark.parametrize(
@@ -53,28 +52,21 @@ def test_the_reported_answers() -> None:
     assert [row for row in rows if is_correct(row[2], row[1]) != row[0]] == []
 
 
-UNITS = (
-    """
-mm|cm|m|km|in|ft|yd|mi|mg|g|kg|lbs|oz|mL|L|gal|s|ms|min|h|hrs|days|weeks|months|years|km/h|mph|m/s
-m/s^2|ft/s|kWh|W|kW|MW|J|kJ|N|kN|N·m|V|mV|A|mA|Hz|GHz|Pa|kPa|cal|kcal|MB|GB|TB|bytes|mol|°C|°F
-dollars|cents|€|$/hr|dollars per hour|percent|%|cm²|m^3|square feet|sq. ft|cubic inches|kg/m^3|mg/L
-people/km^2|words per minute|degrees|rad|acres|hectares|cups|o'clock|apples|apples in total|units
-""".replace("\n", "|")
-    .strip("|")
-    .split("|")
-)
+UNITS = """
+mm cm m km in ft yd mi mg g kg lbs oz mL L gal s ms min h days weeks months years km/h mph m/s m/s^2
+ft/s kWh W kW MW J kJ N kN N·m V mV A mA Hz GHz Pa kPa cal kcal MB GB TB bytes mol °C °F degrees rad
+dollars/hr cents € % cm² m^3 sq.ft in^3 kg/m^3 mg/L acres hectares cups
+""".split()
+WORDS = ["apples", "o'clock", "apples in total", "words a page", "people a room", "square units"]
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", UNITS + WORDS)
 def test_a_unit_may_be_left_out_but_not_another_be_there(unit: str) -> None:
     for text in (f"12 {unit}", rf"12\text{{ {unit}}}", rf"12 \, \mathrm{{{unit}}}"):
         assert equivalent("12", text)[0], text
         assert not equivalent("13", text)[0]
-    known = read_unit(f" {unit}")
-    assert known is not None
-    for other in UNITS:
-        different = bool(known) and bool(read_unit(f" {other}")) and read_unit(f" {other}") != known
-        assert equivalent(f"12 {unit}", f"12 {other}")[0] != different, other
+    others = [other for other in UNITS if equivalent(f"12 {unit}", f"12 {other}")[0]]
+    assert others == (UNITS if unit in WORDS else [unit])
 
 
 def test_what_cannot_be_decided_says_why() -> None:
