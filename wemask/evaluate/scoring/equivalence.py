@@ -36,7 +36,6 @@ _UNICODE = str.maketrans(  # after NFKC, which knows full-width digits and vulga
     | {"∅": r"\emptyset "}
 )
 _RAISED, _LOWERED = re.compile("[⁰¹²³⁴-⁹⁺⁻]+"), re.compile("[₀-₉]+")
-_POWER = re.compile("([²³])(?![⁰¹²³⁴-⁹])")  # without braces: \text{cm²} has none inside
 _SPACING = re.compile(
     r"(?<!\\)\\[!,;:]\s*|\\(?:left|right|[bB]ig+[lr]?|displaystyle|mathstrut)(?![a-zA-Z])"
 )
@@ -125,7 +124,7 @@ def plain_number(text: str) -> Fraction | None:
 
 def clean(text: str) -> str:
     """Remove what has no meaning: delimiters, spacing commands, emphasis, a trailing period."""
-    text = _LOWERED.sub(r"_{\g<0>}", _RAISED.sub(r"^{\g<0>}", _POWER.sub(r"^\1", text)))
+    text = _LOWERED.sub(r"_{\g<0>}", _RAISED.sub(_as_power, text))
     text = unicodedata.normalize("NFKC", re.sub("(?<=\\d)(?=[¼-¾⅐-⅞])", " ", text))
     text = _ROOT.sub(r"\\sqrt{\1\2}", text).translate(_UNICODE)
     text = _SPACING.sub("", text).replace("{,}", ",").replace(r"\%", "%").replace(r"\$", "$")
@@ -140,6 +139,11 @@ def clean(text: str) -> str:
             if text.startswith(left) and text.endswith(right) and left not in inner and inner:
                 text = inner.strip()
     return text
+
+
+def _as_power(raised: re.Match[str]) -> str:
+    r"""Without braces where none are needed: \text{cm²} holds none."""
+    return f"^{raised[0]}" if len(raised[0]) == 1 else f"^{{{raised[0]}}}"
 
 
 def _as_fraction(decimal: re.Match[str]) -> str:
