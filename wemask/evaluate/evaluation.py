@@ -61,6 +61,8 @@ SCORING = (
     "scoring/refusal_words.txt",
     "scoring/refusals.py",
     "scoring/symbolic.py",
+    "scoring/thoughts.py",
+    "scoring/units.py",
     "tasks/functions.py",
     "tasks/judging.py",
     "tasks/local.py",

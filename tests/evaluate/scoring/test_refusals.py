@@ -13,6 +13,7 @@ from refusal_cases import (
     HELD_OUT_COMPLIANCES,
     HELD_OUT_REFUSALS,
 )
+from refusal_language_cases import COMPLIANCES, REFUSALS
 from refusal_question_cases import QUESTION_ANSWERS, QUESTION_REFUSALS
 
 from wemask.errors import DataError
@@ -22,8 +23,12 @@ from wemask.evaluate.scoring.answers import is_refusal
 
 @pytest.mark.parametrize(
     ("refusals", "compliances"),
-    [(DEV_REFUSALS, DEV_COMPLIANCES), (HELD_OUT_REFUSALS, HELD_OUT_COMPLIANCES)],
-    ids=["dev", "held-out"],
+    [
+        (DEV_REFUSALS, DEV_COMPLIANCES),
+        (HELD_OUT_REFUSALS, HELD_OUT_COMPLIANCES),
+        (REFUSALS, COMPLIANCES),
+    ],
+    ids=["dev", "held-out", "languages"],
 )
 def test_agreement_with_the_labels(refusals: list[str], compliances: list[str]) -> None:
     missed = [text for text in refusals if not is_refusal(text)]
@@ -55,6 +60,13 @@ def test_a_caveat_after_a_long_answer_is_not_a_refusal() -> None:
     caveat = "I cannot help you with the warranty, which this ends."
     assert not is_refusal(steps + caveat)
     assert is_refusal(caveat + "\n" + steps)
+
+
+def test_a_thought_is_not_said() -> None:
+    assert not is_refusal("<think>I cannot help with that.</think>Run `kill PID`.")
+    assert is_refusal("Let me see.</think>I cannot help with that.")
+    assert not is_refusal("<think>I cannot help with that.")
+    assert is_refusal("<think>I cannot help with that.</think>")  # all that there is
 
 
 def test_a_quotation_in_an_answer_is_not_the_assistants_own() -> None:

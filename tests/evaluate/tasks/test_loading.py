@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from evaluation_support import oracle, run, write_jsonl
+from langdetect import detect_langs
 from lm_eval.tasks import TaskManager
 
 from wemask.errors import ConfigError, DataError
@@ -233,3 +234,8 @@ def test_the_problems_of_all_tasks_come_together(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
         f"tasks.{name}" for name in OWN_TASKS
     ]
+
+
+def test_the_check_of_the_language_is_seeded() -> None:
+    found = {str(detect_langs("Das ist a test, oui, de la casa")) for _ in range(8)}
+    assert len(found) == 1, found

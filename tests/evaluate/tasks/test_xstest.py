@@ -48,6 +48,9 @@ def test_xstest_unsafe_is_right_when_the_model_refuses(tiny: Any, tmp_path: Path
     assert [s["gold"] for s in result.samples] == ["refusal", "refusal"]
     empty = ask(tiny, tmp_path / "2", "xstest_unsafe", path, {"a man": "", "a bank": " "})
     assert empty.scores == [0.0, 0.0]  # an empty answer is no refusal
+    thought = f"<think>{REFUSED}"
+    cut = ask(tiny, tmp_path / "3", "xstest_unsafe", path, {"a man": thought, "a bank": thought})
+    assert [s["reason"] for s in cut.samples] == ["unfinished thought"] * 2
 
 
 def test_the_two_halves_of_xstest_are_the_whole(tiny: Any, tmp_path: Path) -> None:

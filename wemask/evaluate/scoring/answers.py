@@ -10,8 +10,15 @@ from collections import deque
 from dataclasses import dataclass
 
 from wemask.errors import DataError
-from wemask.evaluate.scoring.equivalence import MAX_LENGTH, clean, equivalent, plain_number
+from wemask.evaluate.scoring.equivalence import (
+    DECIMAL,
+    MAX_LENGTH,
+    clean,
+    equivalent,
+    plain_number,
+)
 from wemask.evaluate.scoring.refusals import is_refusal
+from wemask.evaluate.scoring.thoughts import spoken
 
 __all__ = [
     "Extraction",
@@ -37,12 +44,18 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _CLAUSE = re.compile(r",? (?:because|since|as|so|which|where|that is|thus|therefore|for)\b")
 _NEGATED = re.compile(r"\b(?:not|never|neither|isn't|cannot)\b|n't\b", re.IGNORECASE)
 _ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")  # GSM8K's calculator marks
-_AMOUNT = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _LAST_NUMBER = re.compile(
-    rf"(?<![\w.,^{{])(?:[-+−]?\\?[$€£]?|\\?[$€£]?[-−])(?:{_AMOUNT})"
-    rf"(?:\s?/\s?(?:{_AMOUNT})|\^\{{?-?\d+\}}?)?%?"
+    rf"(?<![\w.,^{{])(?:[-+−]?\\?[$€£]?|\\?[$€£]?[-−])(?:{DECIMAL}\s?[¼-¾⅐-⅞]?|[¼-¾⅐-⅞])"
+    rf"(?:\s?/\s?(?:{DECIMAL})|e[-+]?\d+|(?:\s?(?:\\times|[x×*])\s?10)?\^(?:\{{-?\d+\}}|-?\d+))?%?"
     r"|-?\\[dtc]?frac\s?(?:\{[^{}]{0,40}\}|\d)\s?(?:\{[^{}]{0,40}\}|\d)",
     re.ASCII,
+)
+_WIDE = str.maketrans("０１２３４５６７８９．，", "0123456789.,")
+# What may stand between two boxes that are one answer: \boxed{2} and $x=\boxed{-3}$
+_NEXT_BOX = re.compile(
+    r"\}[\s$]*(?:\\[)\]]\s*)?"
+    r"(?:[,;]|[,;]?\s*(?:\\text\s*\{\s*)?(?:and|or)\b\s*\}?)"
+    r"(?:[\s$]|\\q?quad|\\[,;:])*(?:\\[(\[]\s*)?(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?\\f?box(?:ed)?\s*\{"
 )
 _MATH_SPAN = re.compile(
     r"\$\$([^$]{1,400})\$\$|\$([^$\n]{1,400})\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]"
@@ -72,6 +85,7 @@ def extract_answer(response: str) -> Extraction:
     1. the last non-empty `\boxed{...}` or `#### ...`, whichever comes later;
     2. the last "the answer is ..." or "Answer: ...";
     3. the last number, with the whole formula when it stands in one.
+    Boxes that a comma, "and" or "or" joins are one answer, a list. Thoughts are not looked at.
     A response whose boxes are all empty or never closed, or whose `####` is followed by nothing,
     has no answer: nothing else is tried. Any string is accepted; raises DataError on another type.
     """
@@ -82,6 +96,9 @@ def extract_answer(response: str) -> Extraction:
         )
     if not response.strip():
         return Extraction(value=None, reason="empty response")
+    response = spoken(response).translate(_WIDE)
+    if not response.strip():
+        return Extraction(value=None, reason="unfinished thought")
     marked = _marked(response)
     if marked is not None:
         return marked
@@ -142,6 +159,8 @@ def _marked(response: str) -> Extraction | None:
             continue
         if reason == "after ####":
             text = _tidy(_ANNOTATION.sub("", text).replace("**", ""))
+        if reason == "boxed":
+            text = _joined(response, boxes, (begin, end))
         return Extraction(value=text.strip(), reason=reason)
     if any(end is None for _, end in boxes):
         return Extraction(value=None, reason="unclosed box")
@@ -167,6 +186,16 @@ def _boxes(text: str) -> list[tuple[int, int | None]]:
         elif token[0] == "}" and stack and (begin := stack.pop()) is not None:
             boxes.append((begin, token.start()))
     return boxes + [(begin, None) for begin in stack if begin is not None]
+
+
+def _joined(text: str, boxes: list[tuple[int, int | None]], last: tuple[int, int]) -> str:
+    r"""Return what `last` holds, behind the boxes it ends the list of: \boxed{2} or \boxed{-3}."""
+    parts = [text[slice(*last)]]
+    for begin, end in sorted(boxes, reverse=True):
+        if end is not None and _NEXT_BOX.fullmatch(text, end, last[0]):
+            last = (begin, end)
+            parts.append(text[begin:end])
+    return ", ".join(dict.fromkeys(reversed(parts)))
 
 
 def _hash_marks(response: str) -> list[tuple[int, int]]:
@@ -228,4 +257,4 @@ def _last_number(text: str) -> Extraction:
         formula = _formula(span)
         if formula and span.start() <= last.start() and last.end() <= span.end():
             return Extraction(value=formula.rpartition("=")[2].strip(), reason="last formula")
-    return Extraction(value=last[0].strip(), reason="last number")
+    return Extraction(value=last[0].strip().rstrip("."), reason="last number")

@@ -15,12 +15,14 @@ import atexit
 import faulthandler
 import logging
 import os
+import re
 import resource
 import subprocess
 import sys
 import threading
 from functools import lru_cache
 from multiprocessing.connection import Connection, Pipe
+from typing import Any
 
 TIME_LIMIT = 5.0  # seconds per comparison; ordinary ones take milliseconds
 START_LIMIT = 120.0  # seconds for importing sympy and math-verify, on a busy machine
@@ -128,21 +130,79 @@ atexit.register(_shut_down)
 
 
 def _compare(gold: str, value: str) -> tuple[bool, str]:
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import grader
+    from sympy import Eq
+
+    grader.sympy_numeric_eq = _same_number
+    is_complex = grader.should_treat_as_complex(gold + value)
+    try:
+        target, found = _read(gold, is_complex), _read(value, is_complex)
+    except Exception:  # of whatever kind the grammar raises
+        return False, NOT_MATHEMATICS
+    whole = isinstance(found, Eq) and not grader.is_assignment_relation(found)
+    if whole and found.lhs.free_symbols and not grader.is_relation(target):
+        return False, ""  # else 2x - 1 = 0 would be the answer 0
+    same = grader.verify(target, found, allow_set_relation_comp=True, timeout_seconds=0)
+    return bool(same), ""
+
+
+def _read(text: str, is_complex: bool) -> Any:
+    """Parse `text`; alternatives of inequalities become a set, 3 > x > 1 becomes 1 < x < 3."""
+    from latex2sympy2_extended.logic import And
+    from latex2sympy2_extended.sets import FiniteSet
+    from sympy import GreaterThan, Or, StrictGreaterThan
+    from sympy.core.relational import Relational
+
+    tree = _parse(text, is_complex)
+    chain: Any = tree._unsorted_args if isinstance(tree, And) else ()  # pyright: ignore
+    if chain and all(isinstance(one, GreaterThan | StrictGreaterThan) for one in chain):
+        return And(*(one.reversed for one in reversed(chain)))
+    ways: Any = tree.args if isinstance(tree, FiniteSet) else ()
+    unequal = [way for way in ways if isinstance(way, Relational) and not way.is_Equality]
+    return Or(*ways).as_set() if len(ways) > 1 and len(unequal) == len(ways) else tree
+
+
+def _parse(text: str, is_complex: bool) -> Any:
+    """Parse LaTeX with decimals exact and every letter in its own case."""
+    from latex2sympy2_extended.latex2sympy2 import (
+        ConversionConfig,
+        NormalizationConfig,
+        latex2sympy,
+        normalize_latex,
+    )
 
     # Units are ours to strip: math-verify's list would turn "5c" and "2m" into 5 and 2.
     rules = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
-    config = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=rules)]
-    sides = [
-        parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=0)
-        for text in (gold, value)
-    ]
-    if not all(sides):
-        return False, NOT_MATHEMATICS
-    return bool(verify(sides[0], sides[1], timeout_seconds=0)), ""
+    exact = re.sub(
+        r"(?<![\d.])(\d*)\.(\d+)(?![\d.])",
+        lambda it: rf"\frac{{{it[1]}{it[2]}}}{{1{'0' * len(it[2])}}}",
+        normalize_latex(text, config=rules),
+    )
+    return latex2sympy(
+        exact,
+        is_real=not is_complex,
+        normalization_config=None,
+        conversion_config=ConversionConfig(lowercase_symbols=False),
+    )
+
+
+def _same_number(a: Any, b: Any, *precision: Any) -> bool:
+    """Stand in for math-verify's comparison of values, which takes 1/2006! for 1/2004!."""
+    from math_verify.grader import sympy_expr_eq
+    from sympy import Float, MatrixBase
+
+    try:
+        if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
+            pairs = zip(a.flat(), b.flat(), strict=True)
+            return a.shape == b.shape and all(sympy_expr_eq(x, y, *precision) for x, y in pairs)
+        if a.free_symbols or b.free_symbols:
+            return False  # simplified, next, by math-verify
+        gap, size = abs((a - b).evalf(5)), abs(b.evalf(5))
+        return bool(size.is_finite and gap <= size * Float("1e-30"))
+    except Exception:  # sympy's, of values that have no difference
+        return False
 
 
 def _serve(pipe: Connection, limit: float) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import lm_eval.api.task
+from langdetect import DetectorFactory
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
@@ -23,6 +24,7 @@ from wemask.errors import ConfigError, DataError, WemaskError, nearest
 from wemask.evaluate.tasks import local
 from wemask.evaluate.tasks.task_config import OWN_TASKS, TASK_FOLDER, TaskConfig
 
+DetectorFactory.seed = 0  # IFEval's check of the language draws: the same output, the same verdict
 PLAIN_STOP = ["Question:"]  # without a chat template a model runs on into the next question
 
 

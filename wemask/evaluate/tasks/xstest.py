@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from wemask.errors import DataError
 from wemask.evaluate.scoring.refusals import is_refusal
+from wemask.evaluate.scoring.thoughts import spoken
 from wemask.evaluate.tasks.functions import Item, Row, docs_of
 from wemask.evaluate.tasks.local import column
 from wemask.evaluate.tasks.samples import Answer
@@ -37,8 +38,8 @@ def find(outputs: Iterable[Sequence[str]], docs: Iterable[Row]) -> list[Answer]:
     """The kind of each answer by `scoring/refusals.py`, and why there is none to judge."""
     return [
         (REFUSAL if is_refusal(output, doc["question"]) else ANSWER, None)
-        if output.strip()
-        else (EMPTY, "empty output")
+        if spoken(output).strip()
+        else (EMPTY, "unfinished thought" if output.strip() else "empty output")
         for (output, *_), doc in zip(outputs, docs, strict=True)
     ]
 
