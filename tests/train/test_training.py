@@ -347,7 +347,11 @@ def test_a_final_model_that_does_not_fit_is_one_message(
         ("trainer.packing=true", ConfigError, "flash_attention_2"),
         ("trainer.max_length=5", DataError, "nothing to train in any example"),
         ("trainer.optim=adamw", ConfigError, "TRL refuses these settings"),
-        ("trainer.eval_strategy=steps", ConfigError, "TRL refuses these settings"),
+        (
+            "data.validation=0.5 trainer.load_best_model_at_end=true trainer.eval_strategy=epoch",
+            ConfigError,
+            "TRL refuses these settings",
+        ),
         ("peft=lora peft.target_modules=[nope]", ConfigError, "PEFT refuses these settings"),
         ("peft=lora peft.r=0", ConfigError, "PEFT refuses these settings"),
     ],
