@@ -8,8 +8,8 @@ from data_support import GSM, assistant, load, user, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wemask.data.examples import DataConfig, load_examples, load_split
-from wemask.data.validation import prompt_key, split_off
+from wemask.data.examples import DataConfig, load_examples
+from wemask.data.validation import load_split, prompt_key, split_off
 from wemask.errors import ConfigError, DataError
 
 SAME = ["How many eggs?", "how many  eggs", "How many EGGS?!\n", "Ｈow many eggs"]

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from wemask.data import chat
-from wemask.data.examples import CHAT_FEATURES, PAIR_FEATURES, STRING, TEXT_FEATURES
+from wemask.data.features import CHAT_FEATURES, PAIR_FEATURES, STRING, TEXT_FEATURES
 
 # Three kinds of template: marked, without a trailing newline; ChatML, unmarked, with one;
 # and Qwen's, for which TRL has a marked variant of its own.

@@ -226,9 +226,12 @@ def test_a_checkpoint_has_its_operator_before_its_trainer_state(
 
 
 LEARNED = "operator.strength=learnable"
+BEST = ("data.validation=0.25", "trainer.load_best_model_at_end=true")
 
 
-@pytest.mark.parametrize("words", [(), ("peft=lora",), (LEARNED,), ("peft=lora", LEARNED)], ids=str)
+@pytest.mark.parametrize(
+    "words", [(), ("peft=lora",), (LEARNED, *BEST), ("peft=lora", LEARNED)], ids=str
+)
 def test_a_resumed_run_ends_at_the_same_weights(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +332,11 @@ def test_a_final_model_that_does_not_fit_is_one_message(
         ("trainer.packing=true", ConfigError, "flash_attention_2"),
         ("trainer.max_length=5", DataError, "nothing to train in any example"),
         ("trainer.optim=adamw", ConfigError, "TRL refuses these settings"),
-        ("trainer.eval_strategy=steps", ConfigError, "TRL refuses these settings"),
+        (
+            "data.validation=0.5 trainer.load_best_model_at_end=true trainer.eval_strategy=epoch",
+            ConfigError,
+            "TRL refuses these settings",
+        ),
         ("peft=lora peft.target_modules=[nope]", ConfigError, "PEFT refuses these settings"),
         ("peft=lora peft.r=0", ConfigError, "PEFT refuses these settings"),
     ],
@@ -396,7 +403,8 @@ def test_wandb_keeps_one_run_per_folder_and_its_id_when_resumed(
     folder = crash(config, monkeypatch)
     name = (folder / "wandb_run_id").read_text()
     fit(config)
-    plain, _ = fit(settings(*words, "method=sft"))  # the second run of one process
+    # the second run of one process
+    plain, _ = fit(settings(*words, "method=sft", "data.validation=0.25"))
     assert (folder / "wandb_run_id").read_text() == name
     files = sorted((folder / "wandb").glob(f"offline-run-*/run-{name}.wandb"))
     assert len(files) == len(list((folder / "wandb").glob("offline-run-*"))) == 2
@@ -410,6 +418,7 @@ def test_wandb_keeps_one_run_per_folder_and_its_id_when_resumed(
     assert name not in other.name
     logged = wandb_history(other)
     assert len([line for line in logged if "train/loss" in line]) == 4
+    assert [line["train/global_step"] for line in logged if "eval/loss" in line] == [2, 4]
     assert not [key for line in logged for key in line if key.endswith("wemask/strength")]
 
 

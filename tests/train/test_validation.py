@@ -10,7 +10,8 @@ from run_support import fit, quick, quiet, refused, said, settings, trained, wei
 
 from wemask.checkpoint.save_load import read_config
 from wemask.train.prepare import prepare
-from wemask.train.training import _take_best, arguments_of
+from wemask.train.training import arguments_of
+from wemask.train.validation import take_best
 
 BEST = (
     "method=wemask",
@@ -59,7 +60,7 @@ def test_a_learned_strength_is_that_of_the_best_checkpoint(tmp_path: Path) -> No
         is_deepspeed_enabled=False,
         is_fsdp_enabled=False,
     )
-    _take_best(trainer, prepared, quiet())
+    take_best(trainer, prepared.handle, print)
     assert prepared.handle.learned == pytest.approx(saved)
 
 

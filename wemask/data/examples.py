@@ -14,7 +14,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -24,9 +24,10 @@ from datasets import config as datasets_settings
 from datasets.exceptions import DatasetsError
 from pydantic import BeforeValidator, Field
 
-from wemask.data import conversations, folders, layouts, messages, records, validation
+from wemask.data import conversations, folders, layouts, messages, records
 from wemask.data.cache_lock import waits_said
 from wemask.data.conversations import Conversation
+from wemask.data.features import features_of, fitting
 from wemask.data.layouts import Layout
 from wemask.data.messages import BadRecord, LeftOut, Message
 from wemask.data.records import Record
@@ -40,15 +41,8 @@ Name = Literal["embedded", "gsm8k", "gsm8k_cot", "flan", "jsonl", "parquet"]
 NAMES: tuple[str, ...] = get_args(Name)
 Problems = Annotated[int, Field(ge=1, le=problems.MOST)]
 MEMORY_ROWS = 100_000  # more than that are written to the datasets cache and memory-mapped
+MEDIA = (datasets.Image, datasets.Audio, datasets.Video)
 SHOWN = 5  # bad records that a message lists; it counts the others
-
-# As JSON, for a key that only some messages have is null in the others of an Arrow struct, and a
-# template that asks whether there is one would say yes.
-MESSAGES = datasets.List(datasets.Json())
-STRING = datasets.Value("string")
-PAIR_FEATURES = datasets.Features({"prompt": MESSAGES, "completion": MESSAGES, "source": STRING})
-CHAT_FEATURES = datasets.Features({"messages": MESSAGES, "source": STRING})
-TEXT_FEATURES = datasets.Features({"text": STRING, "source": STRING})
 
 
 def _share_or_file(value: Any) -> Any:
@@ -134,29 +128,6 @@ class DataConfig:
         return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
 
-def load_split(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset | None]:
-    """What is trained, and what `data.validation` keeps apart from it.
-
-    Raises:
-        DataError: as `load_examples`, of either; or the two are not of one kind.
-    """
-    examples = load_examples(config)
-    if config.validation is None:
-        return examples, None
-    if not isinstance(config.validation, str):
-        return validation.split_off(examples, config.validation, config.seed)
-    other = replace(
-        config, name="jsonl", path=config.validation, split="validation", validation=None
-    )
-    apart = load_examples(other, like=examples.features)
-    if leaked := validation.also_trained(apart, examples):
-        logger.warning(
-            "%d of the %d validation examples of %s have a prompt that is trained on, too.",
-            *(leaked, len(apart), config.validation),
-        )
-    return examples, apart
-
-
 def load_examples(config: DataConfig, like: datasets.Features | None = None) -> datasets.Dataset:
     """Read, check and convert all records that `config` names.
 
@@ -176,7 +147,7 @@ def load_examples(config: DataConfig, like: datasets.Features | None = None) -> 
     source = _find_source(config)
     features = _check_all(source, config)
     if like is not None:
-        features = _fitting(features, like, source.label)
+        features = fitting(features, like, source.label)
     arguments = {"source": source, "config": config, "features": features}
     if source.count <= MEMORY_ROWS:
         return datasets.Dataset.from_list(list(_examples(**arguments)), features=features)
@@ -194,21 +165,6 @@ def load_examples(config: DataConfig, like: datasets.Features | None = None) -> 
             f"{source.count} examples do not fit the cache {datasets_settings.HF_DATASETS_CACHE}: "
             f"{error.__cause__ or error}. Type HF_DATASETS_CACHE=FOLDER before the command."
         ) from error
-
-
-def _fitting(features: datasets.Features, like: datasets.Features, label: str) -> datasets.Features:
-    """The columns of examples that are to be had beside others: turns can be put as messages."""
-    if "messages" in like and "prompt" in features:
-        tools = {"tools": STRING} if "tools" in features else {}
-        return datasets.Features({**tools, **CHAT_FEATURES})
-    for kind in ("text", "messages", "prompt"):
-        if (kind in features) != (kind in like):
-            hint = " Type data.turns=last." if "messages" in features else ""
-            raise DataError(
-                f"{label} (data.validation) makes {', '.join(features)}; the training data make "
-                f"{', '.join(like)}.{hint}"
-            )
-    return features
 
 
 # All that decides what an example looks like.
@@ -253,8 +209,9 @@ def _embedded(config: DataConfig) -> _Source:
 def _local(path: Path, config: DataConfig) -> _Source:
     files = folders.find_files(path, config.split)
     filled = _filled((records.read_records(file) for file in files), config.limit)
+    main = {role: name for role, name in config.columns.items() if role in layouts.MAIN}
     found = [
-        layouts.recognise(list(counts), config.columns, str(file))
+        layouts.recognise(list(counts), main, str(file))
         for file, counts in zip(files, filled, strict=False)
     ]
     odd = next((i for i, layout in enumerate(found) if layout.main != found[0].main), None)
@@ -309,8 +266,10 @@ def _hub(config: DataConfig) -> _Source:
         ) from error
     if not isinstance(table, datasets.Dataset) or not len(table):
         raise DataError(f"{label} is empty: expected at least one record.")
-    rows = (("", cast(records.Fields, fields)) for fields in table)
+    media = [name for name, kind in table.features.items() if isinstance(kind, MEDIA)]
+    rows = (("", cast(records.Fields, fields)) for fields in table.remove_columns(media))
     (counts,) = _filled([rows], config.limit)
+    counts.update(dict.fromkeys(media, len(table)))  # unread: decoding them takes long
     layout = layouts.recognise(list(counts), config.columns, label)
     needed = table.select_columns(sorted(layout.top_level() & set(table.column_names)))
 
@@ -353,10 +312,7 @@ def _check_all(source: _Source, config: DataConfig) -> datasets.Features:
     if not source.count:
         raise DataError(f"{source.label}: every record says that it is not to be trained on.")
     logger.info("%d examples from %s (%s)", source.count, source.label, source.layout)
-    if source.layout.text:
-        return TEXT_FEATURES
-    features = CHAT_FEATURES if several else PAIR_FEATURES
-    return datasets.Features({"tools": STRING, **features}) if tools else features
+    return features_of(text=source.layout.text is not None, several=several, tools=tools)
 
 
 def _report_notes(source: _Source, notes: Counter[str], left_out: Counter[str]) -> None:

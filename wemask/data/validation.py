@@ -6,14 +6,44 @@ all arms, ranks and resumed jobs have the same. It never reads the items of a be
 """
 
 import hashlib
+import logging
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
+import datasets
+
+from wemask.data.examples import DataConfig, load_examples
 from wemask.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+def load_split(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+    """What is trained, and what `data.validation` keeps apart from it.
+
+    Raises:
+        DataError: as `load_examples`, of either; or the two are not of one kind.
+    """
+    examples = load_examples(config)
+    if config.validation is None:
+        return examples, None
+    if not isinstance(config.validation, str):
+        return split_off(examples, config.validation, config.seed)
+    other = replace(
+        config, name="jsonl", path=config.validation, split="validation", validation=None
+    )
+    apart = load_examples(other, like=examples.features)
+    if leaked := also_trained(apart, examples):
+        logger.warning(
+            "%d of the %d validation examples of %s have a prompt that is trained on, too.",
+            *(leaked, len(apart), config.validation),
+        )
+    return examples, apart
 
 
 def split_off(examples: Any, share: float, seed: int) -> tuple[Any, Any]:

@@ -18,9 +18,8 @@ from wemask import distributed
 from wemask.checkpoint.manifest import CONFIG_NAME, manifest_values, read_manifest, write_marks
 from wemask.checkpoint.save_load import save
 from wemask.data import chat
-from wemask.data.audit import Audit, audit, named
-from wemask.data.examples import load_split
-from wemask.errors import ConfigError, DataError, RunFolderError, WemaskError, judged_by
+from wemask.data.validation import load_split
+from wemask.errors import ConfigError, RunFolderError, WemaskError, judged_by
 from wemask.files import saving, say
 from wemask.measure.probe import fixed_probe
 from wemask.operator.handle import SoftenHandle
@@ -45,6 +44,7 @@ from wemask.train.monitoring import WatchCallback
 from wemask.train.prepare import Prepared, prepare
 from wemask.train.progress import ProgressCallback
 from wemask.train.recalibration import Recalibration
+from wemask.train.review import review
 from wemask.train.saved_state import (
     is_finished,
     last_checkpoint,
@@ -54,6 +54,7 @@ from wemask.train.saved_state import (
     write_hashes,
 )
 from wemask.train.summary import show_summary
+from wemask.train.validation import best_checkpoint, evaluation_arguments
 from wemask.train.wandb_service import logged
 
 
@@ -75,23 +76,19 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
     console = console or Console(quiet=not distributed.is_main())
     if config.trains and not config.dry_run and _is_finished(config, console):
         return config.folder()
-    examples = validation = None
+    data: Any = None
     if config.trains:
         with waiting():
-            examples, validation = distributed.main_first(lambda: load_split(config.data))
-    prepared = prepare(config, () if examples is None else examples)
-    if examples is None:
+            data = distributed.main_first(lambda: load_split(config.data))
+    prepared = prepare(config, () if data is None else data[0])
+    if data is None:
         show_summary(console, config, prepared, example=None, loss=None)
         console.print(
             f"method={config.method} trains nothing. Compare it: python evaluate.py "
             "(with the same settings), or train with method=wemask or method=sft."
         )
         return None
-    loss = _choose_loss(config, prepared, examples, console)
-    examples = _reviewed(config, prepared, examples, loss, console)
-    if validation is not None:
-        console.print("For validation, not trained:")
-        validation = _reviewed(config, prepared, validation, loss, console)
+    loss, data = review(config, prepared, data, console)
     if config.dry_run:
         console.print("dry_run=true: nothing was trained, nothing was written.")
         return None
@@ -102,71 +99,9 @@ def train(config: RunConfig, console: Console | None = None) -> Path | None:
             with saving(folder):
                 prepared.report.save(folder / "me_layer.json")
                 save_merged(config, prepared.model, prepared.tokenizer, folder)
-        _fit(config, prepared, (examples, validation), loss, folder, console)
+        _fit(config, prepared, data, loss, folder, console)
     say(console, f"Saved: {folder / 'final'}")
     return folder
-
-
-def _choose_loss(
-    config: RunConfig, prepared: Prepared, examples: Any, console: Console
-) -> chat.LossChoice:
-    """Show what will be trained: the summary and a sample; -> the loss."""
-    loss = chat.choose_loss(
-        examples[0],
-        prepared.tokenizer,
-        completion_only=config.trainer.get("completion_only_loss"),
-        assistant_only=config.trainer.get("assistant_only_loss"),
-    )
-    show_summary(console, config, prepared, example=examples[0], loss=loss)
-    return loss
-
-
-def _reviewed(
-    config: RunConfig, prepared: Prepared, examples: Any, loss: chat.LossChoice, console: Console
-) -> Any:
-    """Say what the trainer will make of all examples; -> the examples as it gets them.
-
-    Raises:
-        DataError: nothing to train is left, or a turn would be trained as an empty one.
-    """
-    limit = config.trainer_value("max_length")
-    found = audit(examples, prepared.tokenizer, loss, max_length=limit)
-    style = "yellow" if found.truncated or found.untrained else ""
-    console.print(str(found), style=style, soft_wrap=True, markup=False, highlight=False)
-    for line in found.warnings():
-        say(console, line)
-    if found.untrained and len(found.untrained) >= (found.looked or found.n):
-        raise DataError(_nothing_left(found, limit))
-    if found.silent:
-        examples = _without_silent(config, examples, found, console)
-    if not found.masked:
-        return examples
-    return distributed.main_first(lambda: chat.labelled(examples, prepared.tokenizer, loss))
-
-
-def _nothing_left(found: Audit, limit: int | None) -> str:
-    if limit is not None and found.truncated:
-        return (
-            f"trainer.max_length={limit} leaves nothing to train in any example: the answers begin "
-            f"later. The longest example has {found.longest} tokens."
-        )
-    return f"The chat template shows nothing of the answers of {named(found.untrained)}."
-
-
-def _without_silent(config: RunConfig, examples: Any, found: Audit, console: Console) -> Any:
-    """Leave out, where that is asked for, what the chat template shows as an empty answer."""
-    what = (
-        f"{len(found.silent)} examples have answers of which the chat template shows nothing, "
-        f"tool calls or reasoning alone: {named([*found.silent.values()])}."
-    )
-    if config.data.invalid == "error" or len(found.silent) == found.n:
-        raise DataError(
-            f"{what} Take a model whose template shows them, type data.invalid=drop to leave them "
-            "out, or, for ShareGPT's calls, data.roles={function_call: assistant} to train their "
-            "text."
-        )
-    say(console, f"{what} Left out (data.invalid=drop).")
-    return examples.select([i for i in range(found.n) if i not in found.silent])
 
 
 def _is_finished(config: RunConfig, console: Console) -> bool:
@@ -203,11 +138,19 @@ def _fit(
 ) -> None:
     interrupt = InterruptCallback()
     watch = _watch(config, prepared, folder, console)
-    examples, apart = data
+    examples, validation = data
     again = Recalibration.of(config, prepared, examples, console)
     checkpoint = distributed.on_main(lambda: _whole_checkpoint(folder, console))
     trainer = build_trainer(
-        config, prepared, examples, loss, folder, interrupt, watch, validation=apart, again=again
+        config,
+        prepared,
+        examples,
+        loss,
+        folder,
+        interrupt,
+        watch,
+        validation=validation,
+        again=again,
     )
     distributed.check_world(trainer.args.world_size)
     if checkpoint is not None:
@@ -227,7 +170,10 @@ def _fit(
                 trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
-    _take_best(trainer, prepared, console)
+    best = best_checkpoint(trainer, partial(say, console))
+    if best is not None and prepared.handle is not None:
+        engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled  # which restores theta
+        _restore_operator(prepared.handle, best, theta=not engine)
     if again is not None:
         again.at_end()
     with saving(folder):
@@ -361,12 +307,7 @@ def arguments_of(
         "report_to": "wandb" if config.logger["name"] == "wandb" else "none",
         "run_name": folder.name,
     }
-    if config.data.validation is not None:
-        when, steps = config.trainer_value("save_strategy"), config.trainer_value("save_steps")
-        defaults["eval_strategy"] = when if when in ("steps", "epoch") else "epoch"
-        defaults["eval_steps"] = steps if when == "steps" else None
-        batch = config.trainer_value("per_device_train_batch_size")
-        defaults["per_device_eval_batch_size"] = batch
+    defaults |= evaluation_arguments(config)
     ours = {"output_dir": str(folder / "checkpoints"), "seed": config.seed}
     ours |= engine_arguments(config.deepspeed, config.fsdp)
     if config.trainer.get("packing") and "flash" not in kernel:
@@ -416,17 +357,6 @@ def _stop(folder: Path, state: Any) -> None:
         f"Interrupted at step {state.global_step} of {state.max_steps}; the checkpoint is in "
         f"{folder / 'checkpoints'}. The same command resumes."
     )
-
-
-def _take_best(trainer: Any, prepared: Prepared, console: Console) -> None:
-    """Say which checkpoint the trainer went back to, and give the operator what it had there."""
-    best = trainer.state.best_model_checkpoint
-    if not (trainer.args.load_best_model_at_end and best):
-        return
-    say(console, f"The best checkpoint is the final model: {best} ({trainer.state.best_metric:g}).")
-    if prepared.handle is not None:
-        engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled  # which restores theta
-        _restore_operator(prepared.handle, Path(best), theta=not engine)
 
 
 def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
