@@ -135,10 +135,8 @@ def analyse(
     """
     console = console or Console()
     if config.length > (positions := _positions(model)):
-        say(
-            console,
-            f"--length {config.length}: the model has {positions} positions, which are used.",
-        )
+        note = f"--length {config.length}: the model has {positions} positions, which count."
+        say(console, note)
         config = replace(config, length=positions)
     texts = load_texts(config.texts, config.count, config.column)
     ids, mask = tokenise(tokenizer, texts, config.length)

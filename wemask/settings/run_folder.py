@@ -69,7 +69,7 @@ class _Plain(yaml.SafeLoader):
 def _check_same(path: Path, values: dict[str, Any]) -> None:
     text = read_text(path, RunFolderError, limit=LARGEST_CONFIG)
     try:
-        before = yaml.load(text, _Plain)  # noqa: S506 (it is a SafeLoader)
+        before = yaml.load(text, _Plain)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}. Give another run folder.") from error
     ours, theirs = flat(values), flat(before if isinstance(before, dict) else {})

@@ -15,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from wemask.errors import ConfigError, DataError
 from wemask.evaluate.evaluation import TaskConfig, check_tasks
 from wemask.evaluate.tasks import loading
+from wemask.evaluate.tasks.local import read_rows
 
 MMLU = [
     {"question": "Bones?", "subject": "anatomy", "choices": list("pqrs"), "answer": 1},
@@ -68,6 +69,17 @@ def test_a_csv_file_gives_the_same_items(tiny: Any, tmp_path: Path) -> None:
     second = run(tiny.model, tiny, [mmlu(table)], tmp_path / "b")["mmlu"]
     assert second.samples == first.samples
     assert second.conditions == first.conditions
+
+
+def test_a_cell_that_is_no_json_stays_a_text_and_a_pipe_is_no_file(tmp_path: Path) -> None:
+    cells = ["[" * 100_000, "[" * 200 + "]" * 200, "[x", "{}"]
+    with (tmp_path / "m.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["a"], *([cell] for cell in cells)])
+    read = [row["a"] for row in read_rows(str(tmp_path / "m.csv"))]
+    assert read == [*cells[:3], {}]
+    os.mkfifo(tmp_path / "m.jsonl")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        check_tasks([mmlu(tmp_path / "m.jsonl")])
 
 
 @pytest.mark.parametrize(
