@@ -165,11 +165,9 @@ def test_a_run_that_was_trained_again_is_asked_again(compared: Any) -> None:
     assert run.fingerprint() == before
 
 
-def test_every_arm_is_asked_with_the_tokenizer_that_was_trained(
-    compared: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_arm_is_asked_with_one_chat_template(compared: Any) -> None:
     asked, _, _ = compared
-    templates = {asked.run(arm).tokenizer().chat_template for arm in ARMS}
+    templates = {asked.run(arm).chat_template() for arm in ARMS}
     assert templates == {asked.run(arm).load()[1].chat_template for arm in ARMS}
     assert len(templates) == 1
 
