@@ -162,7 +162,7 @@ def test_report_with_a_damaged_item_names_file_and_line(
         ("validate --model tiny rate=2", "0 < rate <= 1"),
         ("validate --model tiny rates=0.1", "Did you mean"),
         ("validate --model tiny layers=[50]", "Layer 50 does not exist"),
-        ("report /nowhere/results.json", "no such file"),
+        ("report /nowhere/results.json", "No such file"),
         ("export /nowhere out", "holds no softened model"),
         ("merge /nowhere out", "holds no softened model"),
     ],
