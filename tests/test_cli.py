@@ -162,7 +162,7 @@ def test_report_with_a_damaged_item_names_file_and_line(
         ("validate --model tiny rate=2", "0 < rate <= 1"),
         ("validate --model tiny rates=0.1", "Did you mean"),
         ("validate --model tiny layers=[50]", "Layer 50 does not exist"),
-        ("report /nowhere/results.json", "no such file"),
+        ("report /nowhere/results.json", "No such file"),
         ("export /nowhere out", "holds no softened model"),
         ("merge /nowhere out", "holds no softened model"),
         ("recalibrate /nowhere", "holds no softened model"),
@@ -208,7 +208,17 @@ def test_quiet_says_nothing_but_errors(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
     assert (tmp_path / "me_layer.json").exists()
     assert run("--quiet", "report", "/nowhere/results.json") == 2
-    assert "no such file" in capsys.readouterr().err
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_an_odd_wandb_mode_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "odd")
+    out = tmp_path / "out"
+    assert run("analyse", "--model", "tiny", "--out", str(out), "--wandb", "p") == 2
+    assert "WANDB_MODE is one of offline, online, disabled, got 'odd'" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_an_interruption_is_one_line(

@@ -165,6 +165,28 @@ def test_a_run_that_was_trained_again_is_asked_again(compared: Any) -> None:
     assert run.fingerprint() == before
 
 
+def test_every_arm_is_asked_with_one_chat_template(compared: Any) -> None:
+    asked, _, _ = compared
+    templates = {asked.run(arm).chat_template() for arm in ARMS}
+    assert templates == {asked.run(arm).load()[1].chat_template for arm in ARMS}
+    assert len(templates) == 1
+
+
+def test_another_template_is_seen_before_anything_is_asked(
+    compared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, _, _ = compared
+    file = asked.run("sft").final / "chat_template.jinja"
+    original = file.read_text()
+    monkeypatch.setattr(study, "evaluate_arm", None)
+    try:
+        file.write_text(original + "{# of another day #}")
+        with pytest.raises(DataError, match="chat template of sft is not that of base"):
+            evaluate(asked, quiet())
+    finally:
+        file.write_text(original)
+
+
 def test_sft_then_wemask_is_the_run_of_sft_softened(compared: Any) -> None:
     asked, _, _ = compared
     softened, _ = asked.run("sft_then_wemask").load()

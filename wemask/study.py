@@ -242,8 +242,10 @@ def _check_templates(study: Study, runs: Sequence[ArmRun]) -> None:
     """
     if all(task.chat is False for task in study.tasks):
         return
-    places = {run.final if run.config.trains else None: run for run in runs}
-    found = [(run.name, run.tokenizer().chat_template) for run in places.values()]
+    first: dict[Path | None, ArmRun] = {}
+    for run in runs:
+        first.setdefault(run.final if run.config.trains else None, run)
+    found = [(run.name, run.chat_template()) for run in first.values()]
     for name, template in found:
         if template != found[0][1]:
             raise DataError(

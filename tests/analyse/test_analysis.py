@@ -171,12 +171,25 @@ def test_settings_are_checked_together():
         AnalysisConfig(experiments=("neccessity",), count=0, length=1)
     text = str(error.value)
     assert "Did you mean 'necessity'?" in text
-    assert "--count must be 1 or more, got 0" in text and "--length must be 2 or more" in text
+    assert "--count must be 1 to 100,000, got 0" in text and "--length must be 2 to" in text
+    with pytest.raises(ConfigError, match="--count must be 1 to 100,000, got 1,000,000,000,000"):
+        AnalysisConfig(count=10**12)
     with pytest.raises(ConfigError, match="stand alone"):
         AnalysisConfig(experiments=("all", "dose"))
     assert AnalysisConfig(experiments=("dose", "necessity", "dose")).chosen == ("necessity", "dose")
     assert AnalysisConfig(experiments=("none",)).chosen == ()
     assert AnalysisConfig().chosen == CHOICES
+
+
+def test_no_text_is_longer_than_the_positions_of_the_model(planted, tmp_path):
+    texts = tmp_path / "long.txt"
+    texts.write_text("a b c d " * 10_000)
+    settings = {"texts": texts, "count": 1, "length": 10**6}
+    page, said = run(planted, tmp_path / "run", "none", **settings)
+    positions = planted[0].config.max_position_embeddings
+    assert f"--length 1000000: the model has {positions} positions" in said
+    facts = json.loads((page.parent / "analysis.json").read_text())
+    assert facts["texts"]["tokens"] == facts["settings"]["length"] == positions
 
 
 def test_durations():

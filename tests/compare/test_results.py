@@ -91,6 +91,12 @@ def test_null_is_legal_only_where_the_schema_says_so() -> None:
     assert validate_results(fine)["softening"] is None
 
 
+def test_an_interval_of_version_0_1_may_end_a_little_outside() -> None:
+    older = made_up()
+    older["arms"]["base"]["gsm8k"]["low"] = -0.0041  # docs/results/real/smollm2_lora
+    assert validate_results(older)
+
+
 def test_results_survive_the_disk(tmp_path: Path) -> None:
     results = validate_results(made_up())
     save_results(results, tmp_path / "results.json")

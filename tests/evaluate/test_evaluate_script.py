@@ -1,14 +1,38 @@
 """evaluate.py as a user starts it: whole processes."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from run_support import FAST, REPOSITORY, call
 
 from wemask.compare.results import load_results
+from wemask.errors import ConfigError
+from wemask.settings.composition import compose
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (["arms=5"], "arms must be .*, got 5"),
+        (["arms=[base,5]"], r"arms\[1\] must be a text, got 5"),
+        (["tasks=[]"], "No tasks. Choose some"),
+        (["eval_seed=1099511627776"], "eval_seed must be at most 4294967295"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked_is_refused_at_once(
+    words: list[str], refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = runpy.run_path(str(REPOSITORY / "evaluate.py"))
+    hydra = SimpleNamespace(runtime=SimpleNamespace(choices={}), mode=None)
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: hydra)
+    with pytest.raises(ConfigError, match=refusal):
+        script["run"](compose("evaluate", [*FAST, *words]), words)
 
 
 @pytest.mark.slow

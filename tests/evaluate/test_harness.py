@@ -114,8 +114,10 @@ def test_what_a_task_asks_for_stays_and_what_is_set_aside_is_noted(
     assert asked != plain
     tiny.model.generation_config.update(min_new_tokens=9)
     task = TaskConfig(name="synthetic", limit=1, max_new_tokens=99)
-    note = run(tiny.model, tiny, [task], tmp_path)["synthetic"].note
+    said = list[str]()
+    note = run(tiny.model, tiny, [task], tmp_path, say=said.append)["synthetic"].note
     assert note == "the model's generation_config was set aside (min_new_tokens=9)"
+    assert said == [f"base: {note}."]
 
 
 def test_an_adapter_hands_its_generation_config_back(fresh_tiny: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from report_cases import made_up
 
 from wemask.compare.results import validate_results
+from wemask.errors import ConfigError
 from wemask.report.tracking import log_study
 
 BLOCK = 32768  # LevelDB's log framing, which .wandb files have behind a header of 7 bytes
@@ -100,6 +101,29 @@ def test_a_study_seeks_a_server_that_is_not_there_once(tmp_path: Path) -> None:
     assert said[1].endswith(f"wandb sync {tmp_path}/wandb/offline-run-*")
     runs = [read(path) for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")]
     assert len(runs) == 1 + len(made_up()["arms"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "changed", "words"),
+    [
+        ("odd", {}, "mode Input should be 'online', 'offline'"),
+        ("offline", {"project": 5}, "project Input should be a valid string"),
+        ("offline", {"project": "a/b"}, "Invalid project name 'a/b'"),
+        ("offline", {"mode": "odd"}, "mode Input should be"),
+    ],
+)
+def test_what_wandb_refuses_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, changed: Any, words: str
+) -> None:
+    import wandb
+
+    wandb.teardown()  # it reads its environment once
+    monkeypatch.setenv("WANDB_MODE", variable)
+    try:
+        with pytest.raises(ConfigError, match=f"W&B refuses this run: .*{words}"):
+            log_study(validate_results(made_up()), tmp_path, LOGGER | changed)
+    finally:
+        wandb.teardown()
 
 
 def test_each_arm_is_a_run_and_all_are_one_group(logged: Any) -> None:

@@ -174,6 +174,9 @@ def made_up_samples(results: Any) -> dict[tuple[str, str], list[dict[str, Any]]]
                     "gold": str(i),
                     "correct": i in right,
                     "reason": None if i in right else "no number after ####",
+                    "draw": 0,
+                    "cluster": None,
+                    "metrics": {"exact_match": float(i in right)},
                 }
                 for i in range(n)
             ]

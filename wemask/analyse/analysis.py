@@ -136,10 +136,8 @@ def analyse(
     """
     console = console or Console()
     if config.length > (positions := _positions(model)):
-        note(
-            console,
-            f"--length {config.length}: the model has {positions} positions, which are used.",
-        )
+        clamped = f"--length {config.length}: the model has {positions} positions, which count."
+        note(console, clamped)
         config = replace(config, length=positions)
     texts = load_texts(config.texts, config.count, config.column)
     ids, mask = tokenise(tokenizer, texts, config.length)

@@ -47,6 +47,7 @@ _CHECKED: dict[type, TypeAdapter[Any]] = {
     float: TypeAdapter(float, config=STRICT),
 }
 Share = Annotated[float, Field(ge=0, le=1)]
+NearShare = Annotated[float, Field(ge=-1, le=2)]  # version 0.1 wrote t intervals as they are
 Difference = Annotated[float, Field(ge=-1, le=1)]  # of two shares
 # The end of an interval of a difference: that of a t interval over two seeds may lie far outside.
 End = Annotated[float, Field(ge=-100, le=100)]
@@ -152,8 +153,8 @@ class ArmScore(TypedDict):
 
     n: Count
     mean: Share  # of right answers
-    low: Share  # 95% interval of the mean, over items
-    high: Share
+    low: NearShare  # 95% interval of the mean, over items
+    high: NearShare
     metrics: dict[str, float]  # every metric of the task, mean over the runs
     runs: Annotated[list[RunScore], Field(min_length=1)]
 
@@ -289,8 +290,8 @@ def _contradictions(results: Results) -> list[str]:
                 found.append(f"{where}.{side}: arm {arm!r} has no score on {comparison['task']!r}.")
         found += _upside_down(comparison, where)
     if softening := results["softening"]:
-        off, on = ([row["layer"] for row in rows] for rows in softening["metrics"].values())
-        if off != on:
+        metrics = softening["metrics"]
+        if [r["layer"] for r in metrics["off"]] != [r["layer"] for r in metrics["on"]]:
             found.append("results.softening.metrics: off and on must be of the same layers.")
     return found
 

@@ -34,7 +34,7 @@ SOUGHT = {
     "string_pattern_mismatch": "like {pattern}",
     "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
-    "less_than_equal": "at most {le}",
+    "less_than_equal": "at most {le:.10g}",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from wemask.checkpoint.adapter import is_adapter, read_adapter, with_adapter
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
@@ -121,17 +122,17 @@ class ArmRun:
             "budget": dict(budget) if budget is not None else None,
         }
 
-    def tokenizer(self) -> Any:
-        """Its tokenizer, with the chat template that it is asked with; no weights are read."""
-        if self.config.trains:
-            found = load_tokenizer(str(self.final))
+    def chat_template(self) -> str:
+        """The chat template that it is asked with; no weights are read for it."""
+        model = self.config.model
+        if self.config.trains:  # without a softened model's config, which transformers warns of
+            found = load_tokenizer(str(self.final), config=PretrainedConfig())
         else:
-            model = self.config.model
             found = load_tokenizer(
                 model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
             )
         ensure_chat_template(found)
-        return found
+        return found.chat_template
 
     def load(self) -> tuple[nn.Module, Any]:
         """Model and tokenizer, softened where the arm is.

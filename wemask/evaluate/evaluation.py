@@ -129,7 +129,7 @@ def evaluate_arm(
         about: what else to say of the arm; kept as it is in every meta.json, and without influence
             on what is run. A finished result keeps what it has, unless it has nothing.
         load: what `check_tasks` returned, so that no task is loaded twice.
-        say: for a line about damaged results, which are set aside and asked again.
+        say: for a line about a generation_config, or damaged results, that are set aside.
 
     Returns:
         Task name -> result, in the order of `tasks`.
@@ -139,10 +139,12 @@ def evaluate_arm(
         RunFolderError: the results cannot be written.
     """
     from wemask.decoder.passage import evaluating  # torch: not for composing a config
-    from wemask.evaluate.harness import WemaskLM
+    from wemask.evaluate.harness import WemaskLM, set_aside_words
     from wemask.evaluate.tasks.loading import load_task
 
     _check_call(tasks, limit, batch_size, fingerprint, about)
+    if aside := set_aside_words(model):
+        say(f"{arm}: {aside}.")
     results = dict[str, TaskResult]()
     with evaluating(model):
         for config in tasks:

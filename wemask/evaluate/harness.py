@@ -245,7 +245,7 @@ def plain_decoding(model: Any) -> Iterator[None]:
     limit or stop strings would apply under greedy decoding too.
     """
     own, plain = model.generation_config, GenerationConfig()
-    holders = (unwrap(model), model)  # PEFT hands its own on to what it wraps
+    holders: tuple[Any, ...] = (unwrap(model), model)  # PEFT hands its own on to what it wraps
     for holder in holders:
         holder.generation_config = plain
     try:

@@ -89,7 +89,7 @@ def tokenise(tokenizer: Any, texts: list[str], length: int) -> tuple[Tensor, Ten
     Raises:
         DataError: nothing is left.
     """
-    rows = [tokenizer(text, verbose=False)["input_ids"][:length] for text in texts]
+    rows = [tokenizer(text)["input_ids"][:length] for text in texts]
     rows = [row for row in rows if len(row) > 1]
     if not rows:
         raise DataError(f"None of the {len(texts)} texts has two tokens or more.")

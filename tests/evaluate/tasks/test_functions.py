@@ -53,6 +53,7 @@ def test_a_chat_record_is_asked_verbatim(tiny: Any, tmp_path: Path) -> None:
     ("name", "change", "words"),
     [
         ("gsm8k_cot", {"prompt": "How many?"}, r"one user turn in 'prompt', found 'How many\?'"),
+        ("gsm8k_cot", {"prompt": ["How many?"]}, r"one user turn in 'prompt', found \['How many"),
         ("gsm8k_cot", {"prompt": [{"role": "system", "content": "x"}] * 2}, r"'system', 'system'"),
         ("gsm8k_cot", {"reward_model": "3"}, "an object in 'reward_model'"),
         ("gsm8k_cot", {"reward_model": {"truth": "3"}}, "Did you mean 'truth'|no column"),

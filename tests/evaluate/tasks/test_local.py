@@ -14,7 +14,8 @@ from lm_eval.tasks import TaskManager
 
 from wemask.errors import ConfigError, DataError
 from wemask.evaluate.evaluation import TaskConfig, check_tasks
-from wemask.evaluate.tasks import loading, local
+from wemask.evaluate.tasks import loading
+from wemask.evaluate.tasks.local import read_rows
 
 MMLU = [
     {"question": "Bones?", "subject": "anatomy", "choices": list("pqrs"), "answer": 1},
@@ -71,11 +72,19 @@ def test_a_csv_file_gives_the_same_items(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_cells_of_a_table_are_json_where_they_can_be(tmp_path: Path) -> None:
-    deep = "[" * 100_000
-    path = tmp_path / "m.tsv"
-    path.write_text(f"a\tb\tc\n[1, 2]\t[sic] a text\t{deep}\n")
-    (row,) = local.read_rows(str(path))
-    assert (row["a"], row["b"], row["c"]) == ([1, 2], "[sic] a text", deep)
+    cells = ["[" * 100_000, "[" * 200 + "]" * 200, "[x", "{}"]
+    with (tmp_path / "m.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["a"], *([cell] for cell in cells)])
+    assert [row["a"] for row in read_rows(str(tmp_path / "m.csv"))] == [*cells[:3], {}]
+    (tmp_path / "m.tsv").write_text("a\tb\n[1, 2]\t[sic] a text\n")
+    (row,) = read_rows(str(tmp_path / "m.tsv"))
+    assert (row["a"], row["b"]) == ([1, 2], "[sic] a text")
+
+
+def test_a_pipe_is_no_file_of_items(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.jsonl")
+    with pytest.raises(DataError, match="a pipe or a device"):
+        check_tasks([mmlu(tmp_path / "m.jsonl")])
 
 
 @pytest.mark.parametrize(

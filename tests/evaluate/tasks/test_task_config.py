@@ -32,6 +32,7 @@ from wemask.evaluate.tasks.task_config import JUDGED_TASKS, TASK_FOLDER
         ({"n_samples": 4, "temperature": 0}, "greedy outputs are all the same"),
         ({"temperature": -1}, "at least 0, got -1"),
         ({"temperature": float("nan")}, "got nan"),
+        ({"temperature": 1e-300}, "below 1e-06 scores overflow"),
         ({"temperature": 1, "top_p": 0}, "top_p must be above 0, got 0"),
         ({"top_p": 0.9}, "touches nothing without sampling"),
         ({"judge": "tiny"}, "would judge nothing: only xstest_safe and xstest_unsafe"),
@@ -51,8 +52,11 @@ def test_all_wrong_settings_come_together() -> None:
         "tasks.gsm8k.limt does not exist. Did you mean 'limit'?",
         "tasks.math500 holds settings such as limit: 20, got 7.",
     ]
-    with pytest.raises(ConfigError, match="No tasks"):
-        tasks_from_config({})
+    for none in ({}, None):
+        with pytest.raises(ConfigError, match="No tasks"):
+            tasks_from_config(none)
+    with pytest.raises(ConfigError, match="tasks holds tasks with their settings, got 5"):
+        tasks_from_config(5)  # pyright: ignore[reportArgumentType]
 
 
 # Keys that only some tasks have: outputs to generate, a text of ours behind the question, a judge.

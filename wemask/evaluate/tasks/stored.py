@@ -155,14 +155,17 @@ def read_result(folder: Path) -> TaskResult:
     Raises:
         DataError: it is missing, unfinished or damaged.
     """
-    path = folder / SAMPLES
-    if not (folder / META).exists():
+    path, meta_path = folder / SAMPLES, folder / META
+    if not (path.exists() and meta_path.exists()):
         raise DataError(
             f"{folder} holds no finished task: {META} and {SAMPLES} were sought. "
             "Run its evaluation to the end."
         )
-    meta: Any = read_json(folder / META)
-    check_shape(_META, meta, folder / META)
+    try:
+        meta: Any = read_json(meta_path)
+    except DataError as error:
+        raise DataError(f"{_damaged(meta_path)} {error}") from error
+    check_shape(_META, meta, meta_path)
     regular(path)
     if hashlib.sha256(path.read_bytes()).hexdigest() != meta["samples_sha256"]:
         raise DataError(f"{_damaged(path)} Its hash is not the one in {META}.")

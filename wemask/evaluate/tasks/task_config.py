@@ -11,7 +11,7 @@ from wemask.errors import ConfigError
 
 TASK_FOLDER = Path(__file__).resolve().parent
 OWN_TASKS = tuple(sorted(path.stem for path in TASK_FOLDER.glob("*.yaml")))
-COLDEST = 0.001  # temperature of sampling; at 1e-36 a score over it is infinite
+COLDEST = 1e-6  # temperature of sampling; at 1e-36 a score over it is infinite
 JUDGED_TASKS = ("xstest_safe", "xstest_unsafe")  # right or wrong is whether the model refuses
 
 
