@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import struct
 import sys
 import time
@@ -244,23 +243,6 @@ def test_a_resumed_run_ends_at_the_same_weights(
     ends = [read_config(f / "final") for f in (folder, trained("method=wemask", *words)[0])]
     assert ends[0].get("learned") == ends[1].get("learned")
     assert bool(ends[0].get("learned")) == (LEARNED in words)
-
-
-def test_a_half_written_checkpoint_is_named_removed_and_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = quick(tmp_path, "method=wemask")
-    folder = crash(config, monkeypatch)
-    broken = folder / "checkpoints" / "checkpoint-3"
-    shutil.copytree(folder / "checkpoints" / "checkpoint-2", broken)
-    file = broken / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:5000])
-    _, text = fit(config)
-    assert "checkpoint-3 is half-written or damaged and is not used: model.safe" in text
-    assert "Resuming from" in text and "checkpoint-2" in text
-    uninterrupted = weights(trained("method=wemask")[0] / "final")
-    resumed = weights(folder / "final")
-    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in resumed)
 
 
 def test_a_finished_run_says_so_and_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from wemask.checkpoint import gguf_file
-from wemask.checkpoint.manifest import CONFIG_NAME
 from wemask.errors import ModelError
 from wemask.settings import packaged
 from wemask.settings.config import ModelConfig
@@ -178,15 +177,11 @@ def _check_folder(name: str, path: str, variant: str | None) -> None:
         return
     files = sorted(p.name for p in folder.iterdir())
     if "adapter_config.json" in files:
-        if CONFIG_NAME in files:  # transformers would load its base, and say nothing
-            raise ModelError(f"{name} is a softened adapter. Load it with wemask.load({name!r}).")
         return
     if "config.json" not in files:
-        hints = [f" Give the file: {path}/{f}" for f in files if f.endswith(".gguf")]
-        hints += [f" A run's model: {path}/final"] if "final" in files else []
-        hint = next(iter(hints), "")
+        gguf = next((f" Give the file: {path}/{f}" for f in files if f.endswith(".gguf")), "")
         raise ModelError(
-            f"{name} is no model folder: config.json was sought, found {files or 'nothing'}.{hint}"
+            f"{name} is no model folder: config.json was sought, found {files or 'nothing'}.{gguf}"
         )
     if any(f.endswith((".safetensors", ".safetensors.index.json")) for f in files) or variant:
         return

@@ -5,6 +5,7 @@ without a word; so such a run is refused, or continues it, or begins with what i
 """
 
 import copy
+import os
 import re
 import signal
 import threading
@@ -42,11 +43,14 @@ def load_adapted(config: RunConfig) -> tuple[nn.Module, Any] | None:
         ModelError: it does not load, or cannot be merged.
     """
     folder = Path(config.model.path).expanduser()
-    choice, softened = config.model.adapter, (folder / CONFIG_NAME).exists()
-    if not is_adapter(folder):
+    choice, here = config.model.adapter, os.path.isdir(folder)  # noqa: PTH112: of any length
+    if here and (folder / "config.resolved.yaml").exists():
+        raise ModelError(f"{folder} is a run folder. Its model: model.path={folder / 'final'}")
+    if not here or not is_adapter(folder):
         if choice != "refuse":
             raise ConfigError(f"model.adapter={choice}, but {folder} is no adapter. Leave it out.")
         return None
+    softened = (folder / CONFIG_NAME).exists()
     if choice == "refuse" and not (config.trains or softened):
         return None  # stock weights, to be measured or evaluated as transformers loads them
     _check_choice(config, folder, softened)

@@ -148,17 +148,17 @@ class WatchCallback(TrainerCallback):
 def keep_lines(path: Path, *, until: int) -> None:
     """Drop the lines of steps after `until`, which a resumed run takes again; 0 drops all.
 
-    So is a half-written line, the last one of a killed run.
+    So is a damaged line, such as the last one of a killed run.
     """
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         write_whole(path, "".join(f"{line}\n" for line in lines if _is_kept(line, until)))
 
 
 def _is_kept(line: str, until: int) -> bool:
     try:
         return bool(until) and json.loads(line)["step"] <= until
-    except ValueError:
+    except (ValueError, TypeError, KeyError, RecursionError):  # whatever a damaged line may hold
         return False
 
 
