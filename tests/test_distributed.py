@@ -89,3 +89,48 @@ def test_alone_everything_is_a_plain_call() -> None:
     assert distributed.largest(2.0, -1.0) == [2.0, -1.0]
     assert distributed.broadcast_object("x") == "x"
     distributed.agree("a", "nothing")
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"RANK": "x"}, "RANK must be a whole number, found 'x'"),
+        ({"RANK": "-1"}, "RANK must be"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE must be"),
+        ({"LOCAL_RANK": "0x1"}, "LOCAL_RANK must be"),
+        ({"RANK": "2"}, "RANK is 2, but WORLD_SIZE 2"),
+        ({"WORLD_SIZE": None}, "WORLD_SIZE missing"),
+        ({"MASTER_ADDR": None, "MASTER_PORT": None}, "MASTER_ADDR, MASTER_PORT missing"),
+        ({"RANK": None}, "RANK missing"),
+    ],
+)
+def test_rank_variables_that_are_odd_or_partial_are_one_message(
+    bare: pytest.MonkeyPatch, changes: dict[str, str | None], said: str
+) -> None:
+    for name, value in {**TORCHRUN, **changes}.items():
+        if value is not None:
+            bare.setenv(name, value)
+    with pytest.raises(ConfigError, match=said) as error:
+        distributed.adopt_environment()
+    assert "unset " in str(error.value)
+    distributed.rank(), distributed.world()  # whoever says it asks for them
+
+
+def test_whole_rank_variables_and_a_world_of_one_are_fine(bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("WORLD_SIZE", "1")
+    distributed.adopt_environment()
+    for name, value in TORCHRUN.items():
+        bare.setenv(name, value)
+    distributed.adopt_environment()
+    assert (distributed.rank(), distributed.world()) == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"])
+@pytest.mark.parametrize("value", ["x", "", "1.5"])
+def test_odd_variables_of_srun_are_one_message(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"srun sets {name} to a whole number"):
+        distributed.srun_ranks({**STEP, "MASTER_ADDR": "10.0.0.1", name: value})

@@ -160,6 +160,19 @@ def test_lists_and_schedules_reach_the_operator() -> None:
         "dry_run=abc",
         "~seed",
         "~data",
+        "~operator",
+        "~trainer",
+        "~peft",
+        "seed=-1",
+        "seed=4294967296",
+        "seed=1000000000000000000000000000000",
+        "data.seed=-1",
+        "data.system=5",
+        "model.adapter=twice",
+        "logger=wandb logger.project=5",
+        "++operator.strength={initial:0.999999999,scale:1e300}",
+        "hydra.run.dir=/proc/nope",
+        "hydra.sweep.dir=x",
         "a=b=c",
         "=3",
     ],
@@ -168,6 +181,23 @@ def test_a_value_that_makes_no_sense_is_one_message(words: str) -> None:
     message = refused(*words.split())
     assert message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/tmp/x", "a/../../x", "x/..", "..", "n" * 300, "a/" + "n" * 300]
+)
+@pytest.mark.parametrize("key", ["experiment_name", "model.name"])
+def test_a_run_stays_below_its_output_dir(key: str, name: str) -> None:
+    message = refused(f"{key}={name}")
+    assert ("255 bytes" if "nn" in name else f"{key} must name a folder below") in message
+    assert len(message) < 300
+
+
+def test_a_place_of_300_characters_is_refused_and_a_deep_one_is_not(tmp_path: Path) -> None:
+    for words in ("paths.output_dir=", "paths.run_dir=", "paths.output_dir=a/"):
+        assert "at most 255 bytes" in refused(words + "n" * 300)
+    config = settings("experiment_name=papers/first", f"paths.output_dir={tmp_path}")
+    assert config.folder().parent == tmp_path / "papers" / "first"
 
 
 def test_problems_are_reported_together() -> None:

@@ -133,11 +133,29 @@ def test_a_job_that_was_not_requeued_does_not_take_over(
         refuse(tmp_path)
 
 
-@pytest.mark.parametrize("text", ['{"host"', "[]"])
+@pytest.mark.parametrize("text", ['{"host"', "[]", "[" * 100_000])
 def test_half_a_record_is_somebodys(tmp_path: Path, text: str) -> None:
     with held(tmp_path):
         (tmp_path / NAME).write_text(text)
         assert "unknown host" in refuse(tmp_path)
+
+
+@pytest.mark.parametrize("restarts", ["abc", None, [1]])
+def test_a_record_of_odd_values_and_an_odd_variable_stop_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: Any
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "x")
+    (tmp_path / NAME).write_text(json.dumps({"pid": "abc", "job": "12", "restarts": restarts}))
+    (line,) = take_over(tmp_path)
+    assert "process abc on" in line
+
+
+def test_a_record_that_is_a_dangling_link_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / NAME).symlink_to("/nonexistent/lock.json")
+    assert holder(tmp_path) is None
+    assert take_over(tmp_path) == []
+    assert not (tmp_path / NAME).is_symlink()
 
 
 def test_the_record_of_whom_took_over_stays(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def load_adapted(config: RunConfig) -> tuple[nn.Module, Any] | None:
         ModelError: it does not load, or cannot be merged.
     """
     folder = Path(config.model.path).expanduser()
-    choice, here = config.model.adapter, os.path.isdir(folder)  # noqa: PTH112: of any length
+    choice = config.model.adapter
+    here = os.path.isdir(folder)  # noqa: PTH112 - Path's own raises where a name is too long
     if here and (folder / "config.resolved.yaml").exists():
         raise ModelError(f"{folder} is a run folder. Its model: model.path={folder / 'final'}")
     if not here or not is_adapter(folder):
