@@ -13,6 +13,7 @@ import wemask
 from wemask.checkpoint.pretrained import load_model
 from wemask.errors import ConfigError, ModelError
 from wemask.train import adapters
+from wemask.train import prepare as prepare_module
 from wemask.train.adapters import MERGED, lora_size
 from wemask.train.prepare import load_base, prepare
 
@@ -114,6 +115,14 @@ def test_a_choice_without_an_adapter_and_a_run_folder_are_named(tmp_path: Path) 
     run, _ = trained(*SOFT)
     with pytest.raises(ModelError, match=f"is a run folder. Its model: model.path={run}/final"):
         prepare(settings(f"model.path={run}"))
+
+
+def test_an_adapter_of_the_hub_is_not_dropped_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no folder to look into: transformers has put it into its base."""
+    run, _ = trained(*PLAIN)
+    monkeypatch.setattr(prepare_module, "load_adapted", lambda config: None)
+    with pytest.raises(ConfigError, match="hf download"):
+        prepare(settings(*of(run, "method=sft", "peft=lora")))
 
 
 def test_the_default_leaves_the_names_of_run_folders() -> None:

@@ -21,7 +21,7 @@ MODELING = "modeling_wemask"
 INDEX = "model.safetensors.index"
 # A model's and a tokenizer's files; an optimizer's state or a trainer's log is none of them.
 COPIED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-LEFT_OUT = ("trainer_state.json", "me_layer.json", "engine.json")
+LEFT_OUT = ("trainer_state.json", "me_layer.json", "engine.json", "wemask_files.json")
 
 
 def export(folder: str | Path, out: str | Path, *, plain: bool = False, **options: Any) -> None:
