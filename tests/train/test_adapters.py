@@ -12,6 +12,7 @@ from torch import Tensor
 import wemask
 from wemask.checkpoint.pretrained import load_model
 from wemask.errors import ConfigError, ModelError
+from wemask.evaluate.arm_run import ArmRun
 from wemask.train import adapters
 from wemask.train import prepare as prepare_module
 from wemask.train.adapters import MERGED, lora_size
@@ -80,6 +81,18 @@ def test_a_continued_adapter_trains_saves_and_loads(tmp_path: Path) -> None:
     model, _ = wemask.load(folder / "final")
     assert json.loads((folder / "final" / "adapter_config.json").read_text())["r"] == 16
     assert model.get_base_model().config._name_or_path == "tiny"  # pyright: ignore
+
+
+@pytest.mark.parametrize("more", ["continue", "merge peft=lora"])
+def test_the_arm_of_such_a_run_answers_with_what_was_trained(more: str, tmp_path: Path) -> None:
+    run, before = first(PLAIN)
+    config = quick(tmp_path, *of(run, "method=sft", *f"model.adapter={more}".split()))
+    folder, _ = fit(config)
+    found = logits(*ArmRun.of("sft", config).load())
+    words = (f"model.path={folder / 'final'}", "method=sft", "model.adapter=continue")
+    expected = prepare(settings(*words))  # on the base that its adapter_config.json names
+    assert torch.allclose(found, logits(expected.model, expected.tokenizer), atol=2e-4)
+    assert (found - before).abs().max() > 0.01
 
 
 def test_a_new_adapter_of_a_merged_base_trains_and_loads(tmp_path: Path) -> None:

@@ -128,6 +128,8 @@ class ArmRun:
                 from peft import PeftModel
 
                 base: Any = load_base(run)[0]
+                if run.model.adapter == "continue":  # final/ holds that adapter as it is now
+                    base = base.unload()
                 model = PeftModel.from_pretrained(base, final).eval()
             else:
                 model = load_model(final, **options)

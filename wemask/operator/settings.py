@@ -63,8 +63,7 @@ class LearnableStrength:
             )
         if not (is_number(self.scale) and 0 < self.scale <= LARGEST_SCALE):
             raise ConfigError(
-                f"strength.scale must be a number above 0, at most {LARGEST_SCALE:g}; got "
-                f"{self.scale!r}."
+                f"strength.scale must be a number > 0, at most {LARGEST_SCALE:g}; got {self.scale!r}."
             )
 
     def theta(self) -> float:
