@@ -15,7 +15,7 @@ from wemask.errors import ConfigError, ModelError
 from wemask.evaluate.arm_run import ArmRun
 from wemask.train import adapters
 from wemask.train import prepare as prepare_module
-from wemask.train.adapters import MERGED, lora_size
+from wemask.train.adapters import MERGED, lora_size, peft_config
 from wemask.train.prepare import load_base, prepare
 
 SOFT = ("method=wemask", "peft=lora", "trainer.learning_rate=0.01")
@@ -155,6 +155,7 @@ def test_the_default_leaves_the_names_of_run_folders() -> None:
         ("peft.rank_pattern={nosuch:4}", "no module of this model matches"),
         ("peft.target_modules='(('", "PEFT refuses"),
         ("peft.bias=bogus", "PEFT refuses"),
+        ("peft.init_lora_weights=pissa_niter_4", "would load as another model"),
         ("peft.r=100000000", r"this machine has .* GiB\. Give a smaller peft\.r"),
         ("peft.target_modules='^(.*a.*|.*b.*|.*)*$x'", "took more than 1 s"),
     ],
@@ -165,6 +166,28 @@ def test_settings_that_no_adapter_can_have(
     monkeypatch.setattr(adapters, "REGEX_SECONDS", 1)
     with pytest.raises(ConfigError, match=said):
         lora_size(settings("peft=lora", words), tiny.model)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_that_changes_its_base_loads_as_it_was_trained(
+    fresh_tiny: Any, tmp_path: Path, init: str
+) -> None:
+    """PEFT changes the base in the same way again; with pissa_niter_4 it draws other numbers."""
+    from peft import PeftModel, get_peft_model
+
+    made, tokenizer = fresh_tiny()
+    before = logits(made, tokenizer)
+    config = peft_config(settings("peft=lora", f"peft.init_lora_weights={init}"))
+    model = get_peft_model(made, config)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_" in name:
+                value.add_(torch.randn_like(value) * 0.01)
+    expected = logits(model, tokenizer)
+    assert (expected - before).abs().max() > 0.01
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(fresh_tiny().model, str(tmp_path))
+    assert torch.allclose(logits(loaded, tokenizer), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "gaussian"])
