@@ -311,6 +311,7 @@ def test_a_run_with_a_job_in_the_queue_is_not_submitted_again(
 def test_a_finished_run_is_not_submitted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = planned(*QUICK)
     (run.folder / "final").mkdir(parents=True)
+    (run.folder / "final" / "model.safetensors").touch()
     slurm.submit(slurm.train_job([run], QUICK, False), None)
     assert "Finished already" in capsys.readouterr().out
     assert not (here / "sbatch.log").exists()

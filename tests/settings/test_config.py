@@ -193,6 +193,11 @@ def test_a_run_stays_below_its_output_dir(key: str, name: str) -> None:
     assert len(message) < 300
 
 
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "x", "null"])
+def test_the_seed_of_an_evaluation_is_one_that_every_library_takes(seed: str) -> None:
+    assert "eval_seed must be" in refused(f"eval_seed={seed}", app="evaluate")
+
+
 def test_a_place_of_300_characters_is_refused_and_a_deep_one_is_not(tmp_path: Path) -> None:
     for words in ("paths.output_dir=", "paths.run_dir=", "paths.output_dir=a/"):
         assert "at most 255 bytes" in refused(words + "n" * 300)

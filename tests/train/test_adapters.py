@@ -12,8 +12,10 @@ from torch import Tensor
 import wemask
 from wemask.checkpoint.pretrained import load_model
 from wemask.errors import ConfigError, ModelError
+from wemask.evaluate.arm_run import ArmRun
 from wemask.train import adapters
-from wemask.train.adapters import MERGED, lora_size
+from wemask.train import prepare as prepare_module
+from wemask.train.adapters import MERGED, lora_size, peft_config
 from wemask.train.prepare import load_base, prepare
 
 SOFT = ("method=wemask", "peft=lora", "trainer.learning_rate=0.01")
@@ -81,6 +83,18 @@ def test_a_continued_adapter_trains_saves_and_loads(tmp_path: Path) -> None:
     assert model.get_base_model().config._name_or_path == "tiny"  # pyright: ignore
 
 
+@pytest.mark.parametrize("more", ["continue", "merge peft=lora"])
+def test_the_arm_of_such_a_run_answers_with_what_was_trained(more: str, tmp_path: Path) -> None:
+    run, before = first(PLAIN)
+    config = quick(tmp_path, *of(run, "method=sft", *f"model.adapter={more}".split()))
+    folder, _ = fit(config)
+    found = logits(*ArmRun.of("sft", config).load())
+    words = (f"model.path={folder / 'final'}", "method=sft", "model.adapter=continue")
+    expected = prepare(settings(*words))  # on the base that its adapter_config.json names
+    assert torch.allclose(found, logits(expected.model, expected.tokenizer), atol=2e-4)
+    assert (found - before).abs().max() > 0.01
+
+
 def test_a_new_adapter_of_a_merged_base_trains_and_loads(tmp_path: Path) -> None:
     run, expected = first(SOFT)
     words = of(run, "method=wemask", "model.adapter=merge", "peft=lora", "trainer.max_steps=1")
@@ -116,6 +130,14 @@ def test_a_choice_without_an_adapter_and_a_run_folder_are_named(tmp_path: Path) 
         prepare(settings(f"model.path={run}"))
 
 
+def test_an_adapter_of_the_hub_is_not_dropped_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no folder to look into: transformers has put it into its base."""
+    run, _ = trained(*PLAIN)
+    monkeypatch.setattr(prepare_module, "load_adapted", lambda config: None)
+    with pytest.raises(ConfigError, match="hf download"):
+        prepare(settings(*of(run, "method=sft", "peft=lora")))
+
+
 def test_the_default_leaves_the_names_of_run_folders() -> None:
     assert "adapter" not in settings().identity()["model"]
     merged = settings("model.adapter=merge")
@@ -133,6 +155,7 @@ def test_the_default_leaves_the_names_of_run_folders() -> None:
         ("peft.rank_pattern={nosuch:4}", "no module of this model matches"),
         ("peft.target_modules='(('", "PEFT refuses"),
         ("peft.bias=bogus", "PEFT refuses"),
+        ("peft.init_lora_weights=pissa_niter_4", "would load as another model"),
         ("peft.r=100000000", r"this machine has .* GiB\. Give a smaller peft\.r"),
         ("peft.target_modules='^(.*a.*|.*b.*|.*)*$x'", "took more than 1 s"),
     ],
@@ -143,6 +166,28 @@ def test_settings_that_no_adapter_can_have(
     monkeypatch.setattr(adapters, "REGEX_SECONDS", 1)
     with pytest.raises(ConfigError, match=said):
         lora_size(settings("peft=lora", words), tiny.model)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_that_changes_its_base_loads_as_it_was_trained(
+    fresh_tiny: Any, tmp_path: Path, init: str
+) -> None:
+    """PEFT changes the base in the same way again; with pissa_niter_4 it draws other numbers."""
+    from peft import PeftModel, get_peft_model
+
+    made, tokenizer = fresh_tiny()
+    before = logits(made, tokenizer)
+    config = peft_config(settings("peft=lora", f"peft.init_lora_weights={init}"))
+    model = get_peft_model(made, config)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_" in name:
+                value.add_(torch.randn_like(value) * 0.01)
+    expected = logits(model, tokenizer)
+    assert (expected - before).abs().max() > 0.01
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(fresh_tiny().model, str(tmp_path))
+    assert torch.allclose(logits(loaded, tokenizer), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "gaussian"])

@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,12 @@ CASES += [(name, True) for name in HASHED]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path: Path) -> Iterator[Path]:
     """A copy of a finished run of four steps, with its checkpoints of steps 2 and 4."""
     folder = tmp_path / "copy" / "default" / trained("method=wemask")[0].name
     shutil.copytree(trained("method=wemask")[0], folder, symlinks=True)
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # 30 MB each
 
 
 def again(run: Path, *words: str) -> Any:

@@ -10,8 +10,9 @@ from run_support import fit, quick, quiet, refused, said, settings, trained, wei
 
 from wemask.checkpoint.save_load import read_config
 from wemask.train.prepare import prepare
+from wemask.train.recalibration import restore_operator
 from wemask.train.training import arguments_of
-from wemask.train.validation import take_best
+from wemask.train.validation import best_checkpoint
 
 BEST = (
     "method=wemask",
@@ -57,10 +58,10 @@ def test_a_learned_strength_is_that_of_the_best_checkpoint(tmp_path: Path) -> No
     trainer = SimpleNamespace(
         state=SimpleNamespace(best_model_checkpoint=str(checkpoint), best_metric=1.0),
         args=SimpleNamespace(load_best_model_at_end=True),
-        is_deepspeed_enabled=False,
-        is_fsdp_enabled=False,
     )
-    take_best(trainer, prepared.handle, print)
+    best = best_checkpoint(trainer, print)
+    assert best == checkpoint
+    restore_operator(prepared.handle, best)
     assert prepared.handle.learned == pytest.approx(saved)
 
 

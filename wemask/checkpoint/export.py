@@ -22,7 +22,7 @@ ENTRY = "checkpoint.remote"  # the module whose imports are all that an exported
 MODELING = "modeling_wemask"
 # A model's and a tokenizer's files; an optimizer's state or a trainer's log is none of them.
 COPIED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-LEFT_OUT = ("trainer_state.json", "me_layer.json", "engine.json")
+LEFT_OUT = ("trainer_state.json", "me_layer.json", "engine.json", "wemask_files.json")
 
 
 def export(folder: str | Path, out: str | Path, *, plain: bool = False, **options: Any) -> None:

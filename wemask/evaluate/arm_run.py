@@ -156,7 +156,10 @@ class ArmRun:
         else:
             tokenizer = load_tokenizer(final)
             if is_adapter(self.final):
-                model = with_adapter(load_base(run)[0], self.final, read_adapter(self.final))
+                base: Any = load_base(run)[0]
+                if run.model.adapter == "continue":  # final/ holds that adapter as it is now
+                    base = base.unload()
+                model = with_adapter(base, self.final, read_adapter(self.final))
             else:
                 model = load_model(final, **options)
             fit_vocabulary(model, tokenizer, final)

@@ -63,10 +63,8 @@ class LearnableStrength:
                 "learnable strength cannot leave 0 or 1 (type strength=1.0 for a fixed one)."
             )
         if not (is_number(self.scale) and 0 < self.scale <= LARGEST_SCALE):
-            raise ConfigError(
-                f"strength.scale must be a number above 0, at most {LARGEST_SCALE:g}; got "
-                f"{self.scale!r}."
-            )
+            sought = f"a number > 0, at most {LARGEST_SCALE:g}"
+            raise ConfigError(f"strength.scale must be {sought}, got {self.scale!r}.")
 
     def theta(self) -> float:
         """The parameter at which s is `initial`."""

@@ -61,10 +61,8 @@ def trainer_fields(values: dict[str, Any]) -> dict[str, Any]:
 
     wrong = [f"trainer.{key} {NOT_HERE[key]}." for key in values if key in NOT_HERE]
     others = {key: value for key, value in values.items() if key not in NOT_HERE}
-    wrong += _wrong_fields(SFTConfig, others, "trainer") or [
-        *_out_of_range(SFTConfig, others),
-        *_without_effect(others),
-    ]
+    wrong += _wrong_fields(SFTConfig, others, "trainer")
+    wrong += [*_out_of_range(SFTConfig, others), *_without_effect(others)]
     steps, epochs = (
         others.get(name, getattr(SFTConfig, name)) for name in ("max_steps", "num_train_epochs")
     )
@@ -89,7 +87,8 @@ def _without_effect(values: dict[str, Any]) -> Iterator[str]:
     if str(values.get("lr_scheduler_type")) in ("constant", "constant_with_warmup"):
         read["lr_scheduler_kwargs"] = ()
     for field, known in read.items():
-        for key in values.get(field) or {}:
+        given = values.get(field)
+        for key in given if isinstance(given, dict) else ():
             if key not in known:
                 there = f" There are {', '.join(known)}." if known else ""
                 yield f"trainer.{field}.{key} would do nothing.{nearest(key, known) or there}"
@@ -139,15 +138,14 @@ def _fits(value: Any, hint: str) -> bool:
     return not plain or kind in names or (kind == "int" and "float" in names)
 
 
-def _out_of_range(kind: Any, values: dict[str, Any]) -> list[str]:
-    wrong = []
+def _out_of_range(kind: Any, values: dict[str, Any]) -> Iterator[str]:
     for key, value in values.items():
         default = getattr(kind, key, None)
-        if type(value) not in (int, float) or (type(default) in (int, float) and default < 0):
+        free = isinstance(default, int | float) and default < 0
+        if type(value) not in (int, float) or free:
             continue
         least = LEAST.get(key, 0)
         if key in ABOVE_0 and value <= 0:
-            wrong.append(f"trainer.{key} must be above 0, got {value!r}.")
+            yield f"trainer.{key} must be above 0, got {value!r}."
         elif value < least:
-            wrong.append(f"trainer.{key} must be at least {least}, got {value!r}.")
-    return wrong
+            yield f"trainer.{key} must be at least {least}, got {value!r}."

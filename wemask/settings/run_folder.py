@@ -1,8 +1,8 @@
 """Run folders: where a run's files are and whose they are.
 
 A folder holds config.resolved.yaml, env.json, lock.json, me_layer.json, wemask_config.json,
-metrics.jsonl, progress.json, checkpoints/ (`train/saved_state.py`: which is whole), final/ and
-wandb_run_id.
+metrics.jsonl, progress.json, checkpoints/ (`train/saved_state.py`: which is whole), final/,
+wandb_run_id, and merged_base/ where a new adapter began on a merged one.
 """
 
 import json

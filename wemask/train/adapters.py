@@ -133,6 +133,12 @@ def peft_config(config: RunConfig) -> Any:
         return None
     from peft import LoraConfig
 
+    if str(begin := config.peft.get("init_lora_weights")).startswith("pissa_niter_"):
+        raise ConfigError(
+            f"peft.init_lora_weights={begin} takes something out of the base model's weights that "
+            "is drawn at random and kept in no file: the adapter would load as another model. Type "
+            "peft.init_lora_weights=pissa, which is computed again."
+        )
     with judged_by("PEFT"):
         return LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})
 

@@ -10,6 +10,7 @@ from wemask.checkpoint.pretrained import load_both
 from wemask.data import chat
 from wemask.detection.detect import detect
 from wemask.detection.me_layer import MELayerReport
+from wemask.errors import ConfigError
 from wemask.files import digest
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.patch import soften
@@ -37,6 +38,12 @@ def load_base(config: RunConfig) -> tuple[nn.Module, Any, str | None]:
         ModelError: there is no such model, or nothing that ends an answer.
     """
     model, tokenizer = load_adapted(config) or load_both(config.model)
+    if config.trains and getattr(model, "_hf_peft_config_loaded", False):  # one of the hub
+        raise ConfigError(
+            f"{config.model.path} is an adapter, which another training would drop. Download it, "
+            f"then say what to do with it: hf download {config.model.path} --local-dir FOLDER, "
+            "model.path=FOLDER model.adapter=continue (or merge)."
+        )
     return model, tokenizer, chat.ensure_chat_template(tokenizer)
 
 

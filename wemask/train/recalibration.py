@@ -8,7 +8,13 @@ import yaml
 from rich.console import Console
 
 from wemask.checkpoint.export import final_folder
-from wemask.checkpoint.manifest import CONFIG_NAME, handle_of, manifest_values, read_config
+from wemask.checkpoint.manifest import (
+    CONFIG_NAME,
+    handle_of,
+    manifest_values,
+    read_config,
+    read_manifest,
+)
 from wemask.checkpoint.save_load import load
 from wemask.data.examples import DataConfig, load_examples
 from wemask.errors import PatchError, WemaskError
@@ -130,3 +136,14 @@ def _read_again(run: Path, tokenizer: Any, console: Console) -> dict[str, Any]:
         why = " ".join(str(error).split())
         say(console, f"Only the built-in texts are read; what the run read is not there: {why}")
         return {}
+
+
+def restore_operator(handle: SoftenHandle, checkpoint: Path, *, theta: bool = True) -> None:
+    """Give the operator what the trainer does not restore: theta, and gates calibrated again."""
+    saved = read_manifest(checkpoint)
+    if not handle.learned:
+        handle.set_strength(saved.strength)
+    elif theta:
+        handle.learned = saved.learned
+    if saved.calibrated is not None and saved.report is not None:
+        handle.use_gates(saved.report, saved.calibrated)

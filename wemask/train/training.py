@@ -15,7 +15,7 @@ from torch import nn
 from transformers import set_seed
 
 from wemask import distributed
-from wemask.checkpoint.manifest import CONFIG_NAME, manifest_values, read_manifest, write_marks
+from wemask.checkpoint.manifest import CONFIG_NAME, manifest_values, write_marks
 from wemask.checkpoint.save_load import save
 from wemask.data import chat
 from wemask.data.validation import load_split
@@ -43,7 +43,7 @@ from wemask.train.engine_check import (
 from wemask.train.monitoring import WatchCallback
 from wemask.train.prepare import Prepared, prepare
 from wemask.train.progress import ProgressCallback
-from wemask.train.recalibration import Recalibration
+from wemask.train.recalibration import Recalibration, restore_operator
 from wemask.train.review import review
 from wemask.train.saved_state import (
     is_finished,
@@ -158,7 +158,7 @@ def _fit(
         note(console, f"Resuming from {checkpoint}.")
         trainer._total_train_tokens = tokens_read(Path(checkpoint)) or 0
         if prepared.handle is not None:
-            _restore_operator(prepared.handle, Path(checkpoint))
+            restore_operator(prepared.handle, Path(checkpoint))
     elif watch is not None:
         watch.measure_untrained()
     with ExitStack() as stack:
@@ -173,22 +173,11 @@ def _fit(
     best = best_checkpoint(trainer, partial(say, console))
     if best is not None and prepared.handle is not None:
         engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled  # which restores theta
-        _restore_operator(prepared.handle, best, theta=not engine)
+        restore_operator(prepared.handle, best, theta=not engine)
     if again is not None:
         again.at_end()
     with saving(folder):
         _save_final(trainer, prepared, folder)
-
-
-def _restore_operator(handle: SoftenHandle, checkpoint: Path, *, theta: bool = True) -> None:
-    """Give the operator what the trainer does not restore: theta, and gates calibrated again."""
-    saved = read_manifest(checkpoint)
-    if not handle.learned:
-        handle.set_strength(saved.strength)
-    elif theta:
-        handle.learned = saved.learned
-    if saved.calibrated is not None and saved.report is not None:
-        handle.use_gates(saved.report, saved.calibrated)
 
 
 @contextmanager
