@@ -39,6 +39,25 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, str
 # --- end to end -----------------------------------------------------------------------------------
 
 
+def test_the_page_says_where_training_took_the_massive_activation_away(tmp_path: Path) -> None:
+    words = ("trainer.learning_rate=0.02", "trainer.max_steps=6")
+    arms = ("sft", "wemask_sft", "sft_then_wemask")
+    folder = evaluate(experiment(tmp_path, *words, arms=arms, limit=2), quiet())
+    results = load_results(folder / "results.json")
+    finding = (
+        "wemask_sft, seed 0: SFT has removed the massive activation: the softening touches nothing "
+        "in 3 of 3 layers."
+    )
+    assert finding in results["notes"]
+    assert results["arm_info"]["wemask_sft"].get("softened") == [{"layers": 3, "silent": [2, 3, 4]}]
+    assert list(results["arms"]) == ["sft", "wemask_sft"]
+    assert "need a detected ME Layer" in results["absent"]["sft_then_wemask"]
+    for page in ("report.html", "report.md"):
+        text = (folder / page).read_text()
+        assert "SFT has removed the massive activation" in text
+        assert "sft_then_wemask is not possible here" in text
+
+
 def test_the_four_arms_are_compared_on_the_same_items(compared: Any) -> None:
     _, folder, _ = compared
     results = load_results(folder / "results.json")

@@ -1,5 +1,6 @@
 """Save and load: the operator comes back, bit for bit; stock loaders do not drop it silently."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,32 @@ def test_round_trip(family, tmp_path):
     handle.remove()
     original.remove()
     assert torch.equal(logits(loaded, sequence()), logits(case.model, sequence()))
+
+
+def test_a_save_from_before_calibrations_were_kept_loads_as_it_was(tmp_path):
+    _, on = softened(tmp_path)
+    path = tmp_path / "model" / CONFIG_NAME
+    values = json.loads(path.read_text())
+    assert "recalibrate" not in values["operator"]
+    for key in ("tokens_touched", "touched_first", "calibrated"):
+        del values[key]
+    path.write_text(json.dumps(values))
+    loaded: Any = wemask.load(tmp_path / "model")[0]
+    assert torch.equal(logits(loaded, sequence()), on)
+    assert loaded.wemask_handle.silent == []
+
+
+def test_a_softening_that_fired_when_it_was_saved_and_does_no_more_is_refused(tmp_path):
+    case, _ = softened(tmp_path)
+    path = tmp_path / "model" / CONFIG_NAME
+    values = json.loads(path.read_text())
+    for gate in values["report"]["gates"].values():
+        gate["thresholds"] = dict.fromkeys(gate["thresholds"], 1e9)
+    path.write_text(json.dumps(values))
+    with pytest.raises(PatchError, match=r"touches nothing.*wemask recalibrate .*model$"):
+        wemask.load(tmp_path / "model")
+    loaded: Any = wemask.load(tmp_path / "model", may_touch_nothing=True)[0]
+    assert loaded.wemask_handle.silent == case.model.wemask_handle.layers
 
 
 def test_saved_dims_are_kept_when_training_moved_the_norms(tmp_path):

@@ -18,6 +18,7 @@ from wemask.detection.gates import (
     make_gate,
     primary_split,
     primary_tokens,
+    still_tells,
     widest_split,
 )
 
@@ -174,3 +175,19 @@ def test_a_layer_in_which_all_tokens_are_massive_decides_nothing():
 def test_weaker_relatives_are_primary_too():
     paths = [[1.0] * 5, [9000, 8000, 400, 5, 4], [9000, 8000, 400, 5, 4], [9.0] * 5]
     assert primary(paths) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("units", "tells"),
+    [
+        ([9.0, 0.1, 0.2], True),
+        ([1.1, 0.95, 0.1], False),  # by a hair
+        ([0.9, 0.1, 0.1], False),  # none is left
+        ([9.0, 8.0, 7.0], False),  # all are taken
+        ([float("nan")] * 3, False),
+    ],
+)
+def test_a_gate_tells_while_there_is_a_gap_at_its_thresholds(
+    units: list[float], tells: bool
+) -> None:
+    assert still_tells(torch.tensor(units)) == tells

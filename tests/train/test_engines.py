@@ -15,6 +15,7 @@ import torch
 from engine_support import ENGINES, RUNS, alone, is_fsdp, lines_of, on_two_ranks, words
 
 import wemask
+from wemask.checkpoint.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 4
@@ -103,6 +104,18 @@ def test_a_learned_strength_is_trained_and_saved(place: Path) -> None:
         assert saved["learned"][layer] == pytest.approx(theta, rel=1e-4)
     assert len(set(other["learned"].values())) > 1  # each layer went its own way
     assert saved["weights_sample"] is not None
+
+
+def test_the_gates_are_calibrated_on_the_trained_weights_of_all_ranks(place: Path) -> None:
+    for run in RUNS:
+        finals = (place / run / "final", alone(run) / "final")
+        ours, theirs = (read_manifest(final) for final in finals)
+        assert ours.report is not None and theirs.report is not None
+        assert ours.calibrated is not None and ours.calibrated.step == STEPS
+        assert ours.report.gates != ours.calibrated.first.gates
+        for layer in theirs.layers:
+            wanted = pytest.approx(theirs.report.gates[layer].thresholds, rel=10 * CLOSE[run])
+            assert ours.report.gates[layer].thresholds == wanted
 
 
 def _manifests(place: Path) -> list[dict]:

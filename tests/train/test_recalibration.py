@@ -64,7 +64,7 @@ def test_every_checkpoint_of_such_a_run_loads(recalibrate: str) -> None:
         model: Any = wemask.load(folder / "checkpoints" / name)[0]
         touched[name] = sum(model.wemask_handle.tokens_touched.values())
     assert touched["checkpoint-2"] == 0
-    assert wemask.load(folder / "final")
+    wemask.load(folder / "final")
     assert (read_config(folder / "final")["calibrated"] is None) == (recalibrate == "never")
     assert ("gates: before training -> now" in text) == (recalibrate == "at_end")
 
@@ -178,8 +178,9 @@ def test_what_was_refused_is_opened_and_keeps_what_it_said(
         k: old[k] for k in ("base_model", "weights_sample", "dims", "operator")
     }
     (refused / "config.resolved.yaml").write_text("data: [")
-    assert run_cli("recalibrate", str(refused)) == 0
+    assert run_cli("recalibrate", str(refused / "final")) == 0
     assert "Only the built-in texts are read" in capsys.readouterr().out
+    assert read_config(refused)["calibrated_before"]["calibrated"] == new["calibrated"]
 
 
 def test_recalibrated_at_once_a_run_is_as_it_ended(tmp_path: Path) -> None:

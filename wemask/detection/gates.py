@@ -205,3 +205,12 @@ def gap_around(units: Tensor) -> float:
     if picked.all() or not picked.any():
         return math.inf
     return float(units[picked].min() / units[~picked].max())
+
+
+def still_tells(units: Tensor) -> bool:
+    """Whether thresholds, on states they may not be made of, tell some tokens from the rest.
+
+    Of |h| in their units [N]: some are above 1, not all, and there is a gap in between.
+    """
+    picked = int((units > 1).sum())
+    return 0 < picked < len(units) and gap_around(units) >= MIN_SEPARATION

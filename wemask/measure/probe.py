@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from wemask.detection.calibration import CALIBRATION_TEXTS, calibration_inputs, padded
+from wemask.detection.gates import still_tells
 from wemask.detection.me_layer import MIN_SEPARATION, MELayerReport
 from wemask.measure.layer_sums import Batch
 from wemask.measure.measurement import measure, probe_batches
@@ -34,7 +35,7 @@ class Probe:
     layer: int | None  # the ME Layer; None: the model has none
     handle: SoftenHandle | None  # of the model, where it is softened
     picked: Mapping[int, Tensor] = field(default_factory=dict)
-    """Softened layer -> the tokens that its gate picked before training, bool [texts, T]."""
+    """Softened layer whose gate told them before training -> the tokens, bool [texts, T]."""
     lost: set[int] = field(default_factory=set)
     """The layers whose gate, when last measured, told these tokens from the others no more."""
 
@@ -70,21 +71,18 @@ class Probe:
     def _gates(self, observed: Mapping[int, Observation]) -> dict[str, float]:
         """How clearly gates still tell the tokens of `picked`, and how many do; {} without gates.
 
-        A gate tells them while it touches some token and the smallest |h| of these is 1.2 times
-        the largest of the others, as calibration asks.
+        A gate tells them while the smallest |h| of these is 1.2 times the largest of the others, as
+        calibration asks, and there is such a gap at its thresholds.
         """
         real, separation = self.batch.attention_mask.bool(), {}
-        for index, picked in self.picked.items():
-            units = observed[index].units
-            assert units is not None
-            massive, others = units.cpu()[picked], units.cpu()[real & ~picked]
-            separation[index] = float(massive.min() / others.max()) if len(others) else math.inf
         self.lost.clear()
-        self.lost.update(
-            index
-            for index, ratio in separation.items()
-            if not (ratio >= MIN_SEPARATION and observed[index].tokens)
-        )
+        for index, picked in self.picked.items():
+            seen = observed[index].units
+            assert seen is not None
+            units = seen.cpu()
+            separation[index] = float(units[picked].min() / units[real & ~picked].max())
+            if separation[index] < MIN_SEPARATION or not still_tells(units[real]):
+                self.lost.add(index)
         if not separation:
             return {}
         told = len(separation) - len(self.lost)
@@ -118,10 +116,10 @@ def fixed_probe(
         (batch,) = probe_batches(model, report, ids, mask, batch_size=len(ids))
     real = batch.attention_mask.bool()
     picked = {
-        index: tokens
+        index: (units > 1) & real
         for index, o in seen.items()
         if o.units is not None
-        and (tokens := (o.units.cpu() > 1) & real).any()
+        and still_tells((units := o.units.cpu())[real])
         # not one that an earlier layer left nothing to touch (site=residual_stream)
         and handle.touched_first.get(index, 1)
     }

@@ -17,9 +17,8 @@ from torch import Tensor, finfo, float32, nn
 from wemask import distributed
 from wemask.detection.calibration import calibration_inputs
 from wemask.detection.detect import detect
-from wemask.detection.gates import gap_around
+from wemask.detection.gates import still_tells
 from wemask.detection.me_layer import (
-    MIN_SEPARATION,
     Gate,
     MELayerReport,
     layers_by_reason,
@@ -84,12 +83,10 @@ def recalibrate(
 
 
 def _holds(observed: Observation, mask: Tensor) -> bool:
-    """Whether a gate still tells some of the tokens [B, T] from the rest."""
+    """Whether a gate in force still tells some of the real tokens, 1 in [B, T], from the rest."""
     if observed.units is None:
         return False
-    units = observed.units.cpu()[mask.bool().cpu()]
-    picked = int((units > 1).sum())
-    return 0 < picked < len(units) and gap_around(units) >= MIN_SEPARATION
+    return still_tells(observed.units.cpu()[mask.bool().cpu()])
 
 
 def _gate(old: Gate, index: int, found: MELayerReport, tokens: str, holds: bool) -> Gate:

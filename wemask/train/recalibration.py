@@ -107,7 +107,8 @@ def recalibrate_run(folder: Path, console: Console) -> None:
     old = read_config(final)
     model, tokenizer = load(final, may_touch_nothing=True)
     handle = handle_of(model)
-    read = _read_again(final.parent, tokenizer, console) if final.name == "final" else {}
+    run = final.parent if final.name == "final" else None
+    read = {} if run is None else _read_again(run, tokenizer, console)
     if recalibrate(handle, model, tokenizer, **read) is None:
         raise PatchError(
             f"{final}: tokens={handle.config.tokens} are not told by gates, so there is nothing to "
@@ -117,9 +118,9 @@ def recalibrate_run(folder: Path, console: Console) -> None:
     new = {**old, "schema_version": now["schema_version"], **{key: now[key] for key in MOVED}}
     new["calibrated_before"] = {key: old[key] for key in MOVED if key in old}
     text = json.dumps(new, indent=2, allow_nan=False) + "\n"
-    for path in {final / CONFIG_NAME, folder / CONFIG_NAME}:
-        if path.exists():
-            write_whole(path, text)
+    write_whole(final / CONFIG_NAME, text)
+    if run is not None and (run / CONFIG_NAME).exists():  # train.py keeps a copy there
+        write_whole(run / CONFIG_NAME, text)
     show_moved(console, handle)
     say(console, f"Written: {final / CONFIG_NAME}")
 

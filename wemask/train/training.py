@@ -217,7 +217,8 @@ def trainer_class(handle: SoftenHandle | None, watch: WatchCallback | None) -> A
             # Here and not in on_save, which comes after the trainer state: a checkpoint that
             # looks whole then has its operator.
             super().save_model(output_dir, _internal_call)
-            values = None if handle is None else manifest_values(handle, self.model)
+            model: Any = self.model
+            values = None if handle is None else manifest_values(handle, model)
             if self.is_world_process_zero():
                 path = Path(output_dir or str(self.args.output_dir))
                 write_engine(path, self)
