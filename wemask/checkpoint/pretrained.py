@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from wemask.checkpoint import gguf_file
+from wemask.data.templates import settle
 from wemask.errors import ModelError
 from wemask.settings import packaged
 from wemask.settings.config import ModelConfig
@@ -147,7 +148,7 @@ def load_tokenizer(
     for stock loaders.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or its chat template cannot be used (`wemask.data.templates`).
     """
     from transformers import AutoTokenizer
 
@@ -159,6 +160,7 @@ def load_tokenizer(
         tokenizer.name_or_path = name
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
+    settle(tokenizer)
     return tokenizer
 
 
