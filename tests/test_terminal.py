@@ -129,15 +129,18 @@ def test_results_alone_are_on_stdout(capsys: pytest.CaptureFixture[str]) -> None
         logging.getLogger("wemask.x").info("read")
         logging.getLogger("other").warning("odd")
         logging.getLogger("other").info("never said")
+        terminal.aside(Console()).print("screen")
         Console().print("result")
     out, err = capsys.readouterr()
     assert out == "result\n"
-    assert err == "[how] it goes\n{'loss': 1}\nread\nWarning: odd\n"
+    assert err == "[how] it goes\n{'loss': 1}\nread\nWarning: odd\nscreen\n"
 
 
 def test_a_console_of_the_caller_s_gets_all(capsys: pytest.CaptureFixture[str]) -> None:
-    note(Console(file=(file := io.StringIO())), "how it goes")
+    own = Console(file=(file := io.StringIO()))
+    note(own, "how it goes")
     assert file.getvalue() == "how it goes\n"
+    assert terminal.aside(own) is own
     assert capsys.readouterr() == ("", "")
 
 
@@ -148,6 +151,7 @@ def test_quiet_leaves_warnings_and_errors(capsys: pytest.CaptureFixture[str]) ->
         assert words == ["train.py", "seed=1"]
         assert terminal.flags() == ["--quiet"]
         note(Console(), "how it goes")
+        terminal.aside(Console()).print("screen")
         tqdm.tqdm.write("{'loss': 1}")
         print("result")
         logging.getLogger("wemask.x").info("read")

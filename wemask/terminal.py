@@ -110,10 +110,19 @@ def note(on: Console, text: str) -> None:
 
     A caller's own console (in a file, or recording) gets it as well as the results.
     """
-    if on.record or on.file is not sys.stdout:
+    if _is_own(on):
         say(on, text)
     elif not on.quiet:
         tqdm.write(text, file=sys.stderr)
+
+
+def aside(on: Console) -> Console:
+    """Where a command says what comes before its results, such as screens of a training in it."""
+    return on if _is_own(on) else Console(stderr=True, quiet=on.quiet or _quiet)
+
+
+def _is_own(console: Console) -> bool:
+    return console.record or console.file not in (sys.stdout, sys.stderr)
 
 
 def _check_place() -> None:
