@@ -21,7 +21,8 @@ from wemask.version import __version__
 
 app = typer.Typer(
     help="Find massive activations in a language model, and check their softening.",
-    epilog="Fine-tune with python train.py, compare with python evaluate.py.",
+    epilog="Fine-tune with python train.py, compare with python evaluate.py. What goes to stdout "
+    "and stderr, and what exit codes mean: docs/terminal.md.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

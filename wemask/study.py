@@ -41,7 +41,7 @@ from wemask.report.report import read_detection, terminal_table, write_report
 from wemask.report.tracking import log_study
 from wemask.settings.config import RunConfig
 from wemask.settings.run_folder import open_folder, open_run_folder
-from wemask.terminal import note
+from wemask.terminal import aside, note
 from wemask.train.prepare import detect_run, load_base
 from wemask.train.training import train
 from wemask.version import __version__
@@ -142,7 +142,7 @@ def evaluate(study: Study, console: Console | None = None) -> Path:
     for run in missing:
         if run.name not in base.facts["absent"]:
             note(console, f"--- training {run.name} ---")
-            train(run.config, console)
+            train(run.config, aside(console))
             release_memory()
     folder = study.folder()
     if study.config.dry_run:

@@ -110,10 +110,19 @@ def note(on: Console, text: str) -> None:
 
     A caller's own console (in a file, or recording) gets it as well as the results.
     """
-    if on.record or on.file is not sys.stdout:
+    if _is_own(on):
         say(on, text)
     elif not on.quiet:
         tqdm.write(text, file=sys.stderr)
+
+
+def aside(on: Console) -> Console:
+    """Where a command says what comes before its results, such as screens of a training in it."""
+    return on if _is_own(on) else Console(stderr=True, quiet=on.quiet or _quiet)
+
+
+def _is_own(console: Console) -> bool:
+    return console.record or console.file not in (sys.stdout, sys.stderr)
 
 
 def _check_place() -> None:
@@ -187,7 +196,9 @@ def _display(bar: Any, msg: str | None = None, pos: int | None = None) -> bool:
     if _watched(bar):
         return bool(_DISPLAY(bar, msg, pos))
     now = time.monotonic()
-    done, since = bar.__dict__.setdefault("last_line", (bar.n, now))
+    if not hasattr(bar, "began"):
+        bar.began, bar.last_line = now, (bar.n, now)
+    done, since = bar.last_line
     tenth = bar.total and abs(bar.n - done) * SHARE >= bar.total
     if (tenth and now - since >= SHORTEST) or now - since >= SECONDS:
         _line(bar, now)
@@ -208,10 +219,10 @@ def _clear(bar: Any, nolock: bool = False) -> None:
 def _close(bar: Any) -> None:
     """The last line of a bar that stays, unless it says no more than the one before."""
     if not getattr(bar, "disable", True) and not _watched(bar):
-        stays = bar.leave or (bar.leave is None and bar.pos == 0)
-        done, _ = getattr(bar, "last_line", (None, 0.0))
-        if stays and done != bar.n and bar.format_dict["elapsed"] >= SHORTEST:
-            _line(bar, time.monotonic())
+        stays, now = bar.leave or (bar.leave is None and bar.pos == 0), time.monotonic()
+        took = now - getattr(bar, "began", now)
+        if stays and took >= SHORTEST and bar.last_line[0] != bar.n:
+            _line(bar, now)
         bar.sp = None  # tqdm then closes it without a word
     _CLOSE(bar)
 

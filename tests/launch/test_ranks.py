@@ -229,8 +229,8 @@ def test_two_ranks_stopped_by_term_end_at_the_same_weights(tmp_path: Path) -> No
     checkpoint, broken = last_checkpoint(folder)
     assert checkpoint is not None
     assert broken == []
-    _, out, _ = finished(*cut)
-    assert f"Resuming from {checkpoint}" in out
+    _, out, err = finished(*cut)
+    assert f"Resuming from {checkpoint}" in err
     assert out.count("Saved: ") == 1
     whole, out, _ = finished(*words, f"paths.output_dir={tmp_path / 'whole'}")
     assert out.count("wemask: tiny") == 1

@@ -197,6 +197,6 @@ def test_a_training_goes_on_when_the_service_is_killed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "killed 1" in done.stdout
-    assert done.stdout.count("service has ended") in (1, 2)  # in a log line, and at the end
+    assert done.stderr.count("service has ended") in (1, 2)  # in a log line, and at the end
     (final,) = tmp_path.glob("default/*/final")
     assert (final / "wemask_config.json").exists()

@@ -263,7 +263,7 @@ class _Run:
                     took = f"{len(steps)} measurements; the first took {seconds:.1f} s"
                     note(self.console, f"{took}, so about {_duration(left)} more.")
 
-    def _made(self, step: _Step, done: Callable[[], None]) -> dict[str, Any]:
+    def _made(self, step: _Step, done: Callable[[], Any]) -> dict[str, Any]:
         """What the journal keeps of a step: its rows, or why there are none, and what it took."""
         began = time.perf_counter()
         try:

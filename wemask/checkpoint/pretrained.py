@@ -12,6 +12,7 @@ from torch import nn
 from wemask.checkpoint import gguf_file
 from wemask.checkpoint.model_folder import check_folder, check_texts
 from wemask.checkpoint.vocabulary import fit_vocabulary
+from wemask.data.templates import settle
 from wemask.errors import ModelError
 from wemask.files import kind_of, read_json, shown
 from wemask.settings import packaged
@@ -157,7 +158,7 @@ def load_tokenizer(
     for stock loaders.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is none, or its chat template cannot be used (`wemask.data.templates`).
     """
     from transformers import AutoTokenizer
 
@@ -171,6 +172,7 @@ def load_tokenizer(
         tokenizer.name_or_path = name
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
+    settle(tokenizer)
     return tokenizer
 
 

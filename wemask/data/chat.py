@@ -24,6 +24,7 @@ from trl.chat_template_utils import (
 from trl.data_utils import common_prefix_length
 
 from wemask.data.messages import is_trained
+from wemask.data.templates import check_answers
 from wemask.errors import DataError, ModelError
 
 Example = Mapping[str, Any]
@@ -73,9 +74,11 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Set `FALLBACK_TEMPLATE` on a tokenizer without one; return what was done, or None.
 
     Raises:
-        ModelError: there is no template and no eos token, so no end of an answer to be learned.
+        ModelError: there is no template and no eos token, so no end of an answer to be learned; or
+            a template that leaves out what is said.
     """
     if tokenizer.chat_template:
+        check_answers(tokenizer)
         return None
     if tokenizer.eos_token is None:
         raise ModelError(

@@ -51,7 +51,7 @@ def show_summary(
             prepared.tokenizer,
             loss,
             max_length=config.trainer_value("max_length"),
-            brackets=not console.is_terminal,
+            brackets=not console.is_terminal or console.no_color,
         )
         about = chat.describe_example(example, prepared.tokenizer, loss)
         console.print(Panel(text, title="one sample; green (or [[ ]]) is trained"))
