@@ -1,13 +1,10 @@
 """Words of a command line -> one composed config; what it does not know is told."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 from run_support import CONF, options, refused, settings
 
-from wemask.errors import ConfigError
-from wemask.settings import composition
 from wemask.settings.composition import conf_dir, normalise, train_overrides
 
 STUDIES = ("controls", "controls_sft", "dose", "seeds")
@@ -138,10 +135,3 @@ def test_every_paper_composes_and_wins_over_the_model(name: str) -> None:
     config = settings(f"experiment={name}")
     assert config.experiment == values["experiment_name"]
     assert {key: config.trainer[key] for key in values["trainer"]} == values["trainer"]
-
-
-@pytest.mark.parametrize("words", [["--config-dir", "/nonexistent"], ["--config-dir=/nonexistent"]])
-def test_a_config_dir_that_is_none_is_one_message(words: list[str], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--config-dir /nonexistent is no folder"):
-        composition._check_config_dir(["seed=1", *words])
-    composition._check_config_dir(["--config-dir", str(tmp_path), "seed=1"])

@@ -69,7 +69,7 @@ def test_tokens_are_cut_and_padded():
 
 
 def test_texts_without_a_next_token_are_left_out():
-    def tokenizer(text: str) -> dict[str, list[int]]:
+    def tokenizer(text: str, **options: bool) -> dict[str, list[int]]:
         return {"input_ids": [ord(c) for c in text]}
 
     ids, mask = tokenise(tokenizer, ["abc", "a"], 8)
