@@ -97,7 +97,7 @@ def open_run(
     given |= {"dir": dir, "settings": kept}
     try:
         return wandb.init(mode=mode, **given)  # pyright: ignore[reportArgumentType]
-    except wandb.Error as error:
+    except (wandb.Error, ValueError) as error:  # ValueError: settings, such as WANDB_MODE=odd
         reason = " ".join(str(error).split()).rstrip(".")
         unreachable = isinstance(error, CommError) and not isinstance(error, AuthenticationError)
         if not unreachable or REFUSED.search(reason):
