@@ -208,7 +208,8 @@ def _display(bar: Any, msg: str | None = None, pos: int | None = None) -> bool:
 def _line(bar: Any, now: float) -> None:
     bar.last_line = (bar.n, now)
     if not _silent():
-        bar.fp.write(bar.format_meter(**{**bar.format_dict, "ncols": 0}) + "\n")
+        said = bar.format_meter(**{**bar.format_dict, "ncols": 0})  # 0: without the bar itself
+        bar.fp.write(said.strip() + "\n")
 
 
 def _clear(bar: Any, nolock: bool = False) -> None:

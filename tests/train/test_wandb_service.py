@@ -132,6 +132,11 @@ def opened(answer: str, folder: Path, key: str) -> str:
     return done.stdout
 
 
+def test_a_mode_that_w_and_b_does_not_have_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"W&B refuses this run: .*'online', 'offline'"):
+        wandb_service.open_run(print, dir=tmp_path, mode="odd")
+
+
 @pytest.mark.parametrize("answer", ["closed", "500"])
 def test_a_server_that_cannot_be_reached_costs_no_run(answer: str, tmp_path: Path) -> None:
     said = opened(answer, tmp_path, "a" * 40)
