@@ -9,6 +9,7 @@ import pytest
 from run_support import REPOSITORY, settings
 from transformers.integrations import WandbCallback
 
+from wemask.errors import ConfigError
 from wemask.train import wandb_service
 from wemask.train.wandb_service import close_run, outlive_wandb
 
