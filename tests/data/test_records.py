@@ -184,11 +184,12 @@ def test_broken_files_are_one_clear_error(tmp_path, name, content, reason):
     ("name", "content"),
     [
         ("x.jsonl", b'{"question": "' + b"q" * 10_000 + b'"}'),
-        ("x.jsonl", gzip.compress(b'{"question": "' + b"q" * 10_000 + b'"}')),
+        ("x.jsonl", gzip.compress(b'{"question": "' + b"q" * 10_000 + b'"}', mtime=0)),
         ("x.csv", b"question,answer\n" + b"q" * 10_000 + b",a\n"),
         ("x.csv", b'question,answer\n"' + b"q\n" * 10_000 + b'",a\n'),
         ("x.json", b"[" + b"1,\n" * 10_000 + b"1]"),
     ],
+    ids=["a line", "gzip", "a cell", "a quoted cell", "a list"],
 )
 def test_a_line_or_document_without_end_is_refused(tmp_path, monkeypatch, name, content):
     monkeypatch.setattr(records, "LONGEST", 5_000)
