@@ -15,8 +15,9 @@ bare = pytest.fixture(no_ranks)
 
 
 def test_ranks_of_torchrun_and_deepspeed_start_nothing(bare: pytest.MonkeyPatch) -> None:
-    bare.setenv("RANK", "1")
-    bare.setenv("WORLD_SIZE", "2")
+    given = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in given.items():
+        bare.setenv(name, value)
     bare.setattr(sys, "argv", ["train.py", "--local_rank=1", "seed=1"])  # deepspeed adds it
     distributed.adopt_environment()
     assert sys.argv[1:] == ["seed=1"]
