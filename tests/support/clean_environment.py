@@ -29,6 +29,7 @@ def environment(folder: Path, *, gpu: bool) -> dict[str, str]:
         "HF_HUB_CACHE": str(folder / "huggingface" / "hub"),
         "HF_DATASETS_CACHE": str(folder / "huggingface" / "datasets"),
         "WANDB_MODE": "offline",
+        "WANDB_ERROR_REPORTING": "false",  # its telemetry seeks a server long after a test
         "WANDB_DIR": str(folder / "wandb"),
         "WANDB_CACHE_DIR": str(folder / "wandb" / "cache"),
         "WANDB_CONFIG_DIR": str(folder / "wandb" / "config"),
