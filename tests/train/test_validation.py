@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from run_support import fit, quick, quiet, refused, said, settings, trained, weights
+from run_support import refused, settings, trained, weights
 
 from wemask.checkpoint.save_load import read_config
 from wemask.train.prepare import prepare
@@ -86,68 +86,3 @@ def test_evaluation_comes_with_the_checkpoints_unless_it_is_set(tiny: Any, tmp_p
 def test_evaluation_of_nothing_is_refused_with_what_to_type(word: str) -> None:
     assert "data.validation=0.05" in refused(f"trainer.{word}")
     settings(f"trainer.{word}", "data.validation=0.5")
-
-
-def run(path: Path, rows: list[Any], *words: str) -> str:
-    """What is said about records of a file before they are trained."""
-    from wemask.train.training import train
-
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    console = quiet()
-    config = quick(path.parent, "data=jsonl", f"data.path={path}", "dry_run=true", *words)
-    assert train(config, console) is None
-    return said(console)
-
-
-CALLED = [
-    {"from": "human", "value": "weather?"},
-    {"from": "function_call", "value": '{"name": "weather", "arguments": {}}'},
-]
-
-
-def test_calls_that_the_template_does_not_show_are_not_trained_as_silence(tmp_path: Path) -> None:
-    from wemask.errors import DataError
-
-    plain = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
-    rows = [{"conversations": plain}, {"conversations": CALLED}]
-    with pytest.raises(DataError, match=r"1 examples .* line 2\..*data.invalid=drop"):
-        run(tmp_path / "x.jsonl", rows)
-    text = run(tmp_path / "x.jsonl", rows, "data.invalid=drop")
-    assert "Left out (data.invalid=drop)" in text
-    text = run(tmp_path / "x.jsonl", rows, "data.roles={function_call: assistant}")
-    assert "Left out" not in text
-
-
-def test_turns_and_texts_reach_the_trainer_as_they_say(tmp_path: Path) -> None:
-    turns = [
-        {"role": "user", "content": "1 + 1?"},
-        {"role": "assistant", "content": "two"},
-        {"role": "user", "content": "2 + 2?"},
-        {"role": "assistant", "content": "seven", "train": False},
-        {"role": "user", "content": "Sure?"},
-        {"role": "assistant", "content": "four"},
-    ]
-    text = run(tmp_path / "x.jsonl", [{"messages": turns}])
-    inside = "".join(part.partition("]]")[0] for part in text.split("[[")[1:])
-    assert [word in inside for word in ("two", "seven", "four")] == [True, False, True]
-    text = run(tmp_path / "y.jsonl", [{"text": "### Human: 1+1? ### Assistant: 2"}])
-    assert "language modelling" in text
-    assert "### Human: 1+1? ### Assistant: 2" in text.rpartition("[[")[2].partition("]]")[0]
-
-
-def test_plain_text_and_half_trained_conversations_train(tmp_path: Path) -> None:
-    """Whatever TRL does with such columns, it is done on two of the smallest runs."""
-    turns = [
-        {"role": "user", "content": "1 + 1?"},
-        {"role": "assistant", "content": "2"},
-        {"role": "user", "content": "2 + 2?"},
-        {"role": "assistant", "content": "7", "train": False},
-        {"role": "user", "content": "Sure?"},
-        {"role": "assistant", "content": "4"},
-    ]
-    for name, row in (("chats", {"messages": turns}), ("texts", {"text": "Tom has 5 apples."})):
-        path = tmp_path / f"{name}.jsonl"
-        path.write_text((json.dumps(row) + "\n") * 4)
-        words = ("method=sft", "data=jsonl", f"data.path={path}", "trainer.max_steps=1")
-        folder, _ = fit(quick(tmp_path / name, *words, "logger.watch_every=0"))
-        assert (folder / "final").exists()

@@ -30,7 +30,7 @@ from wemask.analyse.page import AnalysisFacts, Cost, render_analysis
 from wemask.analyse.quadratic import quadratic_form
 from wemask.analyse.rows import table
 from wemask.checkpoint.fingerprint import sample_weights
-from wemask.decoder.parts import unwrap
+from wemask.decoder.parts import positions, unwrap
 from wemask.detection.me_layer import MELayerReport
 from wemask.errors import ConfigError, DetectionError, nearest
 from wemask.evaluate.journal import Journal
@@ -135,10 +135,10 @@ def analyse(
         ConfigError, DataError, DetectionError, RunFolderError: what is wrong, before the long work.
     """
     console = console or Console()
-    if config.length > (positions := _positions(model)):
-        clamped = f"--length {config.length}: the model has {positions} positions, which count."
+    if config.length > (most := positions(model)):
+        clamped = f"--length {config.length}: the model has {most} positions, which count."
         note(console, clamped)
-        config = replace(config, length=positions)
+        config = replace(config, length=most)
     texts = load_texts(config.texts, config.count, config.column)
     ids, mask = tokenise(tokenizer, texts, config.length)
     identity = _identity(model, report, config, texts)
@@ -157,12 +157,6 @@ def analyse(
         if logger is not None:
             log_analysis(facts, tables, place, logger, partial(note, console))
     return page
-
-
-def _positions(model: nn.Module) -> int:
-    """Tokens that the model was made for; a very large number where its config does not say."""
-    config: Any = unwrap(model).config
-    return getattr(config.get_text_config(), "max_position_embeddings", None) or 2**20
 
 
 def _facts(run: "_Run", tables: dict[str, pd.DataFrame], name: str, **asked: Any) -> AnalysisFacts:

@@ -121,6 +121,12 @@ def without_weights(model: nn.Module) -> bool:
     return any(p.is_meta for p in model.parameters()) and not hasattr(model, "hf_device_map")
 
 
+def positions(model: nn.Module) -> int:
+    """Tokens that the model was made for; a very large number where its config does not say."""
+    config: Any = unwrap(model).config
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 2**20
+
+
 def rows(model: nn.Module) -> int:
     """Rows of the input embedding: the tokens that the model can read."""
     embedding: Any = unwrap(model).get_input_embeddings()  # pyright: ignore[reportCallIssue]

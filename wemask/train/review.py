@@ -8,6 +8,7 @@ from rich.console import Console
 from wemask import distributed
 from wemask.data import chat
 from wemask.data.audit import Audit, audit, named
+from wemask.decoder.parts import positions
 from wemask.errors import DataError
 from wemask.files import say
 from wemask.settings.config import RunConfig
@@ -51,6 +52,12 @@ def _reviewed(
         say(console, line)
     if found.untrained and len(found.untrained) >= (found.looked or found.n):
         raise DataError(_nothing_left(found, limit))
+    shown, most = min(found.longest, limit or found.longest), positions(prepared.model)
+    if shown > most:
+        raise DataError(
+            f"The longest example has {shown} tokens, and the model was made for {most}. Type "
+            f"trainer.max_length={most}; what is longer is cut."
+        )
     if found.silent:
         examples = _without_silent(config, examples, found, console)
     if not found.masked:
