@@ -136,3 +136,21 @@ def test_extraction_and_numbers_never_raise(text: str) -> None:
 def test_judging_never_raises(text: str) -> None:
     for gold in ("5", r"\frac{x}{2}"):
         assert judge(text, gold).correct in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("60 F", "60 F", True),
+        ("60 F", "60 C", False),
+        ("6 cm", "6 cm^2", False),
+        ("18, not 17", "18", True),
+        ("(3, 4)", "(3,4)", True),
+        ("2x+1", "2x+1", True),
+        ("18 apples.", "18", True),
+        ("3 weeks is 21 days", "21", True),
+        ("10 - 3 = 7 apples.", "7", True),
+    ],
+)
+def test_a_response_that_is_an_answer_and_no_more(response: str, gold: str, right: bool) -> None:
+    assert is_correct(response, gold) is right

@@ -40,6 +40,7 @@ _STATED = re.compile(
     r"[ \t]{0,3}(?:\s?(?:is|are|equals)\b[ \t]{0,3}:?|[:=])",
     re.IGNORECASE,
 )
+SHORT = 40  # characters of a response that is an answer and no more
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _CLAUSE = re.compile(r",? (?:because|since|as|so|which|where|that is|thus|therefore|for)\b")
 _NEGATED = re.compile(r"\b(?:not|never|neither|isn't|cannot)\b|n't\b", re.IGNORECASE)
@@ -84,7 +85,8 @@ def extract_answer(response: str) -> Extraction:
 
     1. the last non-empty `\boxed{...}` or `#### ...`, whichever comes later;
     2. the last "the answer is ..." or "Answer: ...";
-    3. the last number, with the whole formula when it stands in one.
+    3. all of it, where that is a few words that begin with a number: "60 F";
+    4. the last number, with the whole formula when it stands in one.
     Boxes that a comma, "and" or "or" joins are one answer, a list. Thoughts are not looked at.
     A response whose boxes are all empty or never closed, or whose `####` is followed by nothing,
     has no answer: nothing else is tried. Any string is accepted; raises DataError on another type.
@@ -103,7 +105,7 @@ def extract_answer(response: str) -> Extraction:
     if marked is not None:
         return marked
     text = _ANNOTATION.sub("", response).replace("**", "")
-    return _stated(text) or _last_number(text)
+    return _stated(text) or _alone(text) or _last_number(text)
 
 
 def judge(response: str, gold: str | int | float) -> Verdict:
@@ -220,6 +222,17 @@ def _stated(text: str) -> Extraction | None:
     if not clean(value) or (len(value.split()) > 3 and not re.search(r"[\d\\]", value)):
         return None
     return Extraction(value=value, reason="stated as the answer")
+
+
+def _alone(text: str) -> Extraction | None:
+    """Read a response that is an answer and no more; the last number of it would lose its unit."""
+    value = text.strip()
+    if len(value) > SHORT or "\n" in value or not _STARTS_AS_NUMBER.match(value):
+        return None
+    told = len(_LAST_NUMBER.findall(value)) > 1 and re.search(r"[A-Za-z]{2,}", value)
+    if told and not _NEGATED.search(value):  # "3 weeks is 21 days": a sentence, with a result
+        return None
+    return Extraction(value=_tidy(value.rstrip(".!")), reason="all of the response")
 
 
 def _tidy(value: str) -> str:
