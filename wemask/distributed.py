@@ -230,12 +230,12 @@ def _check_ranks(environment: Mapping[str, str]) -> None:
     given = {name: environment[name] for name in names if name in environment}
     unset = f"Start the ranks with launcher.processes or torchrun, or type: unset {' '.join(given)}"
     for name, value in given.items():
-        if not re.fullmatch(r"\d{1,9}", value):
+        if not re.fullmatch(r"\d{1,9}", value.removeprefix("-" if name[0] == "L" else "")):
             raise ConfigError(f"{name} must be a whole number, found {value!r:.60}. {unset}")
     number, ranks = int(given.get("RANK", 0)), int(given.get("WORLD_SIZE", 1))
     needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     missing = [name for name in needed if name not in environment]
-    if missing and ({"RANK", "LOCAL_RANK"} & {*given} or ranks > 1):
+    if missing and ("RANK" in given or ranks > 1):
         raise ConfigError(f"{', '.join(given)} set, but {', '.join(missing)} missing. {unset}")
     if number >= ranks:
         raise ConfigError(f"RANK is {number}, but WORLD_SIZE {ranks}. {unset}")

@@ -116,6 +116,14 @@ def note(on: Console, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
+def warn(on: Console, text: str) -> None:
+    """The same of what may be wrong: it is said under -q as well."""
+    if _is_own(on):
+        say(on, text)
+    elif is_main():
+        _WRITE(tqdm, text, file=sys.stderr)
+
+
 def aside(on: Console) -> Console:
     """Where a command says what comes before its results, such as screens of a training in it."""
     return on if _is_own(on) else Console(stderr=True, quiet=on.quiet or _quiet)

@@ -6,7 +6,7 @@ from data_support import assistant, user
 from wemask.data.conversations import convert
 from wemask.data.layouts import recognise
 from wemask.data.messages import BadRecord, LeftOut
-from wemask.data.records import column_names
+from wemask.data.records import column_names, columns_of
 
 SYSTEM = {"role": "system", "content": "s"}
 OFF = {"train": False}
@@ -111,6 +111,9 @@ def test_what_says_that_it_is_not_to_be_trained_is_left_out(row, reason):
     [
         ({"label": True, "weight": 1, "train": "yes"}, False),
         ({"label": 0}, True),  # a class, as far as anyone knows
+        ({"label": "0"}, True),  # of a CSV file
+        ({"label": 0.0}, True),
+        ({"loss": 0.0}, True),  # a measured one
         ({"label": "entailment"}, True),
         ({"weight": 0.3}, True),
         ({"train": None}, False),
@@ -139,3 +142,31 @@ def test_flags_that_say_nothing_are_noted(fields, noted):
 def test_records_that_cannot_be_used_say_why(row, reason):
     with pytest.raises(BadRecord, match=reason):
         made(row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR | {"training": False},
+        PAIR | {"loss": False},
+        PAIR | {"Weight": 0},
+        {"extra": {"prompt": "q", "completion": "a", "train": False}},
+    ],
+)
+def test_a_flag_is_obeyed_in_any_case_of_letters_and_beside_nested_columns(row):
+    with pytest.raises(LeftOut):
+        made(row)
+
+
+def test_an_input_beside_a_prompt_of_messages_and_two_kinds_of_thoughts_are_not_lost():
+    asked = made({"prompt": [user("q")], "context": "facts", "completion": "a"})
+    assert asked.messages[0]["content"] == "q\n\nfacts"
+    answer = assistant("a") | {"thinking": "one", "reasoning": "two"}
+    noted = made({"messages": [user("q"), answer]}).notes
+    assert any("thinking and reasoning" in note for note in noted)
+
+
+def test_a_key_with_a_dot_is_a_column_like_another():
+    row = PAIR | {"scores": {"gpt-3.5": 1, "none": {}}}
+    assert dict(columns_of(row))["scores.gpt-3.5"] == 1
+    assert column_names(row)[-2:] == ["scores.gpt-3.5", "scores.none"]

@@ -193,3 +193,13 @@ def test_kill_9_in_the_middle(tmp_path: Path) -> None:
     assert start("killed").wait() == 0
     assert samples(tmp_path / "killed") == samples(tmp_path / "whole")
     assert len([json.loads(line) for line in samples(tmp_path / "whole").splitlines()]) == 40
+
+
+def test_a_journal_of_version_0_1_goes_on(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.jsonl", 1)
+    header = journal.path.read_text()
+    journal.path.write_text(header + '["a", 1, 0.5]\n["b", {"x": [0.1, null]}, 0.5]\n')
+    for _ in range(2):  # the second time as it is written now
+        said = list[str]()
+        again = Journal(journal.path, 1, said.append)
+        assert (again.get("a"), again.get("b"), said) == (1, {"x": [0.1, None]}, [])

@@ -1,15 +1,18 @@
 """A run whose model is an adapter, and adapters that cannot be made."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from run_support import fit, quick, settings, trained, weights
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import wemask
+from wemask.checkpoint.adapter import read_adapter, with_adapter
 from wemask.checkpoint.pretrained import load_model
 from wemask.errors import ConfigError, ModelError
 from wemask.evaluate.arm_run import ArmRun
@@ -173,7 +176,7 @@ def test_an_adapter_that_changes_its_base_loads_as_it_was_trained(
     fresh_tiny: Any, tmp_path: Path, init: str
 ) -> None:
     """PEFT changes the base in the same way again; with pissa_niter_4 it draws other numbers."""
-    from peft import PeftModel, get_peft_model
+    from peft import get_peft_model
 
     made, tokenizer = fresh_tiny()
     before = logits(made, tokenizer)
@@ -186,8 +189,18 @@ def test_an_adapter_that_changes_its_base_loads_as_it_was_trained(
     expected = logits(model, tokenizer)
     assert (expected - before).abs().max() > 0.01
     model.save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(fresh_tiny().model, str(tmp_path))
+    loaded = with_adapter(fresh_tiny().model, tmp_path, read_adapter(tmp_path))
     assert torch.allclose(logits(loaded, tokenizer), expected, atol=1e-4)
+
+
+def test_half_of_a_stock_adapter_is_not_trained_further(tmp_path: Path) -> None:
+    run, _ = trained(*PLAIN)
+    half = tmp_path / "half"
+    shutil.copytree(run / "final", half)
+    tensors = load_file(half / "adapter_model.safetensors")
+    save_file(dict([*tensors.items()][::2]), half / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="PEFT refuses the adapter"):
+        prepare(settings("method=sft", f"model.path={half}", "model.adapter=continue"))
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "gaussian"])

@@ -1,6 +1,7 @@
 """A training that is watched on data kept apart, and ends with its best checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,11 @@ import pytest
 from run_support import refused, settings, trained, weights
 
 from wemask.checkpoint.save_load import read_config
+from wemask.errors import RunFolderError
 from wemask.train.prepare import prepare
 from wemask.train.recalibration import restore_operator
 from wemask.train.training import arguments_of
-from wemask.train.validation import best_checkpoint
+from wemask.train.validation import BestCallback, best_checkpoint
 
 BEST = (
     "method=wemask",
@@ -59,10 +61,27 @@ def test_a_learned_strength_is_that_of_the_best_checkpoint(tmp_path: Path) -> No
         state=SimpleNamespace(best_model_checkpoint=str(checkpoint), best_metric=1.0),
         args=SimpleNamespace(load_best_model_at_end=True),
     )
-    best = best_checkpoint(trainer, print)
+    best = best_checkpoint(trainer, folder, print)
     assert best == checkpoint
     restore_operator(prepared.handle, best)
     assert prepared.handle.learned == pytest.approx(saved)
+
+
+def test_a_best_checkpoint_that_moved_is_found_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    run, _ = trained("method=wemask", "operator.strength=learnable")
+    folder = tmp_path / "moved"
+    shutil.copytree(run, folder)
+    state: Any = SimpleNamespace(
+        best_model_checkpoint="outputs/before/checkpoints/checkpoint-2", best_metric=1.0
+    )
+    BestCallback(folder).on_train_begin(None, state, None)
+    trainer = SimpleNamespace(state=state, args=SimpleNamespace(load_best_model_at_end=True))
+    place = folder / "checkpoints" / "checkpoint-2"
+    assert best_checkpoint(trainer, folder, print) == place
+    weights = place / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(RunFolderError, match=r"best checkpoint .* is damaged"):
+        best_checkpoint(trainer, folder, print)
 
 
 def test_evaluation_comes_with_the_checkpoints_unless_it_is_set(tiny: Any, tmp_path: Path) -> None:

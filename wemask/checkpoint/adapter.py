@@ -42,12 +42,13 @@ def with_adapter(base: nn.Module, folder: Path, settings: dict[str, Any]) -> Any
     with judged_by("PEFT", ModelError, what), warnings.catch_warnings():
         warnings.filterwarnings("error", "Found missing adapter keys")
         config = PeftConfig.from_peft_type(**settings)
-        # without memory of its own before the weights are seen: a rank may be 10**9
         model: Any = PeftModel.from_pretrained(
             base,  # pyright: ignore[reportArgumentType]
             str(folder),
             config=config,
-            low_cpu_mem_usage=True,
+            # No memory before the weights are seen: a rank may be 10**9. PiSSA and OLoRA cannot do
+            # without: they begin with a decomposition of the base's weights.
+            low_cpu_mem_usage=not isinstance(settings.get("init_lora_weights"), str),
         )
     prefixes: dict[Any, str] = PEFT_TYPE_TO_PREFIX_MAPPING
     prefix = prefixes.get(config.peft_type, "")

@@ -67,12 +67,16 @@ def handle_of(model: nn.Module) -> SoftenHandle:
     return handle
 
 
-def manifest_values(handle: SoftenHandle, model: nn.Module) -> dict[str, Any]:
-    """What wemask_config.json says of a softened model, or of `model`, which is wrapped around it.
+def manifest_values(handle: SoftenHandle, model: nn.Module | None) -> dict[str, Any]:
+    """What wemask_config.json says of a softened model; where it is sharded, all ranks must ask.
 
-    It looks what the probe prompt shows; where parameters are sharded, all ranks must ask.
+    Args:
+        handle: of the softened model.
+        model: that model, or what is wrapped around it, to look what the probe prompt shows; None:
+            what was seen last.
     """
-    handle.look(model)
+    if model is not None:
+        handle.look(model)
     config = handle.model.config
     learned = all(softening.strength is None for softening in handle.softenings())
     return {

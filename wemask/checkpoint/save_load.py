@@ -58,7 +58,9 @@ def save(
         tokenizer: saved beside it; may be None.
         folder: created if need be.
         max_shard_size: largest weight file, as for transformers: `5GB`; None = its default.
-        state_dict: the weights, where they are not the model's own tensors (gathered ones).
+        state_dict: the weights, where they are not the model's own tensors (gathered ones, which a
+            forward may free: what the probe prompt shows must have been seen before, by
+            `handle.look`).
         write: false on all ranks but the first.
 
     Raises:
@@ -82,7 +84,7 @@ def save(
         options["max_shard_size"] = max_shard_size
     if state_dict is not None:
         options["state_dict"] = state_dict
-    values = manifest_values(handle, model)
+    values = manifest_values(handle, model if state_dict is None else None)
     if not write:
         return
     with saving(folder):

@@ -76,15 +76,21 @@ def convert(
     return made
 
 
+WORDS = ("true", "false", "yes", "no")
+
+
 def _obey(fields: Mapping[str, Any], layout: Layout, notes: Notes) -> None:
     """Leave a record out that says so: `train: false`, `weight: 0`, KTO's `label: false`."""
-    for name in FLAGS:
-        value = fields.get(name)
-        if value is None or name in layout.columns:
+    main = layout.prompt or layout.messages or layout.text or ""
+    inside = _get(fields, main.rpartition(".")[0] or None, {})  # flags beside nested columns
+    for column, value in {**fields, **inside}.items():
+        name = str(column).lower()
+        if name not in FLAGS or value is None or column in layout.columns:
             continue
         answer = says(value)
-        if name == "label" and isinstance(value, int) and not isinstance(value, bool):
-            answer = None  # 0 and 1 may be classes of anything
+        word = isinstance(value, bool) or str(value).strip().lower() in WORDS
+        if name in ("label", "loss") and not word:
+            answer = None  # 0 and 1 may be classes of anything, and a loss a measured one
         if answer is False:
             raise LeftOut(f"{name}: {str(value).lower()}")
         if answer is None:
@@ -121,8 +127,10 @@ def _pair(
     answer = _completion(fields, layout, roles, notes)
     if not any(m["role"] == "user" for m in prompt):
         raise BadRecord("expected a user message before the assistant's, found none")
-    if thought := _optional_text(fields, layout.reasoning, notes):
-        answer.setdefault("reasoning_content", thought)
+    thought = _optional_text(fields, layout.reasoning, notes)
+    if thought and answer.setdefault("reasoning_content", thought) != thought:
+        own = "where the answer has thoughts of its own"
+        notes.add(f"column {layout.reasoning!r} is not used {own}")
     return [*map(_untrained, prompt), answer]
 
 
@@ -142,6 +150,8 @@ def _prompt(
                 f"column {column!r}: expected the last message of a prompt from the user, found "
                 f"{role!r}"
             )
+        if extra := _optional_text(fields, layout.input, notes):
+            messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n\n{extra}"}
         return messages
     text = text_of(value, f"prompt (column {column!r})", "text or a list of messages", notes)
     if extra := _optional_text(fields, layout.input, notes):

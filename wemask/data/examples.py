@@ -24,6 +24,7 @@ from datasets import config as datasets_settings
 from datasets.exceptions import DatasetsError
 from pydantic import BeforeValidator, Field
 
+from wemask import files
 from wemask.data import conversations, folders, layouts, messages, records
 from wemask.data.cache_lock import waits_said
 from wemask.data.conversations import Conversation
@@ -168,7 +169,7 @@ def load_examples(config: DataConfig, like: datasets.Features | None = None) -> 
 
 
 # All that decides what an example looks like.
-_MAKERS: Any = (sys.modules[__name__], conversations, layouts, messages, records)
+_MAKERS: Any = (sys.modules[__name__], conversations, files, layouts, messages, records)
 
 
 @dataclass(kw_only=True)
@@ -241,8 +242,8 @@ def _filled(files: Iterable[Iterator[Record]], limit: int | None) -> list[Counte
         counts: Counter[str] = Counter()
         for _, fields in islice(file, left):
             left = None if left is None else left - 1
-            for name in records.column_names(fields):
-                counts[name] += layouts.value_of(fields, name) not in (None, "", [], {})
+            for name, value in records.columns_of(fields):
+                counts[name] += value not in (None, "", [], {})
         result += [counts] if counts else []
     return result
 

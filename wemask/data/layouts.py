@@ -35,7 +35,13 @@ BESIDE = {  # what may stand beside a role that makes up a record; text stands a
     "completion": ("prompt", "input", *EXTRAS),
 }
 
-FLAGS = ("train", "weight", "label")  # columns that say whether a record is trained on
+FLAGS = (
+    "train",
+    "training",
+    "weight",
+    "label",
+    "loss",
+)  # columns that say whether a record is trained on
 # Columns that say where a record comes from, not what is to be learned from it.
 IRRELEVANT = frozenset(
     "id ids idx index uuid guid hash row number category task task_name task_type ability source "
@@ -175,7 +181,7 @@ def unused(counts: Mapping[str, int], layout: Layout) -> dict[str, int]:
         top = name.split(".")[0]
         nested = any(column.startswith(f"{top}.") for column in layout.columns)
         shown = name if nested else top
-        if count and shown not in FLAGS and not irrelevant(shown):
+        if count and shown.rpartition(".")[2].lower() not in FLAGS and not irrelevant(shown):
             left[shown] = max(left.get(shown, 0), count)
     return left
 

@@ -167,6 +167,9 @@ def _message(item: Any, where: str, known: Mapping[str, str], notes: Notes) -> M
     message |= {key: given[key] for key in PASSED_ON if key in given}
     _flag(message, given, where, notes)
     notes |= {f"messages have {key!r}, which is not used" for key in _left(given)}
+    for group in (REASONING, ("content", "value"), ("tool_calls", CALL)):
+        if len(filled := [key for key in group if given.get(key)]) > 1:
+            notes.add(f"messages have {' and '.join(filled)}: the first is used")
     return message
 
 

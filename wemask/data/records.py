@@ -76,13 +76,18 @@ def has_data_extension(path: str | Path) -> bool:
     return str(path).lower().removesuffix(".gz").endswith(tuple(READERS))
 
 
-def column_names(fields: Fields) -> list[str]:
-    """Return all column names of a record, nested ones dotted: `extra_info.response`."""
-    names: list[str] = []
+def columns_of(fields: Fields) -> Iterator[tuple[str, Any]]:
+    """All columns of a record with what stands there, nested ones dotted: `extra_info.response`."""
     for name, value in fields.items():
-        inner = column_names(value) if isinstance(value, dict) else []
-        names += [f"{name}.{i}" for i in inner] or [name]
-    return names
+        if isinstance(value, dict) and value:
+            yield from ((f"{name}.{inner}", of_inner) for inner, of_inner in columns_of(value))
+        else:
+            yield name, value
+
+
+def column_names(fields: Fields) -> list[str]:
+    """The names alone."""
+    return [name for name, _ in columns_of(fields)]
 
 
 def is_one_object(path: Path) -> bool:

@@ -181,7 +181,11 @@ def checking_flow(decoder: Decoder) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block in evaluation mode; every module gets back its own mode, as it was."""
+    """Run a block in evaluation mode; every module gets back its own mode, as it was.
+
+    Under FSDP2 a forward that no backward follows may leave parameters gathered: they are shards
+    again after it, which is how one knows the engine, and what is gathered to be saved.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -189,6 +193,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+            if hasattr(module, "reshard"):
+                module.reshard()  # pyright: ignore[reportCallIssue]
 
 
 def without_logits(model: nn.Module) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def trace_layers(
     base = unwrap(model)
     recorder = _Recorder(attention_mask.bool(), criterion)
     with (
-        evaluating(base),
+        evaluating(runnable(model, base)),
         checking_flow(decoder),
         watching(decoder, recorder.leave, recorder.start),
     ):

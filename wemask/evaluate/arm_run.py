@@ -128,8 +128,11 @@ class ArmRun:
         if self.config.trains:  # without a softened model's config, which transformers warns of
             found = load_tokenizer(str(self.final), config=PretrainedConfig())
         else:
+            name, folder = model.path, Path(model.path).expanduser()
+            if is_adapter(folder) and not (folder / "tokenizer_config.json").exists():
+                name = read_adapter(folder)["base_model_name_or_path"]
             found = load_tokenizer(
-                model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+                name, revision=model.revision, trust_remote_code=model.trust_remote_code
             )
         ensure_chat_template(found)
         return found.chat_template

@@ -6,6 +6,7 @@ that it would have met without it, and the result is the same to the last bit.
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from wemask.errors import DataError, RunFolderError
 from wemask.files import digest, parse_json, regular, write_whole
+
+SEALED = re.compile(r'"[0-9a-f]{8}"\]$')
 
 
 class Journal:
@@ -50,6 +53,8 @@ class Journal:
         first, *lines = whole.split("\n")
         if first != header:
             return False
+        if lines and not any(SEALED.search(line) for line in lines):  # of version 0.1
+            lines, rest = [*map(_sealed, lines)], "what lines are now"
         kept = [line for line in lines if self._take(line)]
         if lost := len(lines) - len(kept):
             say(f"{self.path}: {lost} of {len(lines)} lines are damaged; their part is run again.")
@@ -98,6 +103,14 @@ class Journal:
 
     def _unwritable(self, error: OSError) -> RunFolderError:
         return RunFolderError(f"Outputs cannot be written to {self.path}: {error}.")
+
+
+def _sealed(line: str) -> str:
+    try:
+        held = parse_json(line, "a line", kind=list)
+    except DataError:
+        return line
+    return json.dumps([*held, _seal(held)]) if len(held) == 3 else line
 
 
 def _seal(held: list[Any]) -> str:

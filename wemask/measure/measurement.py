@@ -143,7 +143,7 @@ def measure(
         }
         gathered.begin(batch if tokens is None else replace(batch, massive=tokens(batch)))
         with (
-            evaluating(base),
+            evaluating(runnable(model, base)),
             (around or nullcontext)(batch),  # pyright: ignore[reportCallIssue]
             watching(decoder, gathered.leave, inputs=True),
             reading_attention(

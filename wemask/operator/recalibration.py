@@ -24,6 +24,7 @@ from wemask.detection.me_layer import (
     layers_by_reason,
     ranges,
 )
+from wemask.errors import DetectionError, WemaskError
 from wemask.operator.handle import Calibrated, SoftenHandle, observing
 from wemask.operator.layers import Observation
 
@@ -60,10 +61,17 @@ def recalibrate(
     if before is None or not before.found or not handle.config.uses_gates:
         return None
     ids, mask = calibration_inputs(tokenizer, **reading)
-    with handle.at_strength(0.0), observing(handle, mask) as seen:
-        report = detect(
-            model, tokenizer, input_ids=ids, attention_mask=mask, criterion=before.criterion
-        )
+    failed: Exception | None = None
+    report, seen = before, dict[int, Observation]()
+    try:
+        with handle.at_strength(0.0), observing(handle, mask) as seen:
+            report = detect(
+                model, tokenizer, input_ids=ids, attention_mask=mask, criterion=before.criterion
+            )
+    except (WemaskError, RuntimeError) as error:  # of this rank, such as a full GPU
+        failed = error
+    if distributed.any_rank(failed is not None):  # else the others would wait for this one
+        raise failed or DetectionError("Another rank could not calibrate.")
     holding = [index for index, observed in seen.items() if _holds(observed, mask)]
     values, holding = distributed.broadcast_object((report.to_dict(), holding))
     found = MELayerReport.from_dict(values)

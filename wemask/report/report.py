@@ -26,7 +26,6 @@ from wemask.report.style import save_figure
 
 RELIEF_NAME = "relief.npy"  # beside results.json, so that `wemask report` can draw it again
 REMOVE_RELIEF = "Remove it: the page is made without that figure."
-REMOVE_RELIEF = "Remove it: the page is made without that figure."
 
 
 def write_report(

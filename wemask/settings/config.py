@@ -216,7 +216,7 @@ def _complete(logger: Logger) -> Logger:
 
 def _check_evaluation(data: DataConfig, trainer: dict[str, Any]) -> None:
     """Refuse to evaluate while training on nothing."""
-    needing = ("load_best_model_at_end", "eval_on_start", "do_eval")
+    needing = ("load_best_model_at_end", "eval_on_start")
     asked = [key for key in needing if trainer.get(key)]
     if trainer.get("eval_strategy") not in (None, "no", False):
         asked.append("eval_strategy")

@@ -33,6 +33,10 @@ NOT_HERE = {
         "would do nothing: wemask loads the model. See model.dtype, model.attn_implementation, "
         "model.revision"
     ),
+    **{
+        f"gradient_checkpointing{end}": f"is called trainer.activation_checkpointing{end} now"
+        for end in ("", "_kwargs")
+    },
     **dict.fromkeys(
         ("do_train", "do_eval", "do_predict"), "would do nothing: it is for scripts that read it"
     ),
@@ -59,7 +63,7 @@ def trainer_fields(values: dict[str, Any]) -> dict[str, Any]:
     """
     from trl.trainer.sft_config import SFTConfig
 
-    wrong = [f"trainer.{key} {NOT_HERE[key]}." for key in values if key in NOT_HERE]
+    wrong = [f"trainer.{key} {NOT_HERE[key]}." for key in values if _is_not_here(key, values[key])]
     others = {key: value for key, value in values.items() if key not in NOT_HERE}
     wrong += _wrong_fields(SFTConfig, others, "trainer")
     wrong += [*_out_of_range(SFTConfig, others), *_without_effect(others)]
@@ -72,6 +76,12 @@ def trainer_fields(values: dict[str, Any]) -> dict[str, Any]:
     if wrong:
         raise ConfigError("\n".join(wrong))
     return values
+
+
+def _is_not_here(key: str, value: Any) -> bool:
+    """Null or false says what is so anyway, but of what would be set another way."""
+    said = value is not None and value is not False
+    return key in NOT_HERE and (said or not key.startswith(("do_", "resume", "model_init")))
 
 
 def _without_effect(values: dict[str, Any]) -> Iterator[str]:

@@ -66,13 +66,18 @@ class _Plain(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def _check_same(path: Path, values: dict[str, Any]) -> None:
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a config.resolved.yaml says; RunFolderError: it cannot be read, or is damaged."""
     text = read_text(path, RunFolderError, limit=LARGEST_CONFIG)
     try:
-        before = yaml.load(text, _Plain)
+        values = yaml.load(text, _Plain)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}. Give another run folder.") from error
-    ours, theirs = flat(values), flat(before if isinstance(before, dict) else {})
+    return values if isinstance(values, dict) else {}
+
+
+def _check_same(path: Path, values: dict[str, Any]) -> None:
+    ours, theirs = flat(values), flat(read_settings(path))
     different = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
     if different:
         shown = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} now" for k in different)

@@ -18,11 +18,12 @@ import psutil
 import torch
 from torch import nn
 
+from wemask.checkpoint.adapter import read_adapter, with_adapter
 from wemask.checkpoint.pretrained import load_model, load_tokenizer
 from wemask.checkpoint.save_load import CONFIG_NAME, is_adapter, load
+from wemask.checkpoint.vocabulary import fit_vocabulary
 from wemask.decoder.parts import unwrap
 from wemask.errors import ConfigError, ModelError, judged_by
-from wemask.files import read_json
 from wemask.operator.handle import SoftenHandle
 from wemask.settings.config import RunConfig
 
@@ -56,7 +57,12 @@ def load_adapted(config: RunConfig) -> tuple[nn.Module, Any] | None:
         return None  # stock weights, to be measured or evaluated as transformers loads them
     _check_choice(config, folder, softened)
     options = {k: v for k, v in config.model.load_options().items() if v and k != "revision"}
-    model, tokenizer = load(folder, **options) if softened else _load_stock(folder, options)
+    resize = config.model.resize
+    if softened:
+        model, tokenizer = load(folder, resize=resize, **options)
+    else:
+        model, tokenizer = _load_stock(folder, options)
+        fit_vocabulary(model, tokenizer, str(folder), resize=resize)
     handle: SoftenHandle | None = getattr(unwrap(model), "wemask_handle", None)
     if handle is not None:
         handle.remove()
@@ -69,6 +75,11 @@ def load_adapted(config: RunConfig) -> tuple[nn.Module, Any] | None:
 
 def _check_choice(config: RunConfig, folder: Path, softened: bool) -> None:
     choice = config.model.adapter
+    if choice == "refuse" and not config.trains:
+        raise ConfigError(
+            f"{folder} is a softened adapter. Type model.adapter=continue to look at it on its "
+            "base model, or model.adapter=merge."
+        )
     if choice == "refuse":
         raise ConfigError(
             f"{folder} is an adapter, which another training would drop. Type "
@@ -88,15 +99,12 @@ def _check_choice(config: RunConfig, folder: Path, softened: bool) -> None:
 
 
 def _load_stock(folder: Path, options: dict[str, Any]) -> tuple[nn.Module, Any]:
-    from peft import PeftModel
-
-    settings = read_json(folder / "adapter_config.json", ModelError)
+    settings = read_adapter(folder)
     name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(name, str) or not name:
         raise ModelError(f"{folder}/adapter_config.json names no base model.")
     base = load_model(name, revision=revision, **options)
-    with judged_by("PEFT", ModelError, f"the adapter {folder}"):
-        model = PeftModel.from_pretrained(base, str(folder))  # pyright: ignore[reportArgumentType]
+    model = with_adapter(base, folder, settings)
     kept = (folder / "tokenizer_config.json").exists()
     return model, load_tokenizer(str(folder) if kept else name)
 
@@ -183,10 +191,15 @@ def _check_names(settings: Any, names: list[str]) -> None:
             last = dict.fromkeys(module.rpartition(".")[2] for module in names if module)
             shown = ", ".join(part for part in last if not part.isdigit())
             raise ConfigError(f"peft.modules_to_save: no module is called {name!r}, but {shown}.")
+    for field in ("target_modules", "exclude_modules"):
+        given = getattr(settings, field)
+        for name in () if given is None or isinstance(given, str) else sorted(given):
+            if not any(module == name or module.endswith(f".{name}") for module in names):
+                raise ConfigError(f"peft.{field}: no module is called {name!r}.")
     patterns = [rf"(?:.*\.)?(?:{key})" for key in (*settings.rank_pattern, *settings.alpha_pattern)]
     whole = [p for p in (settings.target_modules, settings.exclude_modules) if isinstance(p, str)]
     with _time_limit(REGEX_SECONDS):
-        for pattern in (*patterns, *(p for p in whole if p != "all-linear")):
+        for pattern in (*patterns, *(p for p in whole if p.lower() != "all-linear")):
             if not any(re.fullmatch(pattern, module) for module in names):
                 raise ConfigError(f"peft: no module of this model matches {pattern!r}.")
 

@@ -1,12 +1,13 @@
 """Calibrating the gates again: in a training, at its end, and of a run that is finished."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
+from wemask import distributed
 from wemask.checkpoint.export import final_folder
 from wemask.checkpoint.manifest import (
     CONFIG_NAME,
@@ -16,16 +17,22 @@ from wemask.checkpoint.manifest import (
     read_manifest,
 )
 from wemask.checkpoint.save_load import load
-from wemask.data.examples import DataConfig, load_examples
+from wemask.data.examples import DataConfig
+from wemask.data.validation import load_split
 from wemask.errors import PatchError, WemaskError
-from wemask.files import read_text, say, write_whole
+from wemask.files import say, write_whole
 from wemask.operator.handle import SoftenHandle
 from wemask.operator.recalibration import Moved, recalibrate
 from wemask.settings.config import RunConfig
+from wemask.settings.run_folder import read_settings
 from wemask.settings.texts import DetectionConfig
+from wemask.terminal import note
 from wemask.train.callbacks import RecalibrateCallback
 from wemask.train.prepare import Prepared, reading
+from wemask.train.saved_state import HASHES_NAME, write_hashes
 from wemask.train.summary import moved_table
+
+logger = logging.getLogger(__name__)
 
 
 class Recalibration:
@@ -54,7 +61,7 @@ class Recalibration:
 
     def _in_training(self, step: int) -> None:
         if moved := self._calibrate(step):
-            say(self.console, f"Calibrated at step {step}. {' '.join(moved.sentences())}")
+            note(self.console, f"Calibrated at step {step}. {' '.join(moved.sentences())}")
 
     def at_end(self) -> None:
         """Once more on the final weights, and say what moved since the beginning."""
@@ -70,8 +77,9 @@ class Recalibration:
                 self.handle, self.trainer.model, self.tokenizer, step=step, **self.read
             )
         except (WemaskError, RuntimeError) as error:  # such as a full GPU
-            said = f"Not calibrated again at step {step}, the gates in force stay: {error}"
-            say(self.console, said)
+            if distributed.is_main():
+                said = "Not calibrated again at step %s, the gates in force stay: %s"
+                logger.warning(said, step, error)
             return None
 
 
@@ -119,6 +127,8 @@ def recalibrate_run(folder: Path, console: Console) -> None:
     new["calibrated_before"] = {key: old[key] for key in MOVED if key in old}
     text = json.dumps(new, indent=2, allow_nan=False) + "\n"
     write_whole(final / CONFIG_NAME, text)
+    if run is None and (final / HASHES_NAME).exists():  # a checkpoint, which stays whole
+        write_hashes(final)
     if run is not None and (run / CONFIG_NAME).exists():  # train.py keeps a copy there
         write_whole(run / CONFIG_NAME, text)
     show_moved(console, handle)
@@ -129,11 +139,11 @@ def _read_again(run: Path, tokenizer: Any, console: Console) -> dict[str, Any]:
     """What detection read when the run was trained; {} where that cannot be had any more."""
     path = run / "config.resolved.yaml"
     try:
-        values = yaml.safe_load(read_text(path))
+        values = read_settings(path)
         detection = DetectionConfig(**values.get("detection", {}))
-        examples = load_examples(DataConfig(**values["data"]))
+        examples, _ = load_split(DataConfig(**values["data"]))
         return reading(detection, tokenizer, examples, values["trainer"].get("max_length"))
-    except (WemaskError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (WemaskError, AttributeError, KeyError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())
         say(console, f"Only the built-in texts are read; what the run read is not there: {why}")
         return {}
@@ -148,3 +158,5 @@ def restore_operator(handle: SoftenHandle, checkpoint: Path, *, theta: bool = Tr
         handle.learned = saved.learned
     if saved.calibrated is not None and saved.report is not None:
         handle.use_gates(saved.report, saved.calibrated)
+    elif handle.calibrated is not None:  # on later weights
+        handle.use_gates(handle.calibrated.first, None)

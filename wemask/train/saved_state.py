@@ -69,7 +69,8 @@ def read_engine(checkpoint: Path) -> Engine:
 
 def tokens_read(checkpoint: Path) -> int | None:
     """How many tokens a run had read when it wrote a checkpoint; None: an older one, unlogged."""
-    found = [read_json(checkpoint / ENGINE_NAME, RunFolderError).get("tokens")]
+    path = checkpoint / ENGINE_NAME
+    found = [read_json(path, RunFolderError).get("tokens")] if path.exists() else []
     found += [line.get("num_tokens") for line in reversed(_state(checkpoint)["log_history"])]
     return next((int(n) for n in found if isinstance(n, int | float)), None)
 
@@ -267,7 +268,8 @@ def set_aside(checkpoint: Path) -> str:
     if checkpoint.is_symlink():
         checkpoint.unlink()
         return "The link was removed."
-    if checkpoint.is_dir() and not (checkpoint / STATE_NAME).exists():
+    written = any((checkpoint / name).exists() for name in (STATE_NAME, HASHES_NAME))
+    if checkpoint.is_dir() and not written:
         shutil.rmtree(checkpoint)
         return "It was removed."
     if kept.is_dir():

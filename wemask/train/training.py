@@ -27,7 +27,7 @@ from wemask.settings.config import RunConfig
 from wemask.settings.engines import engine_arguments
 from wemask.settings.lock import locked
 from wemask.settings.run_folder import open_run_folder
-from wemask.terminal import note
+from wemask.terminal import note, warn
 from wemask.train.adapters import peft_config, save_merged
 from wemask.train.callbacks import HashCallback, InterruptCallback, SofteningCallback
 from wemask.train.engine_check import (
@@ -54,7 +54,7 @@ from wemask.train.saved_state import (
     write_hashes,
 )
 from wemask.train.summary import show_summary
-from wemask.train.validation import best_checkpoint, evaluation_arguments
+from wemask.train.validation import BestCallback, best_checkpoint, evaluation_arguments
 from wemask.train.wandb_service import logged
 
 
@@ -170,10 +170,10 @@ def _fit(
                 trainer.train(resume_from_checkpoint=checkpoint)
     if interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps:
         distributed.on_main(lambda: _stop(folder, trainer.state))
-    best = best_checkpoint(trainer, partial(say, console))
+    best = best_checkpoint(trainer, folder, partial(say, console))
     if best is not None and prepared.handle is not None:
-        engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled  # which restores theta
-        restore_operator(prepared.handle, best, theta=not engine)
+        # DeepSpeed restores theta
+        restore_operator(prepared.handle, best, theta=not trainer.is_deepspeed_enabled)
     if again is not None:
         again.at_end()
     with saving(folder):
@@ -187,8 +187,10 @@ def _setting_up(interrupt: InterruptCallback, checkpoint: str | None) -> Iterato
     """
     try:
         yield
-    except (OSError, WemaskError):  # a full disk, or ours
-        raise
+    except (OSError, ImportError, torch.OutOfMemoryError, WemaskError) as error:
+        if isinstance(error, ImportError):
+            raise ConfigError(f"TRL refuses these settings: {error}") from error
+        raise  # a full disk, a full GPU, or ours
     except Exception as error:
         if interrupt.began or WAITED.search(str(error)):
             raise
@@ -260,7 +262,7 @@ def build_trainer(
             eval_dataset=validation,
             processing_class=prepared.tokenizer,
             peft_config=peft_config(config),
-            callbacks=[interrupt, ProgressCallback(folder), HashCallback()],
+            callbacks=[interrupt, ProgressCallback(folder), HashCallback(), BestCallback(folder)],
         )
         trainer.add_callback(EngineCallback(trainer))
         if handle is not None:
@@ -321,7 +323,7 @@ def _watch(
         folder / "metrics.jsonl",
         every=every,
         budget=config.logger["watch_budget"],
-        say=partial(note, console),
+        say=partial(warn, console),
     )
 
 
@@ -332,7 +334,7 @@ def _whole_checkpoint(folder: Path, console: Console) -> str | None:
         path = folder / "checkpoints" / name
         wrong = what_is_wrong(path)
         done = set_aside(path)
-        note(console, f"{name} is half-written or damaged and is not used: {wrong}. {done}")
+        warn(console, f"{name} is half-written or damaged and is not used: {wrong}. {done}")
     return str(checkpoint) if checkpoint else None
 
 
@@ -355,6 +357,8 @@ def _save_final(trainer: Any, prepared: Prepared, folder: Path) -> None:
     All ranks come here: where the weights are in shards, they are gathered from all of them.
     """
     half, model, first = folder / "final.partial", trainer.model, trainer.is_world_process_zero()
+    if prepared.handle is not None:
+        prepared.handle.look(model)
     weights = gathered_weights(trainer)
     if first:
         shutil.rmtree(half, ignore_errors=True)

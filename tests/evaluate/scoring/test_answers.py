@@ -154,3 +154,20 @@ def test_judging_never_raises(text: str) -> None:
 )
 def test_a_response_that_is_an_answer_and_no_more(response: str, gold: str, right: bool) -> None:
     assert is_correct(response, gold) is right
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        (r"\boxed{2^{100}}", "2^{100}-1"),
+        (r"\boxed{100!}", "100!+1"),
+        (r"\boxed{1}", "1-2^{-100}"),
+        (r"\boxed{1:3:2}", "1:2:3"),
+        ("The answer is half of 18.", "18"),
+        ("The answer is at most 18.", "18"),
+        ("The answer is 5 hundred thousand.", "500"),
+        ("The answer is 3 tenths.", "3"),
+    ],
+)
+def test_what_is_near_is_not_the_same(response: str, gold: str) -> None:
+    assert not is_correct(response, gold)

@@ -44,6 +44,11 @@ SHORT = 40  # characters of a response that is an answer and no more
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _CLAUSE = re.compile(r",? (?:because|since|as|so|which|where|that is|thus|therefore|for)\b")
 _NEGATED = re.compile(r"\b(?:not|never|neither|isn't|cannot)\b|n't\b", re.IGNORECASE)
+_CHANGED = re.compile(
+    r"\b(?:half|third|quarter|twice|square|root|cube|negative|minus|at (?:least|most)"
+    r"|(?:more|less|greater|fewer) than)\b",
+    re.IGNORECASE,
+)
 _ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")  # GSM8K's calculator marks
 _LAST_NUMBER = re.compile(
     rf"(?<![\w.,^{{])(?:[-+−]?\\?[$€£]?|\\?[$€£]?[-−])(?:{DECIMAL}\s?[¼-¾⅐-⅞]?|[¼-¾⅐-⅞])"
@@ -243,6 +248,8 @@ def _tidy(value: str) -> str:
     if span and formula and not re.search(r"[\d\\]|\bor\b", value[span.end() :]):
         return formula  # else there is more to the answer than its first formula
     if plain_number(value) is not None or "\\" in value or _NEGATED.search(value):
+        return value
+    if _CHANGED.search(value):  # "half of 18" is not 18
         return value
     numbers = [match[0] for match in _LAST_NUMBER.finditer(value)]
     is_prose = len(re.findall(r"[A-Za-z]{2,}", value)) >= 2

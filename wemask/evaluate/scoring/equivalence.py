@@ -163,11 +163,14 @@ def _number_and_unit(text: str) -> tuple[Fraction, Unit] | None:
     number = _fraction(match) if match else None
     if match is None or number is None:
         return None
-    word = re.match(r"[\s-]*([a-z]+)", match["rest"], re.IGNORECASE)
-    scale = _SCALES.get(word[1].lower().removesuffix("s"), 1) if word else 1
-    rest = match["rest"][word.end() :] if word and scale > 1 else match["rest"]
+    rest = match["rest"]
+    while word := re.match(r"[\s-]*([a-z]+)", rest, re.IGNORECASE):  # "5 hundred thousand"
+        scale = _SCALES.get(word[1].lower().removesuffix("s"))
+        if scale is None:
+            break
+        number, rest = number * scale, rest[word.end() :]
     unit = read_unit(rest.rstrip(" ."), match["money"] or "")
-    return None if unit is None else (number * scale, unit)
+    return None if unit is None else (number, unit)
 
 
 def _fraction(match: re.Match[str]) -> Fraction | None:
@@ -246,6 +249,8 @@ def _symbolic(gold: str, value: str) -> tuple[bool, str]:
     dropped = ("'", r"\ldots", r"\dots", r"\cdots", ":")  # by math-verify: f' would equal f
     if any((mark in pair[0]) != (mark in pair[1]) for mark in dropped):
         return False, ""
+    if any(text.count(":") > 1 for text in pair):  # 1:2:3 is no quotient
+        return _text_key(pair[0]) == _text_key(pair[1]), ""
     if any(_SEVERAL.search(text) for text in pair):
         return False, NOT_MATHEMATICS
     if {_grouping(text) for text in pair} in ({"ordered", "list"}, {"ordered", "set"}):

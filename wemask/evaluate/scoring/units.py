@@ -29,6 +29,8 @@ _RAISED = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 # After a number these say that the number alone is not the answer.
 _NOT_WORDS = frozenset(
     "or and plus minus times not over than less more half halves third thirds fourths factorial "
+    "quarters fifths sixths sevenths eighths ninths tenths hundredths thousandths below under "
+    "fewer negative pairs "
     "sqrt sin cos tan log inf infinity mod choose is are because so since if then but except to "
     "from only at with equals divided multiplied mil mio".split()
 )
