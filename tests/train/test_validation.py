@@ -63,7 +63,7 @@ def test_a_learned_strength_is_that_of_the_best_checkpoint(tmp_path: Path) -> No
     )
     best = best_checkpoint(trainer, folder, print)
     assert best == checkpoint
-    restore_operator(prepared.handle, best)
+    restore_operator(prepared.handle, checkpoint)
     assert prepared.handle.learned == pytest.approx(saved)
 
 

@@ -199,7 +199,7 @@ def _same_number(a: Any, b: Any, *precision: Any) -> bool:
             return a.shape == b.shape and all(sympy_expr_eq(x, y, *precision) for x, y in pairs)
         if a.free_symbols or b.free_symbols:
             return False  # simplified, next, by math-verify
-        if a.is_rational and b.is_rational:
+        if all(getattr(x, "is_rational", False) for x in (a, b)):
             return bool((a - b).doit() == 0)
         gap, size = abs((a - b).evalf(5)), abs(b.evalf(5))
         return bool(size.is_finite and gap <= size * Float("1e-30"))
