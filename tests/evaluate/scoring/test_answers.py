@@ -150,6 +150,7 @@ def test_judging_never_raises(text: str) -> None:
         ("18 apples.", "18", True),
         ("3 weeks is 21 days", "21", True),
         ("10 - 3 = 7 apples.", "7", True),
+        ("So in all it costs 5 million dollars a year.", "5000000", True),
     ],
 )
 def test_a_response_that_is_an_answer_and_no_more(response: str, gold: str, right: bool) -> None:
@@ -167,6 +168,7 @@ def test_a_response_that_is_an_answer_and_no_more(response: str, gold: str, righ
         ("The answer is at most 18.", "18"),
         ("The answer is 5 hundred thousand.", "500"),
         ("The answer is 3 tenths.", "3"),
+        ("So in all it costs 5 million dollars a year.", "5"),
     ],
 )
 def test_what_is_near_is_not_the_same(response: str, gold: str) -> None:

@@ -53,6 +53,7 @@ _ANNOTATION = re.compile(r"<<[^<>\n]{0,200}>>")  # GSM8K's calculator marks
 _LAST_NUMBER = re.compile(
     rf"(?<![\w.,^{{])(?:[-+−]?\\?[$€£]?|\\?[$€£]?[-−])(?:{DECIMAL}\s?[¼-¾⅐-⅞]?|[¼-¾⅐-⅞])"
     rf"(?:\s?/\s?(?:{DECIMAL})|e[-+]?\d+|(?:\s?(?:\\times|[x×*])\s?10)?\^(?:\{{-?\d+\}}|-?\d+))?%?"
+    r"(?:\s?(?:hundred|thousand|lakh|million|crore|billion|trillion)s?\b)*"
     r"|-?\\[dtc]?frac\s?(?:\{[^{}]{0,40}\}|\d)\s?(?:\{[^{}]{0,40}\}|\d)",
     re.ASCII,
 )
