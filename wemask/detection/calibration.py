@@ -42,25 +42,7 @@ def calibration_inputs(
     if input_ids is None and attention_mask is not None:
         raise DetectionError("attention_mask was given without input_ids. Give both.")
     if input_ids is not None:
-        for name, given in {"input_ids": input_ids, "attention_mask": attention_mask}.items():
-            if given is not None and not isinstance(given, Tensor):
-                raise DetectionError(f"{name} must be a tensor [batch, tokens], got {given!r:.80}.")
-        if input_ids.dtype not in (torch.int64, torch.int32):
-            raise DetectionError(
-                f"input_ids are the numbers of tokens, of dtype int64, got {input_ids.dtype}. Type "
-                "input_ids.long() if that is what they are."
-            )
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if input_ids.ndim != 2 or mask.shape != input_ids.shape or not mask.any():
-            raise DetectionError(
-                "input_ids and attention_mask must be [batch, tokens] with at least one real "
-                f"token; got {tuple(input_ids.shape)} and {tuple(mask.shape)}."
-            )
-        if mask.bool().sum(1).max() < 2:
-            raise DetectionError(
-                "A text of one token shows nothing. Give input_ids of two or more."
-            )
-        return input_ids, mask
+        return _given(input_ids, attention_mask)
     if not callable(tokenizer):  # None, its name, ids given in its place
         raise DetectionError(
             "Detection needs something to read: detect(model, tokenizer) or "
@@ -77,6 +59,26 @@ def calibration_inputs(
             "more: texts=['...'], detection.texts=FILE, or for `wemask`: --calibration FILE."
         )
     return padded(rows)
+
+
+def _given(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    for name, given in {"input_ids": input_ids, "attention_mask": attention_mask}.items():
+        if given is not None and not isinstance(given, Tensor):
+            raise DetectionError(f"{name} must be a tensor [batch, tokens], got {given!r:.80}.")
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise DetectionError(
+            f"input_ids are the numbers of tokens, of dtype int64, got {input_ids.dtype}. Type "
+            "input_ids.long() if that is what they are."
+        )
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    if input_ids.ndim != 2 or mask.shape != input_ids.shape or not mask.any():
+        raise DetectionError(
+            "input_ids and attention_mask must be [batch, tokens] with at least one real "
+            f"token; got {tuple(input_ids.shape)} and {tuple(mask.shape)}."
+        )
+    if mask.bool().sum(1).max() < 2:
+        raise DetectionError("A text of one token shows nothing. Give input_ids of two or more.")
+    return input_ids, mask
 
 
 def _rows(tokenizer: Any, texts: Sequence[str] | None, chats: bool) -> list[list[int]]:
