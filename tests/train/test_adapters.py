@@ -207,3 +207,9 @@ def test_half_of_a_stock_adapter_is_not_trained_further(tmp_path: Path) -> None:
 def test_the_size_does_not_depend_on_how_an_adapter_begins(tiny: Any, init: str) -> None:
     plain = lora_size(settings("peft=lora"), tiny.model)
     assert lora_size(settings("peft=lora", f"peft.init_lora_weights={init}"), tiny.model) == plain
+
+
+def test_a_softened_adapter_is_no_plain_model() -> None:
+    run, _ = trained(*SOFT)
+    with pytest.raises(ModelError, match="is a softened model. Load it with wemask.load"):
+        load_model(str(run / "final"))

@@ -222,7 +222,8 @@ def _explain(name: str, path: str, error: Exception, ours: bool) -> str:
     said = " ".join(str(error).split())
     if found := kind_of(path):
         kind = "gguf" if found == "file" else _model_type(Path(path))
-        if kind.startswith("wemask_") and not ours:
+        adapter = said.strip("'").startswith("WEMASK_")  # a peft_type that PEFT does not know
+        if (kind.startswith("wemask_") or adapter) and not ours:
             return _is_softened(name)
         said = said[:400] or repr(error)
         return f"{name} cannot be loaded (model_type {kind or 'unknown'}): {said}"
@@ -236,7 +237,10 @@ def _explain(name: str, path: str, error: Exception, ours: bool) -> str:
 
 
 def _is_softened(name: str) -> str:
-    return f"{name} is a softened model. Load it with wemask.load({name!r})."
+    return (
+        f"{name} is a softened model. Load it with wemask.load({name!r}); to look at it as a plain "
+        f"model: wemask export {name} PLAIN --plain, and --model PLAIN."
+    )
 
 
 def _model_type(folder: Path) -> str:
