@@ -211,5 +211,5 @@ def test_the_size_does_not_depend_on_how_an_adapter_begins(tiny: Any, init: str)
 
 def test_a_softened_adapter_is_no_plain_model() -> None:
     run, _ = trained(*SOFT)
-    with pytest.raises(ModelError, match="is a softened model. Load it with wemask.load"):
+    with pytest.raises(ModelError, match=r"is a softened model\. Load it with wemask\.load"):
         load_model(str(run / "final"))

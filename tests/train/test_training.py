@@ -337,7 +337,7 @@ def test_a_final_model_that_does_not_fit_is_one_message(
             ConfigError,
             "TRL refuses these settings",
         ),
-        ("peft=lora peft.target_modules=[nope]", ConfigError, "PEFT refuses these settings"),
+        ("peft=lora peft.target_modules=[q_proj,nope]", ConfigError, "called 'nope', but .*v_proj"),
         ("peft=lora peft.r=0", ConfigError, "PEFT refuses these settings"),
     ],
 )

@@ -186,16 +186,14 @@ def lora_size(config: RunConfig, model: nn.Module) -> int | None:
 
 def _check_names(settings: Any, names: list[str]) -> None:
     """Raise ConfigError for a name that no module has, which PEFT takes without a word."""
-    for name in settings.modules_to_save or ():
-        if not any(module.endswith(name) for module in names):
-            last = dict.fromkeys(module.rpartition(".")[2] for module in names if module)
-            shown = ", ".join(part for part in last if not part.isdigit())
-            raise ConfigError(f"peft.modules_to_save: no module is called {name!r}, but {shown}.")
-    for field in ("target_modules", "exclude_modules"):
+    for field in ("modules_to_save", "target_modules", "exclude_modules"):
         given = getattr(settings, field)
         for name in () if given is None or isinstance(given, str) else sorted(given):
-            if not any(module == name or module.endswith(f".{name}") for module in names):
-                raise ConfigError(f"peft.{field}: no module is called {name!r}.")
+            end = name if field == "modules_to_save" else f".{name}"  # as PEFT looks for them
+            if not any(module == name or module.endswith(end) for module in names):
+                last = dict.fromkeys(module.rpartition(".")[2] for module in names if module)
+                shown = ", ".join(part for part in last if not part.isdigit())
+                raise ConfigError(f"peft.{field}: no module is called {name!r}, but {shown}.")
     patterns = [rf"(?:.*\.)?(?:{key})" for key in (*settings.rank_pattern, *settings.alpha_pattern)]
     whole = [p for p in (settings.target_modules, settings.exclude_modules) if isinstance(p, str)]
     with _time_limit(REGEX_SECONDS):
