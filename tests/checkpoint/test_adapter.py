@@ -13,15 +13,15 @@ from checkpoint_support import adapter, remove, write
 from safetensors.torch import load_file, save_file
 
 import wemask
-from wemask.checkpoint.adapter import ADAPTER, CONFIG
+from wemask.checkpoint.model_folder import ADAPTER, ADAPTER_CONFIG
 from wemask.checkpoint.pretrained import load_model
 from wemask.errors import ModelError
 
 
 def says(**changes: Any) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        values = json.loads((folder / CONFIG).read_text())
-        (folder / CONFIG).write_text(json.dumps(values | changes))
+        values = json.loads((folder / ADAPTER_CONFIG).read_text())
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(values | changes))
 
     return damage
 
@@ -50,9 +50,9 @@ def bomb(folder: Path) -> None:
 
 REFUSES = r"PEFT refuses the adapter .*"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "not JSON": (write(CONFIG, "{"), "no JSON that can be read"),
-    "a list": (write(CONFIG, "[1]"), "must hold an object, found list"),
-    "empty": (write(CONFIG, "{}"), REFUSES),
+    "not JSON": (write(ADAPTER_CONFIG, "{"), "no JSON that can be read"),
+    "a list": (write(ADAPTER_CONFIG, "[1]"), "must hold an object, found list"),
+    "empty": (write(ADAPTER_CONFIG, "{}"), REFUSES),
     "type unknown": (says(peft_type="BOGUS"), REFUSES + "'BOGUS'"),
     "type a number": (says(peft_type=3), REFUSES + "'3'"),
     "r negative": (says(r=-1), REFUSES + "positive"),

@@ -25,6 +25,15 @@ CALLED = [
     {"from": "function_call", "value": '{"name": "weather", "arguments": {}}'},
 ]
 
+HALF_TRAINED = [
+    {"role": "user", "content": "1 + 1?"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": "seven", "train": False},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "four"},
+]
+
 
 def test_calls_that_the_template_does_not_show_are_not_trained_as_silence(tmp_path: Path) -> None:
     plain = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
@@ -38,15 +47,7 @@ def test_calls_that_the_template_does_not_show_are_not_trained_as_silence(tmp_pa
 
 
 def test_turns_and_texts_reach_the_trainer_as_they_say(tmp_path: Path) -> None:
-    turns = [
-        {"role": "user", "content": "1 + 1?"},
-        {"role": "assistant", "content": "two"},
-        {"role": "user", "content": "2 + 2?"},
-        {"role": "assistant", "content": "seven", "train": False},
-        {"role": "user", "content": "Sure?"},
-        {"role": "assistant", "content": "four"},
-    ]
-    text = run(tmp_path / "x.jsonl", [{"messages": turns}])
+    text = run(tmp_path / "x.jsonl", [{"messages": HALF_TRAINED}])
     inside = "".join(part.partition("]]")[0] for part in text.split("[[")[1:])
     assert [word in inside for word in ("two", "seven", "four")] == [True, False, True]
     text = run(tmp_path / "y.jsonl", [{"text": "### Human: 1+1? ### Assistant: 2"}])
@@ -56,15 +57,10 @@ def test_turns_and_texts_reach_the_trainer_as_they_say(tmp_path: Path) -> None:
 
 def test_plain_text_and_half_trained_conversations_train(tmp_path: Path) -> None:
     """Whatever TRL does with such columns, it is done on two of the smallest runs."""
-    turns = [
-        {"role": "user", "content": "1 + 1?"},
-        {"role": "assistant", "content": "2"},
-        {"role": "user", "content": "2 + 2?"},
-        {"role": "assistant", "content": "7", "train": False},
-        {"role": "user", "content": "Sure?"},
-        {"role": "assistant", "content": "4"},
-    ]
-    for name, row in (("chats", {"messages": turns}), ("texts", {"text": "Tom has 5 apples."})):
+    for name, row in (
+        ("chats", {"messages": HALF_TRAINED}),
+        ("texts", {"text": "Tom has 5 apples."}),
+    ):
         path = tmp_path / f"{name}.jsonl"
         path.write_text((json.dumps(row) + "\n") * 4)
         words = ("method=sft", "data=jsonl", f"data.path={path}", "trainer.max_steps=1")

@@ -6,22 +6,20 @@ from typing import Any
 
 from torch import nn
 
-from wemask.checkpoint.model_folder import ADAPTER, check_folder, tensor_names
+from wemask.checkpoint.model_folder import ADAPTER, ADAPTER_CONFIG, check_folder, tensor_names
 from wemask.errors import ModelError, judged_by
 from wemask.files import read_json
-
-CONFIG = "adapter_config.json"
 
 
 def is_adapter(folder: Path) -> bool:
     """True for a PEFT adapter, which holds no base model."""
-    return (folder / CONFIG).exists()
+    return (folder / ADAPTER_CONFIG).exists()
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
     """What adapter_config.json says; ModelError: it, or the weights beside it, is damaged."""
     check_folder(str(folder), folder)
-    return read_json(folder / CONFIG, ModelError)
+    return read_json(folder / ADAPTER_CONFIG, ModelError)
 
 
 def with_adapter(base: nn.Module, folder: Path, settings: dict[str, Any]) -> Any:
@@ -58,7 +56,7 @@ def with_adapter(base: nn.Module, folder: Path, settings: dict[str, Any]) -> Any
     )
     if prefix and held > placed:  # the rest would be dropped in silence
         raise ModelError(
-            f"{folder} holds {held} tensors of an adapter, and by its {CONFIG} it has {placed}: "
-            "they are not of one adapter. Restore both from one place."
+            f"{folder} holds {held} tensors of an adapter, and by its {ADAPTER_CONFIG} it has "
+            f"{placed}: they are not of one adapter. Restore both from one place."
         )
     return model.eval()

@@ -16,6 +16,7 @@ from torch import nn
 from wemask.checkpoint.fingerprint import WeightSample, sample_weights
 from wemask.decoder.parts import find_decoder, rows, unwrap
 from wemask.detection.me_layer import MELayerReport
+from wemask.detection.typed import must
 from wemask.errors import ModelError, PatchError, WemaskError
 from wemask.files import kind_of, read_json
 from wemask.operator.handle import Calibrated, SoftenHandle
@@ -204,7 +205,7 @@ def read_manifest(folder: Path) -> Manifest:
             config=config,
             strength=check_strength(values["strength"]),
             learned={
-                int(i): _must(is_number(theta), f"learned of layer {i}", "a number", theta)
+                int(i): must(is_number(theta), f"learned of layer {i}", "a number", theta)
                 for i, theta in values.get("learned", {}).items()
             },
             layers=_indices("layers", values["layers"]),
@@ -213,7 +214,7 @@ def read_manifest(folder: Path) -> Manifest:
             else {int(i): _indices(f"dims of layer {i}", d) for i, d in dims.items()},
             budget=_indices("budget", [values.get("budget", 0)])[0],
             fill={
-                int(i): _must(_are_numbers(v), f"fill of layer {i}", "a list of numbers", v)
+                int(i): must(_are_numbers(v), f"fill of layer {i}", "a list of numbers", v)
                 for i, v in fill.items()
             },
             report=report,
@@ -236,7 +237,7 @@ def _calibrated(values: Any) -> Calibrated | None:
     if values is None:
         return None
     named = {*values} >= {"step", "first", "found"}
-    _must(named, "calibrated", "an object of step, first and found", [*values])
+    must(named, "calibrated", "an object of step, first and found", [*values])
     step, first, found = values["step"], values["first"], values["found"]
     _indices("calibrated.step", [] if step is None else [step])
     reports = {"first": MELayerReport.from_dict(first), "found": MELayerReport.from_dict(found)}
@@ -251,14 +252,8 @@ def _counts(values: Mapping[str, Any], name: str) -> dict[int, int] | None:
     return {int(i): n for i, n in counts.items()}
 
 
-def _must(good: bool, name: str, sought: str, value: Any) -> Any:
-    if not good:
-        raise ValueError(f"{name} must be {sought}, got {value!r}.")
-    return value
-
-
 def _object(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return _must(isinstance(values[name], dict), name, "an object", values[name])
+    return must(isinstance(values[name], dict), name, "an object", values[name])
 
 
 def _are_numbers(values: Any) -> bool:
@@ -267,12 +262,12 @@ def _are_numbers(values: Any) -> bool:
 
 def _indices(name: str, values: Any) -> list[int]:
     good = isinstance(values, list) and all(type(i) is int and i >= 0 for i in values)
-    return _must(good, name, "a list of whole numbers >= 0", values)
+    return must(good, name, "a list of whole numbers >= 0", values)
 
 
 def _text(name: str, values: Mapping[str, Any]) -> str:
     value = values.get(name) or ""
-    return _must(isinstance(value, str), name, "a text", value)
+    return must(isinstance(value, str), name, "a text", value)
 
 
 def _check_budget(saved: Manifest, width: int) -> None:

@@ -15,8 +15,9 @@ from wemask.files import read_json, regular
 
 INDEX = "model.safetensors.index"
 ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 OBJECTS = (  # JSON that holds an object, and is small
-    *("config.json", "generation_config.json", "adapter_config.json", "tokenizer_config.json"),
+    *("config.json", "generation_config.json", ADAPTER_CONFIG, "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.json"),
 )
 TEXTS = (
@@ -53,7 +54,7 @@ def check_folder(name: str, folder: Path, variant: str | None = None) -> None:
     """
     files = _listed(name, folder)
     check_texts(folder)
-    if "adapter_config.json" in files:
+    if ADAPTER_CONFIG in files:
         names = [ADAPTER] * (ADAPTER in files)
     elif "config.json" in files:
         config = read_json(folder / "config.json", ModelError)
@@ -72,7 +73,7 @@ def check_folder(name: str, folder: Path, variant: str | None = None) -> None:
 
 def check_texts(folder: Path) -> None:
     """Refuse settings and tokenizers that are no regular files, or no JSON objects (ModelError)."""
-    for file in (*OBJECTS, *TEXTS):
+    for file in TEXTS:
         if os.path.lexists(folder / file):
             regular(folder / file, ModelError)
     for file in OBJECTS:
@@ -154,7 +155,7 @@ def _no_weights(name: str, files: list[str]) -> str:
         if pickled
         else "copy it there, or give another folder."
     )
-    sought = ADAPTER if "adapter_config.json" in files else "model.safetensors"
+    sought = ADAPTER if ADAPTER_CONFIG in files else "model.safetensors"
     return f"{name} has no weights: {sought} was sought; {reason}"
 
 

@@ -13,6 +13,7 @@ from wemask.checkpoint import gguf_file
 from wemask.checkpoint.model_folder import check_folder, check_texts
 from wemask.checkpoint.vocabulary import fit_vocabulary
 from wemask.data.templates import settle
+from wemask.distributed import world
 from wemask.errors import ModelError
 from wemask.files import kind_of, read_json, shown
 from wemask.settings import packaged
@@ -127,8 +128,7 @@ def load_model(
             f"{name} lacks {len(missing)} of the model's tensors ({', '.join(missing[:3])}, ...), "
             "a shard perhaps. They would be random: restore the files, or give another folder."
         )
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if device_map is None and torch.cuda.is_available() and not distributed:
+    if device_map is None and torch.cuda.is_available() and world() == 1:
         model = model.to("cuda")
     if parts:
         model.wemask_parts = dict(parts)

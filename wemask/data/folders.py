@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wemask.data.records import READERS, extension, has_data_extension, is_one_object
 from wemask.errors import DataError, nearest
+from wemask.files import kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def find_files(path: Path, split: str) -> list[Path]:
         DataError: `path` does not exist (names the nearest); holds no file that can be read, none
             of `split`, or several datasets.
     """
-    if not _exists(path):
+    if not kind_of(path):
         raise DataError(_missing(path))
     if not path.is_dir():
         extension(path)
@@ -128,16 +129,9 @@ def _listing(names: Sequence[Path]) -> str:
     return ", ".join(map(str, names[:SHOWN])) + more
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return bool(path.stat())
-    except (OSError, ValueError):  # a name that is too long, or has a null byte, is none, too
-        return False
-
-
 def _missing(path: Path) -> str:
     folder = path.parent
-    if not (_exists(folder) and folder.is_dir() and os.access(folder, os.R_OK)):
+    if not (kind_of(folder) == "folder" and os.access(folder, os.R_OK)):
         return f"No such file: {path} (nor is there a folder {folder} that can be read)."
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() or has_data_extension(p))
     holds = f" {folder}/ holds: {', '.join(names[:8])}." if names else f" {folder}/ holds no data."

@@ -31,16 +31,17 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _made(value, kind, where)
     if origin is list:
-        values = _must(isinstance(value, list), where, "a list", value)
+        values = must(isinstance(value, list), where, "a list", value)
         return [typed(v, inner[0], f"{where}[{i}]") for i, v in enumerate(values)]
     if origin is dict:
-        values = _must(isinstance(value, dict), where, "an object", value)
+        values = must(isinstance(value, dict), where, "an object", value)
         return {inner[0](k): typed(v, inner[1], f"{where}.{k}") for k, v in values.items()}
     good = type(value) is kind or (kind is float and type(value) is int)
-    return _must(good, where, WORDS.get(kind, str(kind)), value)
+    return must(good, where, WORDS.get(kind, str(kind)), value)
 
 
-def _must(good: bool, where: str, sought: str, value: Any) -> Any:
+def must(good: bool, where: str, sought: str, value: Any) -> Any:
+    """The value, where it is good; else ValueError: where it stands, and what was sought."""
     if not good:
         raise ValueError(f"{where} must be {sought}, got {value!r:.80}.")
     return value
@@ -48,7 +49,7 @@ def _must(good: bool, where: str, sought: str, value: Any) -> Any:
 
 def _made(value: Any, kind: Any, where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    _must(isinstance(value, Mapping), where, "an object", value)
+    must(isinstance(value, Mapping), where, "an object", value)
     if unknown := [name for name in value if name not in fields]:
         raise ValueError(f"{where} must not have {', '.join(map(str, unknown))}.")
     if missing := [f.name for f in fields.values() if _needed(f) and f.name not in value]:

@@ -5,7 +5,6 @@ without a word; so such a run is refused, or continues it, or begins with what i
 """
 
 import copy
-import os
 import re
 import signal
 import threading
@@ -24,6 +23,7 @@ from wemask.checkpoint.save_load import CONFIG_NAME, is_adapter, load
 from wemask.checkpoint.vocabulary import fit_vocabulary
 from wemask.decoder.parts import unwrap
 from wemask.errors import ConfigError, ModelError, judged_by
+from wemask.files import kind_of
 from wemask.operator.handle import SoftenHandle
 from wemask.settings.config import RunConfig
 
@@ -45,7 +45,7 @@ def load_adapted(config: RunConfig) -> tuple[nn.Module, Any] | None:
     """
     folder = Path(config.model.path).expanduser()
     choice = config.model.adapter
-    here = os.path.isdir(folder)  # noqa: PTH112 - Path's own raises where a name is too long
+    here = kind_of(folder) == "folder"
     if here and (folder / "config.resolved.yaml").exists():
         raise ModelError(f"{folder} is a run folder. Its model: model.path={folder / 'final'}")
     if not here or not is_adapter(folder):

@@ -19,6 +19,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor, distributed, nn
 from transformers import TrainerCallback
 
+from wemask.distributed import world
 from wemask.errors import ConfigError, RunFolderError, WemaskError
 from wemask.settings.composition import shown
 from wemask.train.saved_state import ENGINE_NAME, Engine, read_engine
@@ -36,7 +37,7 @@ REPLACED = re.compile(r"\+*(deepspeed|fsdp|launcher\.(processes|processes_per_no
 
 def asked(trainer: Any) -> Engine:
     """What the settings ask for, or where they ask for nothing, `accelerate launch`."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = world()
     state, arguments = trainer.accelerator.state, trainer.args
     if arguments.deepspeed or _flag("ACCELERATE_USE_DEEPSPEED"):
         return Engine(kind="zero", stage=state.deepspeed_plugin.zero_stage, ranks=ranks)

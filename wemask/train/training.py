@@ -187,15 +187,13 @@ def _setting_up(interrupt: InterruptCallback, checkpoint: str | None) -> Iterato
     """
     try:
         yield
-    except (OSError, ImportError, torch.OutOfMemoryError, WemaskError) as error:
-        if isinstance(error, ImportError):
-            raise ConfigError(f"TRL refuses these settings: {error}") from error
-        raise  # a full disk, a full GPU, or ours
+    except (OSError, torch.OutOfMemoryError, WemaskError):  # a full disk, a full GPU, or ours
+        raise
     except Exception as error:
         if interrupt.began or WAITED.search(str(error)):
             raise
         kind, what = ConfigError, "these settings"
-        if checkpoint is not None:
+        if checkpoint is not None and not isinstance(error, ImportError):  # of a package
             kind = RunFolderError
             what = f"to go on from {checkpoint} (move it away, and the one before is used)"
         with judged_by("TRL", kind, what):
